@@ -1,0 +1,217 @@
+//! The audit log: durable records in a hash chain, before the answer. Knows no plaintext, no key and no HTTP; the
+//! verifier (`verify/`) uses nothing else of ours. Source: audit.md §7.2 to §7.4, §7.9.
+
+pub mod verify;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// Proof that a record is on stable storage. Only the journal makes it, and an answer cannot leave without it.
+#[derive(Debug)]
+pub struct Recorded {
+    seq: u64,
+}
+
+impl Recorded {
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+/// CloudTrail's `userIdentity`, the variants that exist here.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserIdentity {
+    /// `Root`, `IAMUser`, `HsmBridgeOperator`, `Unknown`; none for the service itself.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_name: Option<String>,
+    /// `AWS Internal` for timers of the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invoked_by: Option<&'static str>,
+    /// Operator only: OS user id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os_user_id: Option<u32>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Resource {
+    #[serde(rename = "accountId")]
+    pub account_id: String,
+    /// `AWS::KMS::Key` or `AWS::KMS::Alias`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    #[serde(rename = "ARN")]
+    pub arn: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HsmFacts {
+    pub token_serial: String,
+    pub slot: u64,
+    pub mechanism: &'static str,
+    pub micros: u32,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Authorization {
+    /// `Allow` or `Deny`.
+    pub decision: &'static str,
+    /// `Root`, `KeyPolicy`, `OperatorConfiguration`, `Service`.
+    pub source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_version: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsDetails {
+    pub tls_version: String,
+    pub cipher_suite: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_provided_host_header: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_exchange: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    AwsApiCall,
+    AwsServiceEvent,
+    /// What is about to be done; the outcome has the same request id.
+    HsmBridgeIntent,
+    /// An operator's command.
+    HsmBridgeOperatorCall,
+    /// Start, stop, recovery, aggregated strangers and the like.
+    HsmBridgeSystem,
+}
+
+/// One record before it has its place in the chain. `additional` members stand in `additionalEventData` beside `audit`.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub event_type: EventType,
+    pub user_identity: UserIdentity,
+    /// Milliseconds since the epoch.
+    pub time: i64,
+    /// `kms.amazonaws.com`, `sts.amazonaws.com`, `hsm-bridge`.
+    pub source: &'static str,
+    pub name: String,
+    pub region: String,
+    pub source_ip: String,
+    pub user_agent: Option<String>,
+    pub error_code: Option<String>,
+    pub error_message: Option<String>,
+    /// Built from an allow-list by the front; `None` is `null`.
+    pub request_parameters: Option<Box<RawValue>>,
+    pub response_elements: Option<Box<RawValue>>,
+    pub request_id: Option<String>,
+    pub read_only: bool,
+    pub resources: Vec<Resource>,
+    pub recipient_account: String,
+    pub tls: Option<TlsDetails>,
+    pub additional: Additional,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Additional {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_material_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_key_material_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_key_material_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hsm: Option<HsmFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
+    /// The store's version after the change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_seconds: Option<u64>,
+    /// Facts of system records (reason of a start, ticket, what recovery found…).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `audit/<trail>`: LOCK and `journal/` are made in it.
+    pub dir: PathBuf,
+    /// `arn:aws:cloudtrail:<region>:<account>:trail/<name>`: bound into the chain's first link.
+    pub trail_arn: String,
+    pub region: String,
+    pub account: String,
+    /// A new segment after this many bytes (64 MiB) and this long (1 h).
+    pub segment_bytes: u64,
+    pub segment_age: Duration,
+    /// Requests are refused below this share of free space (0.05).
+    pub refuse_below_free: f64,
+    /// How long a batch may take to reach the disk before the log counts as failed.
+    pub deadline: Duration,
+}
+
+/// An intent without an outcome, found at start.
+#[derive(Debug, Clone)]
+pub struct DanglingIntent {
+    pub seq: u64,
+    pub request_id: String,
+    pub name: String,
+    /// ARNs of the intent's `resources`.
+    pub resources: Vec<String>,
+    /// The whole line.
+    pub line: String,
+}
+
+/// What recovery at start found.
+#[derive(Debug, Clone, Default)]
+pub struct Recovery {
+    /// The log existed before.
+    pub existed: bool,
+    /// The last segment had no `SegmentEnd`.
+    pub unclean: bool,
+    pub torn_bytes: u64,
+    /// Highest `storeVersion` in the journal.
+    pub last_store_version: Option<u64>,
+    pub dangling: Vec<DanglingIntent>,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AuditError {
+    #[error("the audit log in `{dir}` is locked by process {pid}")]
+    Locked { dir: PathBuf, pid: String },
+    /// A record does not verify, at start.
+    #[error("the audit log does not verify: {0}")]
+    Corrupt(String),
+    /// Nothing of the batch reached the file; the writer goes on.
+    #[error("no space for the audit log in `{dir}`")]
+    NoSpace { dir: PathBuf },
+    /// Less than the configured share is free: requests are refused before they act.
+    #[error("less than {percent} % free space for the audit log in `{dir}`")]
+    LowSpace { dir: PathBuf, percent: u32 },
+    /// The log is poisoned: nothing is retried on that file, the process drains and exits 74.
+    #[error("the audit log failed: {0}")]
+    Failed(String),
+}
+
+mod stub;
+pub use stub::{Journal, Strangers};

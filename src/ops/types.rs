@@ -1,0 +1,362 @@
+//! Typed requests and responses of the operations: what the fronts parse into and render from. No JSON values here.
+
+use std::sync::Arc;
+
+use crate::ids::spec::*;
+use crate::ids::{AliasName, KeyId};
+use crate::ops::Operation;
+use crate::secret::SecretBytes;
+
+/// A KeyId member as the caller wrote it: key id, key ARN, alias name or alias ARN. Resolved once, in `ops::resolve`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyIdText(pub String);
+
+/// Pairs as the caller sent them, in any order; `ciphertext::canonical_context` sorts them.
+pub type EncryptionContext = Vec<(String, String)>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    pub key: String,
+    pub value: String,
+}
+
+/// Limit and Marker of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    pub limit: Option<u32>,
+    pub marker: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Request {
+    CreateKey(CreateKey),
+    DescribeKey {
+        key: KeyIdText,
+    },
+    ListKeys {
+        page: Page,
+    },
+    EnableKey {
+        key: KeyIdText,
+    },
+    DisableKey {
+        key: KeyIdText,
+    },
+    /// Days, 7 to 30.
+    ScheduleKeyDeletion {
+        key: KeyIdText,
+        pending_window_in_days: u32,
+    },
+    CancelKeyDeletion {
+        key: KeyIdText,
+    },
+    UpdateKeyDescription {
+        key: KeyIdText,
+        description: String,
+    },
+    TagResource {
+        key: KeyIdText,
+        tags: Vec<Tag>,
+    },
+    UntagResource {
+        key: KeyIdText,
+        tag_keys: Vec<String>,
+    },
+    ListResourceTags {
+        key: KeyIdText,
+        page: Page,
+    },
+    CreateAlias {
+        alias: AliasName,
+        target: KeyIdText,
+    },
+    UpdateAlias {
+        alias: AliasName,
+        target: KeyIdText,
+    },
+    DeleteAlias {
+        alias: AliasName,
+    },
+    ListAliases {
+        key: Option<KeyIdText>,
+        page: Page,
+    },
+    Encrypt {
+        key: KeyIdText,
+        plaintext: SecretBytes,
+        context: EncryptionContext,
+        algorithm: EncryptionAlgorithm,
+        dry_run: bool,
+    },
+    Decrypt {
+        key: Option<KeyIdText>,
+        ciphertext: Vec<u8>,
+        context: EncryptionContext,
+        algorithm: EncryptionAlgorithm,
+        dry_run: bool,
+    },
+    ReEncrypt(ReEncrypt),
+    /// GenerateDataKey, and GenerateDataKeyWithoutPlaintext where `with_plaintext` is false.
+    GenerateDataKey {
+        key: KeyIdText,
+        size: DataKeySize,
+        context: EncryptionContext,
+        with_plaintext: bool,
+        dry_run: bool,
+    },
+    GenerateRandom {
+        number_of_bytes: u32,
+    },
+    Sign {
+        key: KeyIdText,
+        message: SecretBytes,
+        message_type: MessageType,
+        algorithm: SigningAlgorithm,
+        dry_run: bool,
+    },
+    Verify {
+        key: KeyIdText,
+        message: SecretBytes,
+        message_type: MessageType,
+        signature: Vec<u8>,
+        algorithm: SigningAlgorithm,
+        dry_run: bool,
+    },
+    GetPublicKey {
+        key: KeyIdText,
+    },
+    GenerateMac {
+        key: KeyIdText,
+        message: SecretBytes,
+        algorithm: MacAlgorithm,
+        dry_run: bool,
+    },
+    VerifyMac {
+        key: KeyIdText,
+        message: SecretBytes,
+        mac: SecretBytes,
+        algorithm: MacAlgorithm,
+        dry_run: bool,
+    },
+    GetKeyPolicy {
+        key: KeyIdText,
+    },
+    PutKeyPolicy {
+        key: KeyIdText,
+        policy: String,
+        bypass_policy_lockout_safety_check: bool,
+    },
+    ListKeyPolicies {
+        key: KeyIdText,
+        page: Page,
+    },
+    GetKeyRotationStatus {
+        key: KeyIdText,
+    },
+    ListGrants {
+        key: KeyIdText,
+        page: Page,
+    },
+    /// An operation of the model that this version does not serve: authenticated, audited, refused.
+    Unsupported {
+        operation: Operation,
+        reason: &'static str,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct CreateKey {
+    pub spec: KeySpec,
+    pub usage: KeyUsage,
+    pub description: String,
+    pub policy: Option<String>,
+    pub tags: Vec<Tag>,
+    pub bypass_policy_lockout_safety_check: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct ReEncrypt {
+    pub ciphertext: Vec<u8>,
+    pub source_key: Option<KeyIdText>,
+    pub source_context: EncryptionContext,
+    pub source_algorithm: EncryptionAlgorithm,
+    pub destination_key: KeyIdText,
+    pub destination_context: EncryptionContext,
+    pub destination_algorithm: EncryptionAlgorithm,
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataKeySize {
+    Spec(DataKeySpec),
+    /// 1 to 1024.
+    Bytes(u32),
+}
+
+impl DataKeySize {
+    pub fn len(self) -> usize {
+        match self {
+            DataKeySize::Spec(spec) => spec.len(),
+            DataKeySize::Bytes(n) => n as usize,
+        }
+    }
+}
+
+impl Request {
+    pub fn operation(&self) -> Operation {
+        use Operation as O;
+        match self {
+            Request::CreateKey(_) => O::CreateKey,
+            Request::DescribeKey { .. } => O::DescribeKey,
+            Request::ListKeys { .. } => O::ListKeys,
+            Request::EnableKey { .. } => O::EnableKey,
+            Request::DisableKey { .. } => O::DisableKey,
+            Request::ScheduleKeyDeletion { .. } => O::ScheduleKeyDeletion,
+            Request::CancelKeyDeletion { .. } => O::CancelKeyDeletion,
+            Request::UpdateKeyDescription { .. } => O::UpdateKeyDescription,
+            Request::TagResource { .. } => O::TagResource,
+            Request::UntagResource { .. } => O::UntagResource,
+            Request::ListResourceTags { .. } => O::ListResourceTags,
+            Request::CreateAlias { .. } => O::CreateAlias,
+            Request::UpdateAlias { .. } => O::UpdateAlias,
+            Request::DeleteAlias { .. } => O::DeleteAlias,
+            Request::ListAliases { .. } => O::ListAliases,
+            Request::Encrypt { .. } => O::Encrypt,
+            Request::Decrypt { .. } => O::Decrypt,
+            Request::ReEncrypt(_) => O::ReEncrypt,
+            Request::GenerateDataKey { with_plaintext: true, .. } => O::GenerateDataKey,
+            Request::GenerateDataKey { with_plaintext: false, .. } => O::GenerateDataKeyWithoutPlaintext,
+            Request::GenerateRandom { .. } => O::GenerateRandom,
+            Request::Sign { .. } => O::Sign,
+            Request::Verify { .. } => O::Verify,
+            Request::GetPublicKey { .. } => O::GetPublicKey,
+            Request::GenerateMac { .. } => O::GenerateMac,
+            Request::VerifyMac { .. } => O::VerifyMac,
+            Request::GetKeyPolicy { .. } => O::GetKeyPolicy,
+            Request::PutKeyPolicy { .. } => O::PutKeyPolicy,
+            Request::ListKeyPolicies { .. } => O::ListKeyPolicies,
+            Request::GetKeyRotationStatus { .. } => O::GetKeyRotationStatus,
+            Request::ListGrants { .. } => O::ListGrants,
+            Request::Unsupported { operation, .. } => *operation,
+        }
+    }
+}
+
+/// KeyMetadata, member for member. Times in milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyMetadata {
+    pub account: String,
+    pub key_id: KeyId,
+    pub arn: String,
+    pub creation_date: i64,
+    pub description: String,
+    pub enabled: bool,
+    pub spec: KeySpec,
+    pub usage: KeyUsage,
+    pub state: KeyState,
+    pub deletion_date: Option<i64>,
+    /// Symmetric keys only: 64 hex digits.
+    pub current_key_material_id: Option<String>,
+    /// Only those that the token can do.
+    pub encryption_algorithms: Vec<EncryptionAlgorithm>,
+    pub signing_algorithms: Vec<SigningAlgorithm>,
+    pub mac_algorithms: Vec<MacAlgorithm>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasEntry {
+    pub name: AliasName,
+    pub arn: String,
+    pub target: KeyId,
+    pub creation_date: i64,
+    pub last_updated_date: i64,
+}
+
+/// Answers. `key_arn` is the KeyId member of AWS's answers.
+#[derive(Debug, Clone)]
+pub enum Response {
+    CreateKey(Box<KeyMetadata>),
+    DescribeKey(Box<KeyMetadata>),
+    ListKeys {
+        keys: Vec<(KeyId, String)>,
+        next_marker: Option<String>,
+    },
+    /// EnableKey, DisableKey, UpdateKeyDescription, TagResource, UntagResource, CreateAlias, UpdateAlias, DeleteAlias,
+    /// PutKeyPolicy: an answer without a body.
+    Empty,
+    ScheduleKeyDeletion {
+        key_arn: String,
+        deletion_date: i64,
+        pending_window_in_days: u32,
+    },
+    CancelKeyDeletion {
+        key_arn: String,
+    },
+    ListResourceTags {
+        tags: Vec<Tag>,
+        next_marker: Option<String>,
+    },
+    ListAliases {
+        aliases: Vec<AliasEntry>,
+        next_marker: Option<String>,
+    },
+    Encrypt {
+        key_arn: String,
+        ciphertext: Vec<u8>,
+    },
+    Decrypt {
+        key_arn: String,
+        plaintext: SecretBytes,
+        key_material_id: Arc<str>,
+    },
+    ReEncrypt {
+        source_key_arn: String,
+        key_arn: String,
+        ciphertext: Vec<u8>,
+        source_key_material_id: Arc<str>,
+        destination_key_material_id: Arc<str>,
+    },
+    GenerateDataKey {
+        key_arn: String,
+        ciphertext: Vec<u8>,
+        plaintext: Option<SecretBytes>,
+        key_material_id: Arc<str>,
+    },
+    GenerateRandom {
+        plaintext: SecretBytes,
+    },
+    Sign {
+        key_arn: String,
+        signature: Vec<u8>,
+        algorithm: SigningAlgorithm,
+    },
+    /// A signature that does not verify is an error, never `SignatureValid: false`.
+    Verify {
+        key_arn: String,
+        algorithm: SigningAlgorithm,
+    },
+    GetPublicKey {
+        key_arn: String,
+        spki: Arc<[u8]>,
+        spec: KeySpec,
+        usage: KeyUsage,
+        signing_algorithms: Vec<SigningAlgorithm>,
+    },
+    GenerateMac {
+        key_arn: String,
+        mac: SecretBytes,
+        algorithm: MacAlgorithm,
+    },
+    VerifyMac {
+        key_arn: String,
+        algorithm: MacAlgorithm,
+    },
+    GetKeyPolicy {
+        policy: Arc<str>,
+    },
+    ListKeyPolicies,
+    GetKeyRotationStatus {
+        key_arn: String,
+    },
+    ListGrants,
+}

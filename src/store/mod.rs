@@ -1,0 +1,108 @@
+//! Key records, aliases, policies, tags, identities: sealed rows in SQL for durability, an immutable snapshot in memory for
+//! reads. Knows no token (it is handed a `WrapKey`) and no HTTP.
+
+pub mod records;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
+
+use crate::ids::{AccessKeyId, AliasName, KeyId, UserName};
+use crate::secret::SecretBytes;
+pub use records::*;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Wraps and unwraps the store key (32 bytes) under a token key used for nothing else.
+pub trait WrapKey: Send + Sync {
+    fn wrap<'a>(&'a self, aad: Vec<u8>, key: &'a SecretBytes) -> BoxFuture<'a, Result<Vec<u8>, String>>;
+    fn unwrap<'a>(&'a self, aad: Vec<u8>, wrapped: &'a [u8]) -> BoxFuture<'a, Result<SecretBytes, String>>;
+    /// 32 bytes from the token's generator.
+    fn random32(&self) -> BoxFuture<'_, Result<SecretBytes, String>>;
+    /// Names the root token (its serial): one wrapped copy is kept per root token.
+    fn name(&self) -> String;
+}
+
+/// An immutable view of all records. Reads on the hot path use nothing else.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// Advances by one with each committed transaction.
+    pub version: u64,
+    pub deployment: Option<Arc<DeploymentRecord>>,
+    pub keys: RedBlackTreeMapSync<KeyId, Arc<KeyRecord>>,
+    pub aliases: RedBlackTreeMapSync<AliasName, Arc<AliasRecord>>,
+    /// Names of the aliases that point to a key now.
+    pub aliases_of: HashTrieMapSync<KeyId, Vec<AliasName>>,
+    pub users: RedBlackTreeMapSync<UserName, Arc<UserRecord>>,
+    pub access_keys: HashTrieMapSync<AccessKeyId, Arc<AccessKeyRecord>>,
+    /// Encryptions reserved per key and generation (GCM budget).
+    pub usage: HashTrieMapSync<KeyId, Arc<UsageRecord>>,
+}
+
+/// One write. Applied in order, in one transaction.
+#[derive(Debug, Clone)]
+pub enum Write {
+    PutDeployment(DeploymentRecord),
+    PutKey(KeyRecord),
+    DeleteKey(KeyId),
+    PutAlias(AliasRecord),
+    DeleteAlias(AliasName),
+    PutUser(UserRecord),
+    PutAccessKey(AccessKeyRecord),
+    PutUsage(UsageRecord),
+    DeleteUsage(KeyId),
+    PutTombstone(TombstoneRecord),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store at `{0}` does not exist: run `hsm-bridge init` first")]
+    Missing(PathBuf),
+    #[error("the store at `{0}` exists already")]
+    Exists(PathBuf),
+    #[error("the store at `{path}` is locked by process {pid}")]
+    Locked { path: PathBuf, pid: String },
+    /// A row was edited, removed, swapped or is older than the head says.
+    #[error("the store was changed behind the service: {0}")]
+    Tampered(String),
+    #[error("the store's schema {found} is newer than this program knows ({known})")]
+    NewerSchema { found: i64, known: i64 },
+    #[error("the store key does not open under this token: {0}")]
+    Wrap(String),
+    #[error("store: {0}")]
+    Sql(String),
+    #[error("store: {0}")]
+    Io(String),
+}
+
+/// What a transaction's closure says: the writes, and a value for the caller.
+pub type Decision<T, E> = Result<(Vec<Write>, T), E>;
+
+#[derive(Debug)]
+pub enum UpdateError<E> {
+    /// The closure refused; nothing was written.
+    Refused(E),
+    /// Nothing was written.
+    Failed(StoreError),
+}
+
+mod stub;
+pub use stub::Store;
+
+/// Facts of a backup, as `store backup` prints them.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct BackupFacts {
+    pub path: PathBuf,
+    pub version: u64,
+    pub keys: u64,
+    pub aliases: u64,
+    pub bytes: u64,
+}
+
+/// Where the files are: `<state>/store/`.
+pub fn database_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("store").join("store.sqlite")
+}

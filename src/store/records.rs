@@ -1,0 +1,170 @@
+//! The records. Serialised as JSON inside the seal; unknown members are refused, new ones need a migration.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::spec::{KeySpec, KeyUsage};
+use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
+
+/// Times are milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentRecord {
+    /// Random, 32 hex digits; part of all associated data.
+    pub id: String,
+    pub account: AccountId,
+    pub region: Region,
+    pub created: i64,
+    /// `dev` or `init`: `dev` refuses a directory that `init` made.
+    pub made_by: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lifecycle {
+    /// A record without a finished object; nobody was told the key id.
+    Creating,
+    Enabled,
+    Disabled,
+    PendingDeletion {
+        deletion_date: i64,
+    },
+    /// The window has passed and the object is being destroyed.
+    Deleting,
+    /// The token does not hold the key; a person was told.
+    Unavailable {
+        was_enabled: bool,
+    },
+}
+
+/// One piece of key material (AWS's "backing key").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Material {
+    pub generation: u32,
+    /// 32 random bytes, hex.
+    pub material_id: String,
+    pub created: i64,
+    /// As the token gave it.
+    #[serde(with = "crate::store::records::bytes_hex")]
+    pub fingerprint: Vec<u8>,
+    /// SubjectPublicKeyInfo, DER; key pairs only.
+    #[serde(with = "crate::store::records::opt_bytes_hex")]
+    pub spki: Option<Vec<u8>>,
+    /// The attributes read back after generation, as the token gave them.
+    pub evidence: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    pub id: KeyId,
+    pub account: AccountId,
+    pub created: i64,
+    pub description: String,
+    pub spec: KeySpec,
+    pub usage: KeyUsage,
+    pub lifecycle: Lifecycle,
+    /// The policy document as the caller sent it.
+    pub policy: String,
+    pub policy_version: u64,
+    /// In the order in which they were first set.
+    pub tags: Vec<(String, String)>,
+    /// The last is the current one; empty only while `Creating`.
+    pub materials: Vec<Material>,
+}
+
+impl KeyRecord {
+    pub fn current(&self) -> Option<&Material> {
+        self.materials.last()
+    }
+
+    pub fn material(&self, generation: u32) -> Option<&Material> {
+        self.materials.iter().find(|m| m.generation == generation)
+    }
+}
+
+/// One stay of an alias at a key that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasHistory {
+    pub key: KeyId,
+    pub from: i64,
+    pub until: i64,
+    /// `UpdateAlias` or `rotate`: how the stay ended.
+    pub ended_by: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasRecord {
+    pub name: AliasName,
+    pub account: AccountId,
+    pub target: KeyId,
+    pub created: i64,
+    pub updated: i64,
+    /// Oldest first.
+    pub history: Vec<AliasHistory>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRecord {
+    pub name: UserName,
+    pub account: AccountId,
+    /// `AIDA…`
+    pub user_id: String,
+    pub created: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    Root,
+    User(UserName),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKeyRecord {
+    pub id: AccessKeyId,
+    pub account: AccountId,
+    pub owner: Owner,
+    pub active: bool,
+    pub created: i64,
+    /// The secret under the token key `hsm-bridge/iam-wrap`: IV (12 bytes) ‖ ciphertext ‖ tag.
+    #[serde(with = "crate::store::records::bytes_hex")]
+    pub wrapped_secret: Vec<u8>,
+}
+
+/// Encryptions under the current material that were set aside; the real count is never higher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRecord {
+    pub key: KeyId,
+    pub generation: u32,
+    pub reserved: u64,
+}
+
+/// What is left of a destroyed key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TombstoneRecord {
+    pub id: KeyId,
+    pub account: AccountId,
+    pub spec: KeySpec,
+    pub created: i64,
+    pub deleted: i64,
+    pub objects_destroyed: u64,
+}
+
+pub mod bytes_hex {
+    use serde::{Deserialize, Deserializer, Serializer};
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&hex::encode(bytes))
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        hex::decode(String::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
+}
+
+pub mod opt_bytes_hex {
+    use serde::{Deserialize, Deserializer, Serializer};
+    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => to.serialize_some(&hex::encode(bytes)),
+            None => to.serialize_none(),
+        }
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Option::<String>::deserialize(from)?.map(|t| hex::decode(t).map_err(serde::de::Error::custom)).transpose()
+    }
+}

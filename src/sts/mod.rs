@@ -1,0 +1,1 @@
+//! The STS front (Query protocol): GetCallerIdentity.
