@@ -153,4 +153,4 @@ pub struct Settings {
 }
 
 mod stub;
-pub use stub::Authenticator;
+pub use stub::*;

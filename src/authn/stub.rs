@@ -22,3 +22,21 @@ impl Authenticator {
         unimplemented!()
     }
 }
+
+pub fn new_access_key_id(random: [u8; 10]) -> AccessKeyId {
+    unimplemented!()
+}
+pub fn new_user_id(random: [u8; 11]) -> String {
+    unimplemented!()
+}
+pub fn new_secret(random: [u8; 30]) -> SecretString {
+    unimplemented!()
+}
+pub fn seal_aad(id: &AccessKeyId, account: &AccountId, owner: &str) -> Vec<u8> {
+    unimplemented!()
+}
+impl Principal {
+    pub fn owner(&self) -> &str {
+        unimplemented!()
+    }
+}

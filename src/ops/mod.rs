@@ -1,9 +1,259 @@
-//! What each operation does, on values that were resolved once and permitted.
+//! What each operation does, on values that were resolved once and permitted. Knows no HTTP, no JSON of callers, no
+//! PKCS#11 and no SQL.
 
+mod aliases;
+mod attributes;
+pub mod ciphertext;
+pub mod clock;
+mod crypto;
 pub mod error;
+pub mod identity;
+mod keys;
+mod marker;
 pub mod operation;
+mod operator;
+pub mod resolve;
+pub mod settle;
+mod signing;
+pub mod store_key;
+pub mod task;
 pub mod types;
+mod usage;
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::authz::Permit;
+use crate::ids::Locality;
+use crate::keystore::{CallContext, ErrorClass, Facts, KeyStore, TokenError};
+use crate::store::{Store, StoreError, UpdateError};
+
+pub use clock::ClockWatch;
 pub use error::OpError;
 pub use operation::{Operation, Service};
+pub use resolve::{Resolved, Subject, resolve};
+pub use task::*;
 pub use types::*;
+pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
+
+use marker::Markers;
+use usage::Budgets;
+
+/// The operations and what they work on.
+pub struct Ops {
+    store: Store,
+    keystore: KeyStore,
+    locality: Locality,
+    markers: Markers,
+    budgets: Budgets,
+    clock: Arc<ClockWatch>,
+    generate_deadline: Duration,
+    /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
+    unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
+    /// Requests whose outcome is recorded and whose marker may go.
+    finished: std::sync::Mutex<Vec<String>>,
+}
+
+/// What one task runs with. Time is a parameter.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub request_id: Arc<str>,
+    /// For fairness between principals.
+    pub principal: Arc<str>,
+    /// Milliseconds since the epoch.
+    pub now: i64,
+    pub deadline: Instant,
+}
+
+/// What the audit record says beyond the answer.
+#[derive(Debug, Clone, Default)]
+pub struct Effects {
+    pub hsm: Option<Facts>,
+    pub key_material_id: Option<Arc<str>>,
+    pub source_key_material_id: Option<Arc<str>>,
+    pub destination_key_material_id: Option<Arc<str>>,
+    /// The store's version after the change.
+    pub store_version: Option<u64>,
+    /// Facts of a service event or an operator's call.
+    pub details: Option<serde_json::Value>,
+}
+
+/// An outcome with its effects; an error may have effects too (a token call that failed).
+#[derive(Debug)]
+pub struct Acted {
+    pub result: Result<Answer, OpError>,
+    pub effects: Effects,
+}
+
+pub struct Settings {
+    pub locality: Locality,
+    /// Encryptions under one AES key at most (SP 800-38D §8.3: 2^32 with random IVs).
+    pub gcm_limit: u64,
+    pub generate_deadline: Duration,
+}
+
+impl Ops {
+    pub fn new(store: Store, keystore: KeyStore, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
+        let markers = Markers::new(&store.derive("list-marker"))?;
+        let budgets = Budgets::new(store.clone(), settings.gcm_limit);
+        Ok(Self {
+            store,
+            keystore,
+            locality: settings.locality,
+            markers,
+            budgets,
+            clock,
+            generate_deadline: settings.generate_deadline,
+            unsettled: arc_swap::ArcSwap::default(),
+            finished: std::sync::Mutex::default(),
+        })
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn keystore(&self) -> &KeyStore {
+        &self.keystore
+    }
+
+    pub fn locality(&self) -> &Locality {
+        &self.locality
+    }
+
+    pub fn clock(&self) -> &ClockWatch {
+        &self.clock
+    }
+
+    pub fn budget_use(&self) -> BudgetUse {
+        self.budgets.in_use(&self.store.snapshot())
+    }
+
+    /// Does what was permitted: state, usage, DryRun, then the token or the store.
+    pub async fn act(&self, permit: &Permit<Resolved>, ctx: &Context) -> Acted {
+        let mut effects = Effects::default();
+        let resolved = permit.resolved();
+        let result = match resolved.task() {
+            Task::Kms(request) => self.kms(request, resolved, ctx, &mut effects).await.map(Answer::Kms),
+            Task::Operator(request) => self.operator(request, resolved, ctx, &mut effects).await.map(Answer::Operator),
+            Task::Timer(TimerRequest::DeleteKey { key }) => {
+                self.destroy_key(key, ctx, &mut effects).await.map(|()| Answer::Timer)
+            }
+        };
+        Acted { result, effects }
+    }
+
+    async fn kms(
+        &self,
+        request: &Request,
+        resolved: &Resolved,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Response, OpError> {
+        match (request, resolved.subject()) {
+            (Request::Unsupported { operation, reason }, _) => {
+                Err(OpError::Unsupported(format!("{}: {reason}", operation.name())))
+            }
+            (Request::CreateKey(request), Subject::NewKey { id, arn }) => {
+                self.create_key(request, *id, arn, ctx, effects).await
+            }
+            (Request::DescribeKey { .. }, Subject::Key(key)) => Ok(Response::DescribeKey(Box::new(self.metadata(key)))),
+            (Request::ListKeys { page }, _) => self.list_keys(page, resolved.snapshot()),
+            (Request::EnableKey { .. }, Subject::Key(key)) => self.set_enabled(key, true, ctx, effects).await,
+            (Request::DisableKey { .. }, Subject::Key(key)) => self.set_enabled(key, false, ctx, effects).await,
+            (Request::ScheduleKeyDeletion { pending_window_in_days, .. }, Subject::Key(key)) => {
+                self.schedule_deletion(key, *pending_window_in_days, ctx, effects).await
+            }
+            (Request::CancelKeyDeletion { .. }, Subject::Key(key)) => self.cancel_deletion(key, ctx, effects).await,
+            (Request::UpdateKeyDescription { description, .. }, Subject::Key(key)) => {
+                self.update_description(key, description, ctx, effects).await
+            }
+            (Request::TagResource { tags, .. }, Subject::Key(key)) => self.tag(key, tags, ctx, effects).await,
+            (Request::UntagResource { tag_keys, .. }, Subject::Key(key)) => {
+                self.untag(key, tag_keys, ctx, effects).await
+            }
+            (Request::ListResourceTags { page, .. }, Subject::Key(key)) => self.list_tags(key, page),
+            (Request::CreateAlias { .. }, Subject::Alias(alias)) => self.create_alias(alias, ctx, effects).await,
+            (Request::UpdateAlias { .. }, Subject::Alias(alias)) => self.update_alias(alias, ctx, effects).await,
+            (Request::DeleteAlias { .. }, Subject::Alias(alias)) => self.delete_alias(alias, ctx, effects).await,
+            (Request::ListAliases { page, .. }, Subject::Key(key)) => {
+                self.list_aliases(Some(key), page, resolved.snapshot())
+            }
+            (Request::ListAliases { page, .. }, Subject::Account) => self.list_aliases(None, page, resolved.snapshot()),
+            (Request::Encrypt { plaintext, context, algorithm, dry_run, .. }, Subject::Key(key)) => {
+                self.encrypt(key, plaintext, context, *algorithm, *dry_run, ctx, effects).await
+            }
+            (Request::Decrypt { ciphertext, context, algorithm, dry_run, .. }, Subject::Blob { key, named, .. }) => {
+                self.decrypt(key, named.as_ref(), ciphertext, context, *algorithm, *dry_run, ctx, effects).await
+            }
+            (Request::ReEncrypt(request), Subject::ReEncrypt { source, named, destination, .. }) => {
+                self.re_encrypt(request, source, named.as_ref(), destination, ctx, effects).await
+            }
+            (Request::GenerateDataKey { size, context, with_plaintext, dry_run, .. }, Subject::Key(key)) => {
+                self.generate_data_key(key, *size, context, *with_plaintext, *dry_run, ctx, effects).await
+            }
+            (Request::GenerateRandom { number_of_bytes }, _) => self.random(*number_of_bytes, ctx, effects).await,
+            (Request::Sign { message, message_type, algorithm, dry_run, .. }, Subject::Key(key)) => {
+                self.sign(key, message, *message_type, *algorithm, *dry_run, ctx, effects).await
+            }
+            (Request::Verify { message, message_type, signature, algorithm, dry_run, .. }, Subject::Key(key)) => {
+                self.verify(key, message, *message_type, signature, *algorithm, *dry_run)
+            }
+            (Request::GetPublicKey { .. }, Subject::Key(key)) => self.public_key(key),
+            (Request::GenerateMac { message, algorithm, dry_run, .. }, Subject::Key(key)) => {
+                self.generate_mac(key, message, *algorithm, *dry_run, ctx, effects).await
+            }
+            (Request::VerifyMac { message, mac, algorithm, dry_run, .. }, Subject::Key(key)) => {
+                self.verify_mac(key, message, mac, *algorithm, *dry_run, ctx, effects).await
+            }
+            (Request::GetKeyPolicy { .. }, Subject::Key(key)) => {
+                Ok(Response::GetKeyPolicy { policy: key.record.policy.as_str().into() })
+            }
+            (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
+                self.put_policy(key, policy, *bypass_policy_lockout_safety_check, ctx, effects).await
+            }
+            (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
+            (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {
+                Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() })
+            }
+            (Request::ListGrants { .. }, Subject::Key(_)) => Ok(Response::ListGrants),
+            (request, subject) => {
+                Err(OpError::Internal(format!("{} was resolved to {subject:?}", request.operation().name())))
+            }
+        }
+    }
+
+    fn call(&self, ctx: &Context) -> CallContext {
+        CallContext { principal: ctx.principal.clone(), deadline: ctx.deadline, request_id: ctx.request_id.clone() }
+    }
+}
+
+/// An error of the token on a key, in the domain's words.
+fn token_error(error: TokenError, arn: &str) -> OpError {
+    match error.class {
+        ErrorClass::Data => OpError::InvalidCiphertext,
+        ErrorClass::KeyMissing | ErrorClass::WrongKey => {
+            tracing::error!(key = arn, %error, "the token does not hold the key that the record names");
+            OpError::KeyUnavailable { arn: arn.to_owned() }
+        }
+        ErrorClass::Full => OpError::LimitExceeded("The token has no room for another key.".to_owned()),
+        ErrorClass::Capacity => OpError::Throttled,
+        ErrorClass::Deadline => OpError::DependencyTimeout(error.to_string()),
+        ErrorClass::Session | ErrorClass::Context | ErrorClass::Operator => OpError::Token(error.to_string()),
+        ErrorClass::Unsupported => {
+            tracing::warn!(key = arn, %error, "the token refuses the mechanism");
+            OpError::Unsupported("The token does not support this operation on this key.".to_owned())
+        }
+    }
+}
+
+fn store_error(error: StoreError) -> OpError {
+    OpError::Internal(error.to_string())
+}
+
+fn update_error(error: UpdateError<OpError>) -> OpError {
+    match error {
+        UpdateError::Refused(error) => error,
+        UpdateError::Failed(error) => store_error(error),
+    }
+}

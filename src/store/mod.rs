@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub access_keys: HashTrieMapSync<AccessKeyId, Arc<AccessKeyRecord>>,
     /// Encryptions reserved per key and generation (GCM budget).
     pub usage: HashTrieMapSync<KeyId, Arc<UsageRecord>>,
+    /// Requests whose change was committed and whose outcome record may not be written yet.
+    pub applied: HashTrieMapSync<String, Arc<AppliedRecord>>,
 }
 
 /// One write. Applied in order, in one transaction.
@@ -55,6 +57,8 @@ pub enum Write {
     PutUsage(UsageRecord),
     DeleteUsage(KeyId),
     PutTombstone(TombstoneRecord),
+    PutApplied(AppliedRecord),
+    DeleteApplied(String),
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -146,6 +146,13 @@ pub struct TombstoneRecord {
     pub objects_destroyed: u64,
 }
 
+/// Written in the transaction of a change, removed once its outcome record is durable: at start it tells whether an intent
+/// without an outcome took effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedRecord {
+    pub request_id: String,
+}
+
 pub mod bytes_hex {
     use serde::{Deserialize, Deserializer, Serializer};
     pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {

@@ -1,0 +1,395 @@
+//! The life of a key: made, described, listed, enabled and disabled, scheduled for deletion, destroyed.
+
+use std::ops::Bound;
+
+use crate::authz::policy::{self, KeyPolicy};
+use crate::ids::KeyId;
+use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm};
+use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId};
+use crate::ops::resolve::KeyTarget;
+use crate::ops::{Context, CreateKey, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error};
+use crate::store::{KeyRecord, Lifecycle, Material, Snapshot, TombstoneRecord, Write};
+
+const DAY_MS: i64 = 86_400_000;
+/// The model's defaults and bounds (kms-api.md §1 rule 7).
+const LIST_KEYS_DEFAULT: u32 = 100;
+
+/// Labels of customer master keys in the token.
+pub fn label(id: &KeyId) -> String {
+    format!("hsm-bridge/kms/{id}")
+}
+
+impl Ops {
+    /// Row `Creating` → object(s) → attributes read back, known answer made → row `Enabled`. The intent record is on disk.
+    pub(super) async fn create_key(
+        &self,
+        request: &CreateKey,
+        id: KeyId,
+        arn: &str,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Response, OpError> {
+        let kind = key_kind(request.spec);
+        if !supported(&self.keystore.token().capabilities(), request.spec) {
+            return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", request.spec)));
+        }
+        let account = &self.locality.account;
+        let text = match &request.policy {
+            None => policy::default_policy(account),
+            Some(text) => {
+                check_policy(text, account, arn, request.bypass_policy_lockout_safety_check)?;
+                text.clone()
+            }
+        };
+        let record = KeyRecord {
+            id,
+            account: account.clone(),
+            created: ctx.now,
+            description: request.description.clone(),
+            spec: request.spec,
+            usage: request.usage,
+            lifecycle: Lifecycle::Creating,
+            policy: text,
+            policy_version: 1,
+            tags: request.tags.iter().map(|t| (t.key.clone(), t.value.clone())).collect(),
+            materials: Vec::new(),
+        };
+        let creating = record.clone();
+        self.store.update(move |_| Ok((vec![Write::PutKey(creating)], ()))).await.map_err(update_error)?;
+
+        let material = MaterialId { id: id.bytes(), generation: 0 };
+        let call = self.generate_call(ctx);
+        let done = match self.keystore.token().generate(&call, kind, material, &label(&id)).await {
+            Ok(done) => done,
+            Err(error) => {
+                self.undo_creation(id, error.class == ErrorClass::Deadline, &call).await;
+                return Err(token_error(error, arn));
+            }
+        };
+        effects.hsm = Some(done.facts);
+        let enabled = match with_material(record, done.value, ctx.now) {
+            Ok(record) => record,
+            Err(error) => {
+                self.undo_creation(id, false, &call).await;
+                return Err(error);
+            }
+        };
+        let (stored, version) = self.change(ctx, move |_| Ok((vec![Write::PutKey(enabled.clone())], enabled))).await?;
+        effects.store_version = Some(version);
+        let target = KeyTarget { record: stored.into(), arn: arn.to_owned() };
+        Ok(Response::CreateKey(Box::new(self.metadata(&target))))
+    }
+
+    /// Removes what a failed CreateKey left: nobody was told the key id. Where that fails the row stays `Creating`, the
+    /// key unsettled, and the next start settles it.
+    async fn undo_creation(&self, id: KeyId, still_running: bool, call: &CallContext) {
+        if still_running {
+            tracing::warn!(key = %id, "generation outlives its deadline; it is settled when it ends or at the next start");
+            self.mark_unsettled(id);
+            return;
+        }
+        let material = MaterialId { id: id.bytes(), generation: 0 };
+        match self.keystore.token().destroy(call, material).await {
+            Ok(_) => {
+                if let Err(error) = self.store.update(move |_| Ok((vec![Write::DeleteKey(id)], ()))).await {
+                    let error = update_error(error);
+                    tracing::error!(key = %id, %error, "the row of a key that was not made stays");
+                    self.mark_unsettled(id);
+                }
+            }
+            Err(error) => {
+                tracing::error!(key = %id, %error, "an object of a key that was not made may stay in the token");
+                self.mark_unsettled(id);
+            }
+        }
+    }
+
+    pub(super) fn generate_call(&self, ctx: &Context) -> CallContext {
+        CallContext { deadline: std::time::Instant::now() + self.generate_deadline, ..self.call(ctx) }
+    }
+
+    pub(super) fn metadata(&self, key: &KeyTarget) -> KeyMetadata {
+        let record = &key.record;
+        let spec = record.spec;
+        KeyMetadata {
+            account: record.account.to_string(),
+            key_id: record.id,
+            arn: key.arn.clone(),
+            creation_date: record.created,
+            description: record.description.clone(),
+            enabled: record.lifecycle == Lifecycle::Enabled,
+            spec,
+            usage: record.usage,
+            state: state(&record.lifecycle),
+            deletion_date: match record.lifecycle {
+                Lifecycle::PendingDeletion { deletion_date } => Some(deletion_date),
+                _ => None,
+            },
+            current_key_material_id: record
+                .current()
+                .filter(|_| spec.is_symmetric())
+                .map(|material| material.material_id.clone()),
+            encryption_algorithms: if spec.is_symmetric() {
+                vec![EncryptionAlgorithm::SymmetricDefault]
+            } else {
+                Vec::new()
+            },
+            signing_algorithms: self.signing_algorithms(spec),
+            mac_algorithms: spec.mac_algorithm().into_iter().collect(),
+        }
+    }
+
+    /// Those of the spec that the token can do, in AWS's order.
+    pub(super) fn signing_algorithms(&self, spec: KeySpec) -> Vec<SigningAlgorithm> {
+        let can = self.keystore.token().capabilities();
+        let pss = |hash| can.rsa_pss.contains(&hash);
+        spec.signing_algorithms()
+            .iter()
+            .copied()
+            .filter(|algorithm| match algorithm {
+                SigningAlgorithm::RsassaPkcs1V15Sha256
+                | SigningAlgorithm::RsassaPkcs1V15Sha384
+                | SigningAlgorithm::RsassaPkcs1V15Sha512 => can.rsa_pkcs1v15,
+                SigningAlgorithm::RsassaPssSha256 => pss(Hash::Sha256),
+                SigningAlgorithm::RsassaPssSha384 => pss(Hash::Sha384),
+                SigningAlgorithm::RsassaPssSha512 => pss(Hash::Sha512),
+                SigningAlgorithm::EcdsaSha256
+                | SigningAlgorithm::EcdsaSha384
+                | SigningAlgorithm::EcdsaSha512
+                | SigningAlgorithm::Ed25519Sha512 => true,
+                SigningAlgorithm::Ed25519PhSha512 => false,
+            })
+            .collect()
+    }
+
+    pub(super) fn list_keys(&self, page: &Page, snapshot: &Snapshot) -> Result<Response, OpError> {
+        const LIST: &str = "ListKeys";
+        let limit = page.limit.unwrap_or(LIST_KEYS_DEFAULT) as usize;
+        let from = match &page.marker {
+            None => Bound::Unbounded,
+            Some(marker) => {
+                let after = self.markers.open(LIST, marker)?;
+                Bound::Excluded(after.parse::<KeyId>().map_err(|_| OpError::InvalidMarker)?)
+            }
+        };
+        let shown = |record: &KeyRecord| !matches!(record.lifecycle, Lifecycle::Creating | Lifecycle::Deleting);
+        let mut rest = snapshot.keys.range((from, Bound::Unbounded)).filter(|(_, r)| shown(r)).map(|(id, _)| *id);
+        let ids: Vec<KeyId> = rest.by_ref().take(limit).collect();
+        let next_marker = match (rest.next(), ids.last()) {
+            (Some(_), Some(last)) => Some(self.markers.seal(LIST, &last.to_string())?),
+            _ => None,
+        };
+        Ok(Response::ListKeys { keys: ids.iter().map(|id| (*id, self.locality.key_arn(id))).collect(), next_marker })
+    }
+
+    pub(super) async fn set_enabled(
+        &self,
+        key: &KeyTarget,
+        enabled: bool,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Response, OpError> {
+        self.change_key(key, ctx, effects, move |record, arn| {
+            record.lifecycle = match (&record.lifecycle, enabled) {
+                (Lifecycle::PendingDeletion { .. }, _) => return Err(OpError::PendingDeletion { arn: arn.to_owned() }),
+                (Lifecycle::Unavailable { .. }, _) => Lifecycle::Unavailable { was_enabled: enabled },
+                (_, true) => Lifecycle::Enabled,
+                (_, false) => Lifecycle::Disabled,
+            };
+            Ok(())
+        })
+        .await?;
+        Ok(Response::Empty)
+    }
+
+    pub(super) async fn schedule_deletion(
+        &self,
+        key: &KeyTarget,
+        days: u32,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Response, OpError> {
+        let deletion_date = ctx.now + i64::from(days) * DAY_MS;
+        self.change_key(key, ctx, effects, move |record, arn| {
+            if let Lifecycle::PendingDeletion { .. } = record.lifecycle {
+                return Err(OpError::PendingDeletion { arn: arn.to_owned() });
+            }
+            record.lifecycle = Lifecycle::PendingDeletion { deletion_date };
+            Ok(())
+        })
+        .await?;
+        Ok(Response::ScheduleKeyDeletion { key_arn: key.arn.clone(), deletion_date, pending_window_in_days: days })
+    }
+
+    /// The key comes back disabled, as in AWS.
+    pub(super) async fn cancel_deletion(
+        &self,
+        key: &KeyTarget,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Response, OpError> {
+        self.change_key(key, ctx, effects, |record, arn| match record.lifecycle {
+            Lifecycle::PendingDeletion { .. } => {
+                record.lifecycle = Lifecycle::Disabled;
+                Ok(())
+            }
+            _ => Err(OpError::NotPendingDeletion { arn: arn.to_owned() }),
+        })
+        .await?;
+        Ok(Response::CancelKeyDeletion { key_arn: key.arn.clone() })
+    }
+
+    /// The end of a deletion window: row `Deleting` → C_DestroyObject → looked for and not found → tombstone, and the
+    /// aliases go with the key.
+    pub(super) async fn destroy_key(&self, id: &KeyId, ctx: &Context, effects: &mut Effects) -> Result<(), OpError> {
+        let (id, now) = (*id, ctx.now);
+        let arn = self.locality.key_arn(&id);
+        let gone = arn.clone();
+        let (record, _) = self
+            .store
+            .update(move |snapshot| {
+                let record = snapshot.keys.get(&id).ok_or(OpError::KeyNotFound { arn: gone.clone() })?;
+                match record.lifecycle {
+                    Lifecycle::Deleting => return Ok((Vec::new(), record.as_ref().clone())),
+                    Lifecycle::PendingDeletion { deletion_date } if deletion_date <= now => {}
+                    // Cancelled meanwhile.
+                    _ => return Err(OpError::NotPendingDeletion { arn: gone }),
+                }
+                let deleting = KeyRecord { lifecycle: Lifecycle::Deleting, ..record.as_ref().clone() };
+                Ok((vec![Write::PutKey(deleting.clone())], deleting))
+            })
+            .await
+            .map_err(update_error)?;
+        let call = self.generate_call(ctx);
+        let mut destroyed = 0;
+        for material in &record.materials {
+            let material = MaterialId { id: id.bytes(), generation: material.generation };
+            let done = self.keystore.token().destroy(&call, material).await.map_err(|e| token_error(e, &arn))?;
+            effects.hsm = Some(done.facts);
+            destroyed += done.value as u64;
+        }
+        let tombstone = TombstoneRecord {
+            id,
+            account: record.account.clone(),
+            spec: record.spec,
+            created: record.created,
+            deleted: now,
+            objects_destroyed: destroyed,
+        };
+        let ((), version) = self
+            .change(ctx, move |snapshot| {
+                let aliases = snapshot.aliases_of.get(&id).cloned().unwrap_or_default();
+                let mut writes: Vec<Write> = aliases.into_iter().map(Write::DeleteAlias).collect();
+                writes.push(Write::PutTombstone(tombstone));
+                writes.push(Write::DeleteUsage(id));
+                writes.push(Write::DeleteKey(id));
+                Ok((writes, ()))
+            })
+            .await?;
+        effects.store_version = Some(version);
+        effects.details = Some(serde_json::json!({ "objectsDestroyed": destroyed }));
+        Ok(())
+    }
+
+    /// One change of one key's record, on the newest state of that key (never of another: the id is the authorised one).
+    pub(super) async fn change_key(
+        &self,
+        key: &KeyTarget,
+        ctx: &Context,
+        effects: &mut Effects,
+        edit: impl FnOnce(&mut KeyRecord, &str) -> Result<(), OpError> + Send + 'static,
+    ) -> Result<(), OpError> {
+        self.settled(&key.record.id, &key.arn)?;
+        let (id, arn) = (key.record.id, key.arn.clone());
+        let ((), version) = self
+            .change(ctx, move |snapshot| {
+                let mut record = newest(snapshot, &id, &arn)?;
+                edit(&mut record, &arn)?;
+                Ok((vec![Write::PutKey(record)], ()))
+            })
+            .await?;
+        effects.store_version = Some(version);
+        Ok(())
+    }
+}
+
+/// The record as it is inside the transaction.
+pub(super) fn newest(snapshot: &Snapshot, id: &KeyId, arn: &str) -> Result<KeyRecord, OpError> {
+    match snapshot.keys.get(id) {
+        Some(record) if !matches!(record.lifecycle, Lifecycle::Creating | Lifecycle::Deleting) => {
+            Ok(record.as_ref().clone())
+        }
+        _ => Err(OpError::KeyNotFound { arn: arn.to_owned() }),
+    }
+}
+
+/// Form, principals and the lockout safety check (authorization.md §1.9).
+pub(super) fn check_policy(
+    text: &str,
+    account: &crate::ids::AccountId,
+    arn: &str,
+    bypass: bool,
+) -> Result<(), OpError> {
+    if text.len() > policy::MAX_BYTES {
+        return Err(OpError::LimitExceeded(format!("A key policy has at most {} bytes.", policy::MAX_BYTES)));
+    }
+    let parsed = KeyPolicy::parse(text).map_err(OpError::MalformedPolicy)?;
+    if !bypass && !parsed.root_can_put_policy(account, arn) {
+        return Err(OpError::MalformedPolicy(policy::LOCKOUT.to_owned()));
+    }
+    Ok(())
+}
+
+pub(super) fn state(lifecycle: &Lifecycle) -> KeyState {
+    match lifecycle {
+        Lifecycle::Creating => KeyState::Creating,
+        Lifecycle::Enabled => KeyState::Enabled,
+        Lifecycle::Disabled => KeyState::Disabled,
+        Lifecycle::PendingDeletion { .. } | Lifecycle::Deleting => KeyState::PendingDeletion,
+        Lifecycle::Unavailable { .. } => KeyState::Unavailable,
+    }
+}
+
+fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<KeyRecord, OpError> {
+    let mut random = [0u8; 32];
+    getrandom::fill(&mut random).map_err(|e| OpError::Internal(format!("no randomness: {e}")))?;
+    let evidence = serde_json::to_value(&generated.evidence).map_err(|e| OpError::Internal(e.to_string()))?;
+    let material = Material {
+        generation: 0,
+        material_id: hex::encode(random),
+        created: now,
+        fingerprint: generated.fingerprint,
+        spki: generated.spki,
+        evidence,
+    };
+    Ok(KeyRecord { lifecycle: Lifecycle::Enabled, materials: vec![material], ..record })
+}
+
+fn key_kind(spec: KeySpec) -> KeyKind {
+    match spec {
+        KeySpec::SymmetricDefault => KeyKind::Aes256,
+        KeySpec::Rsa2048 => KeyKind::Rsa(2048),
+        KeySpec::Rsa3072 => KeyKind::Rsa(3072),
+        KeySpec::Rsa4096 => KeyKind::Rsa(4096),
+        KeySpec::EccNistP256 => KeyKind::Ec(Curve::P256),
+        KeySpec::EccNistP384 => KeyKind::Ec(Curve::P384),
+        KeySpec::EccNistP521 => KeyKind::Ec(Curve::P521),
+        KeySpec::EccSecgP256k1 => KeyKind::Ec(Curve::Secp256k1),
+        KeySpec::EccNistEdwards25519 => KeyKind::Ed25519,
+        KeySpec::Hmac224 => KeyKind::Hmac(Hash::Sha224),
+        KeySpec::Hmac256 => KeyKind::Hmac(Hash::Sha256),
+        KeySpec::Hmac384 => KeyKind::Hmac(Hash::Sha384),
+        KeySpec::Hmac512 => KeyKind::Hmac(Hash::Sha512),
+    }
+}
+
+/// What a token cannot do is refused at CreateKey.
+pub fn supported(can: &Capabilities, spec: KeySpec) -> bool {
+    match key_kind(spec) {
+        KeyKind::Aes256 => can.aes_gcm,
+        KeyKind::Rsa(_) => can.rsa_pkcs1v15 || !can.rsa_pss.is_empty(),
+        KeyKind::Ec(curve) => can.ecdsa.contains(&curve),
+        KeyKind::Ed25519 => can.ed25519,
+        KeyKind::Hmac(hash) => can.hmac.contains(&hash),
+    }
+}

@@ -1,0 +1,203 @@
+//! Changes and what is left of them after a crash. Every change writes, in its own transaction, the id of the request that
+//! made it; so an intent without an outcome is settled by looking, not by guessing.
+
+use std::sync::{Arc, PoisonError};
+
+use crate::ids::KeyId;
+use crate::keystore::{CallContext, MaterialId};
+use crate::ops::{Context, OpError, Ops, store_error, update_error};
+use crate::store::{AppliedRecord, Decision, Lifecycle, Snapshot, UpdateError, Write};
+
+/// Outcomes whose markers one transaction takes away at most.
+const FORGET_AT_ONCE: usize = 64;
+
+/// What became of an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    pub request_id: String,
+    pub name: String,
+    pub resources: Vec<String>,
+    pub effect: Effect,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    Applied,
+    NotApplied,
+    /// A deletion that goes on.
+    InProgress,
+}
+
+impl Effect {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Effect::Applied => "applied",
+            Effect::NotApplied => "not applied",
+            Effect::InProgress => "in progress",
+        }
+    }
+}
+
+/// An intent without an outcome, as the journal has it.
+#[derive(Debug, Clone)]
+pub struct Dangling {
+    pub request_id: String,
+    pub name: String,
+    pub resources: Vec<String>,
+}
+
+impl Ops {
+    /// One change of the store with its marker. `decide` runs on the newest snapshot.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        ctx: &Context,
+        decide: impl FnOnce(&Snapshot) -> Decision<T, OpError> + Send + 'static,
+    ) -> Result<(T, u64), OpError> {
+        let request_id = ctx.request_id.to_string();
+        let done: Vec<String> = {
+            let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+            let from = finished.len().saturating_sub(FORGET_AT_ONCE);
+            finished.split_off(from)
+        };
+        let forgotten = done.clone();
+        let outcome = self
+            .store
+            .update(move |snapshot| {
+                let (mut writes, value) = decide(snapshot)?;
+                if !writes.is_empty() {
+                    writes.extend(forgotten.into_iter().map(Write::DeleteApplied));
+                    writes.push(Write::PutApplied(AppliedRecord { request_id }));
+                }
+                Ok((writes, value))
+            })
+            .await;
+        if outcome.is_err() {
+            self.finished.lock().unwrap_or_else(PoisonError::into_inner).extend(done);
+        }
+        outcome.map_err(update_error)
+    }
+
+    /// The outcome record of this change is durable: its marker is not needed any more.
+    pub fn outcome_recorded(&self, request_id: &str) {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).push(request_id.to_owned());
+    }
+
+    /// Changes to a key with an unsettled change are refused; its use goes on.
+    pub(super) fn settled(&self, id: &KeyId, arn: &str) -> Result<(), OpError> {
+        if self.unsettled.load().contains(id) { Err(OpError::Unsettled { arn: arn.to_owned() }) } else { Ok(()) }
+    }
+
+    pub(super) fn mark_unsettled(&self, id: KeyId) {
+        self.unsettled.rcu(|set| {
+            let mut set = set.as_ref().clone();
+            set.insert(id);
+            set
+        });
+    }
+
+    /// Tells for each intent without an outcome what became of it. To be called at start, before `undo_creating`.
+    pub fn judge(&self, dangling: Vec<Dangling>) -> Vec<Settlement> {
+        let snapshot = self.store.snapshot();
+        dangling
+            .into_iter()
+            .map(|intent| {
+                let effect = if snapshot.applied.contains_key(&intent.request_id) {
+                    Effect::Applied
+                } else if intent.name == "DeleteKey" && self.is_deleting(&snapshot, &intent.resources) {
+                    Effect::InProgress
+                } else {
+                    Effect::NotApplied
+                };
+                Settlement { request_id: intent.request_id, name: intent.name, resources: intent.resources, effect }
+            })
+            .collect()
+    }
+
+    fn is_deleting(&self, snapshot: &Snapshot, resources: &[String]) -> bool {
+        snapshot.keys.iter().any(|(id, record)| {
+            record.lifecycle == Lifecycle::Deleting && resources.contains(&self.locality.key_arn(id))
+        })
+    }
+
+    /// Undoes rows `Creating`, its own and no others: nobody was told the key id. Returns how many there were.
+    pub async fn undo_creating(&self, call: &CallContext) -> Result<usize, OpError> {
+        let snapshot = self.store.snapshot();
+        let creating: Vec<KeyId> = snapshot
+            .keys
+            .iter()
+            .filter(|(_, record)| record.lifecycle == Lifecycle::Creating)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &creating {
+            let id = *id;
+            let material = MaterialId { id: id.bytes(), generation: 0 };
+            match self.keystore.token().destroy(call, material).await {
+                Ok(_) => {
+                    self.store
+                        .update(move |_| Ok::<_, OpError>((vec![Write::DeleteKey(id)], ())))
+                        .await
+                        .map_err(update_error)?;
+                }
+                Err(error) => {
+                    tracing::error!(key = %id, %error, "a key that was not finished stays unsettled");
+                    self.mark_unsettled(id);
+                }
+            }
+        }
+        Ok(creating.len())
+    }
+
+    /// All outcomes are in the journal: the markers go.
+    pub async fn forget_applied(&self) -> Result<(), OpError> {
+        let ids: Vec<String> = self.store.snapshot().applied.iter().map(|(id, _)| id.clone()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let writes = ids.into_iter().map(Write::DeleteApplied).collect();
+        match self.store.update(move |_| Ok::<_, OpError>((writes, ()))).await {
+            Ok(_) => Ok(()),
+            Err(UpdateError::Refused(error)) => Err(error),
+            Err(UpdateError::Failed(error)) => Err(store_error(error)),
+        }
+    }
+
+    /// Keys whose deletion window has passed, or whose deletion was begun.
+    pub fn due_for_deletion(&self, now: i64) -> Vec<KeyId> {
+        let due = |lifecycle: &Lifecycle| match lifecycle {
+            Lifecycle::PendingDeletion { deletion_date } => *deletion_date <= now,
+            Lifecycle::Deleting => true,
+            _ => false,
+        };
+        self.store.snapshot().keys.iter().filter(|(_, r)| due(&r.lifecycle)).map(|(id, _)| *id).collect()
+    }
+
+    /// Raises the budgets to what the journal shows: a restored count must never be too low.
+    pub async fn raise_usage(&self, counted: Vec<(KeyId, u64)>) -> Result<(), OpError> {
+        let counted = Arc::new(counted);
+        self.store
+            .update(move |snapshot| {
+                let writes = counted
+                    .iter()
+                    .filter_map(|(id, count)| {
+                        let generation = snapshot.keys.get(id)?.current()?.generation;
+                        let mut usage = snapshot
+                            .usage
+                            .get(id)
+                            .map_or(crate::store::UsageRecord { key: *id, generation, reserved: 0 }, |usage| {
+                                usage.as_ref().clone()
+                            });
+                        if usage.reserved >= *count {
+                            return None;
+                        }
+                        usage.reserved = *count;
+                        Some(Write::PutUsage(usage))
+                    })
+                    .collect();
+                Ok::<_, OpError>((writes, ()))
+            })
+            .await
+            .map_err(update_error)?;
+        self.budgets.forget();
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! The GCM budget: random 96-bit IVs under one AES key are safe to 2^32 encryptions (RULE SP 800-38D §8.3). Use is counted
+//! by reservation: a block of the budget is set aside durably before it is used, in the background, and what is left of it
+//! is forgotten at a restart. So the count is never too low.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::ids::KeyId;
+use crate::ops::OpError;
+use crate::ops::resolve::KeyTarget;
+use crate::store::{Snapshot, Store, StoreError, UpdateError, UsageRecord, Write};
+
+pub const DEFAULT_LIMIT: u64 = 1 << 32;
+/// The first block of a key after a start; each refill doubles it, so that rarely used keys waste little.
+const FIRST_BLOCK: u64 = 1 << 10;
+const LARGEST_BLOCK: u64 = 1 << 20;
+
+/// Keys by the share of their budget that is set aside, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BudgetUse {
+    pub below_quarter: u64,
+    pub below_half: u64,
+    pub below_limit: u64,
+    pub at_limit: u64,
+}
+
+pub struct Budgets {
+    counters: RwLock<HashMap<KeyId, Arc<Counter>>>,
+    store: Store,
+    limit: u64,
+}
+
+struct Counter {
+    generation: u32,
+    used: AtomicU64,
+    reserved: AtomicU64,
+    block: AtomicU64,
+    refilling: AtomicBool,
+}
+
+impl Budgets {
+    pub fn new(store: Store, limit: u64) -> Self {
+        Self { counters: RwLock::default(), store, limit }
+    }
+
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Forgets what is held in memory: after a restore the store's numbers count.
+    pub fn forget(&self) {
+        self.counters.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub fn in_use(&self, snapshot: &Snapshot) -> BudgetUse {
+        let mut all = BudgetUse::default();
+        for (_, usage) in snapshot.usage.iter() {
+            let slot = match usage.reserved {
+                r if r >= self.limit => &mut all.at_limit,
+                r if r >= self.limit / 2 => &mut all.below_limit,
+                r if r >= self.limit / 4 => &mut all.below_half,
+                _ => &mut all.below_quarter,
+            };
+            *slot += 1;
+        }
+        all
+    }
+
+    /// Takes one encryption out of the key's budget.
+    pub async fn take(&self, key: &KeyTarget, generation: u32, snapshot: &Snapshot) -> Result<(), OpError> {
+        let counter = self.counter(key.record.id, generation, snapshot);
+        let mine = counter.used.fetch_add(1, Ordering::Relaxed);
+        let reserved = counter.reserved.load(Ordering::Acquire);
+        let block = counter.block.load(Ordering::Relaxed);
+        if mine < reserved {
+            let low = reserved - mine < block / 2 && reserved < self.limit;
+            if low && !counter.refilling.swap(true, Ordering::AcqRel) {
+                let (store, limit, id) = (self.store.clone(), self.limit, key.record.id);
+                tokio::spawn(async move {
+                    if let Err(error) = refill(&store, limit, id, &counter).await {
+                        tracing::error!(key = %id, %error, "setting aside encryptions failed");
+                    }
+                    counter.refilling.store(false, Ordering::Release);
+                });
+            }
+            return Ok(());
+        }
+        // The block is used up (or this is the key's first use since the start): wait until more is on disk.
+        refill(&self.store, self.limit, key.record.id, &counter)
+            .await
+            .map_err(|error| OpError::Internal(error.to_string()))?;
+        if mine < counter.reserved.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if counter.reserved.load(Ordering::Acquire) >= self.limit {
+            return Err(OpError::EncryptionLimit { arn: key.arn.clone() });
+        }
+        // More callers than a block has: they come again.
+        Err(OpError::Throttled)
+    }
+
+    fn counter(&self, id: KeyId, generation: u32, snapshot: &Snapshot) -> Arc<Counter> {
+        let held = self.counters.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if let Some(counter) = held.filter(|c| c.generation == generation) {
+            return counter;
+        }
+        let mut counters = self.counters.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = counters.get(&id).filter(|c| c.generation == generation) {
+            return counter.clone();
+        }
+        let reserved = snapshot.usage.get(&id).filter(|u| u.generation == generation).map_or(0, |usage| usage.reserved);
+        let counter = Arc::new(Counter {
+            generation,
+            used: AtomicU64::new(reserved),
+            reserved: AtomicU64::new(reserved),
+            block: AtomicU64::new(FIRST_BLOCK),
+            refilling: AtomicBool::new(false),
+        });
+        counters.insert(id, counter.clone());
+        counter
+    }
+}
+
+/// Sets the next block aside. Callers that come together share one block: whoever finds enough set aside writes nothing.
+async fn refill(store: &Store, limit: u64, id: KeyId, counter: &Arc<Counter>) -> Result<(), StoreError> {
+    let (inner, generation) = (counter.clone(), counter.generation);
+    let decide = move |snapshot: &Snapshot| {
+        let stored = snapshot.usage.get(&id).filter(|u| u.generation == generation).map_or(0, |u| u.reserved);
+        // A count of the store that is higher than ours (after a restore) counts.
+        let used = inner.used.load(Ordering::Acquire).min(limit);
+        let block = inner.block.load(Ordering::Relaxed);
+        let held = inner.reserved.load(Ordering::Acquire).max(stored);
+        if held >= limit || held > used.saturating_add(block / 2) {
+            return Ok::<_, StoreError>((Vec::new(), held));
+        }
+        let reserved = held.max(used).saturating_add(block).min(limit);
+        inner.block.store((block * 2).min(LARGEST_BLOCK), Ordering::Relaxed);
+        Ok((vec![Write::PutUsage(UsageRecord { key: id, generation, reserved })], reserved))
+    };
+    match store.update(decide).await {
+        Ok((reserved, _)) => {
+            let before = counter.reserved.fetch_max(reserved, Ordering::AcqRel);
+            warn_at_shares(id, before, reserved, limit);
+            Ok(())
+        }
+        Err(UpdateError::Refused(error) | UpdateError::Failed(error)) => Err(error),
+    }
+}
+
+fn warn_at_shares(id: KeyId, before: u64, now: u64, limit: u64) {
+    for (share, text) in [(limit / 4, "a quarter"), (limit / 2, "half"), (limit, "all")] {
+        if before < share && now >= share {
+            tracing::warn!(key = %id, reserved = now, limit, "{text} of the key's encryption budget is set aside: rotate it");
+        }
+    }
+}
