@@ -1,7 +1,22 @@
 //! Key records, aliases, policies, tags, identities: sealed rows in SQL for durability, an immutable snapshot in memory for
 //! reads. Knows no token (it is handed a `WrapKey`) and no HTTP.
 
+mod backup;
+mod envelope;
+mod files;
+mod handle;
+mod head;
+mod lock;
 pub mod records;
+mod schema;
+mod seal;
+mod snapshot;
+mod sql;
+mod table;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -12,6 +27,8 @@ use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use crate::ids::{AccessKeyId, AliasName, KeyId, UserName};
 use crate::secret::SecretBytes;
+pub use handle::Store;
+pub use lock::StoreLock;
 pub use records::*;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -76,6 +93,17 @@ pub enum StoreError {
     NewerSchema { found: i64, known: i64 },
     #[error("the store key does not open under this token: {0}")]
     Wrap(String),
+    /// The officer's key that should get a copy of the store key.
+    #[error("the recovery key is not an RSA public key of 2048 bits or more in PEM: {0}")]
+    RecoveryKey(String),
+    #[error("the backup `{path}` cannot be restored: {reason}")]
+    Backup { path: PathBuf, reason: String },
+    /// A deployment record with an id that is not the store's own.
+    #[error("the record is of deployment `{found}`, this store is `{own}`")]
+    OtherDeployment { found: String, own: String },
+    /// RULE SP 800-38D §8.3: a bound on seals under one key.
+    #[error("the store key has sealed {seals} records, its limit: it must be replaced")]
+    Exhausted { seals: u64 },
     #[error("store: {0}")]
     Sql(String),
     #[error("store: {0}")]
@@ -92,9 +120,6 @@ pub enum UpdateError<E> {
     /// Nothing was written.
     Failed(StoreError),
 }
-
-mod stub;
-pub use stub::Store;
 
 /// Facts of a backup, as `store backup` prints them.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]

@@ -7,6 +7,7 @@ use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
 
 /// Times are milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeploymentRecord {
     /// Random, 32 hex digits; part of all associated data.
     pub id: String,
@@ -18,6 +19,7 @@ pub struct DeploymentRecord {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Lifecycle {
     /// A record without a finished object; nobody was told the key id.
     Creating,
@@ -36,6 +38,7 @@ pub enum Lifecycle {
 
 /// One piece of key material (AWS's "backing key").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Material {
     pub generation: u32,
     /// 32 random bytes, hex.
@@ -52,6 +55,7 @@ pub struct Material {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct KeyRecord {
     pub id: KeyId,
     pub account: AccountId,
@@ -81,6 +85,7 @@ impl KeyRecord {
 
 /// One stay of an alias at a key that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AliasHistory {
     pub key: KeyId,
     pub from: i64,
@@ -90,6 +95,7 @@ pub struct AliasHistory {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AliasRecord {
     pub name: AliasName,
     pub account: AccountId,
@@ -101,6 +107,7 @@ pub struct AliasRecord {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UserRecord {
     pub name: UserName,
     pub account: AccountId,
@@ -110,12 +117,14 @@ pub struct UserRecord {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Owner {
     Root,
     User(UserName),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AccessKeyRecord {
     pub id: AccessKeyId,
     pub account: AccountId,
@@ -129,6 +138,7 @@ pub struct AccessKeyRecord {
 
 /// Encryptions under the current material that were set aside; the real count is never higher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UsageRecord {
     pub key: KeyId,
     pub generation: u32,
@@ -137,6 +147,7 @@ pub struct UsageRecord {
 
 /// What is left of a destroyed key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TombstoneRecord {
     pub id: KeyId,
     pub account: AccountId,
