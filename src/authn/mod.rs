@@ -152,6 +152,12 @@ impl Caller {
         Caller { principal: Principal::Operator { os_user_id }, account, access_key: None }
     }
 
+    /// A caller without a signature, for the unit tests of the steps that come after.
+    #[cfg(test)]
+    pub(crate) fn in_test(principal: Principal, account: AccountId) -> Caller {
+        Caller { principal, account, access_key: None }
+    }
+
     /// The service itself.
     pub fn bridge(account: AccountId) -> Caller {
         Caller { principal: Principal::Bridge, account, access_key: None }
