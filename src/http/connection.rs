@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
@@ -60,11 +60,16 @@ pub(super) struct Arrival {
     pub request_id: Arc<str>,
     pub received: Instant,
     pub declared_length: Option<usize>,
+    /// KiB of bodies that the connection may still have in flight; HTTP/2 only.
+    pub bodies: Option<Arc<Semaphore>>,
     pub alive: Alive,
 }
 
 /// HTTP/2 streams that a client may have open at a time.
 const MAX_STREAMS: u32 = 64;
+/// Bodies of the largest size that one HTTP/2 connection may have in flight; further streams wait. Without this a connection
+/// could hold as many as it has streams, and the limit of connections would bound little.
+const LARGE_BODIES: usize = 2;
 /// How long a closing HTTP/2 connection may take to hear of it.
 const GOAWAY_GRACE: Duration = Duration::from_secs(5);
 /// How long, and for how many bytes, a refused sender is heard out so that it can read the answer.
@@ -120,7 +125,7 @@ where
     let limits = shared.limits;
     let activity = Arc::new(Activity::new(false));
     let io = TokioIo::new(Watched::new(stream, activity.clone(), true));
-    let service = service(shared, Arc::new(origin), activity.clone(), alive);
+    let service = service(shared, Arc::new(origin), activity.clone(), None, alive);
     let mut connection = http1::Builder::new()
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(limits.max_header_bytes.max(SMALLEST_BUFFER))
@@ -176,7 +181,8 @@ where
     let limits = shared.limits;
     let activity = Arc::new(Activity::new(true));
     let io = TokioIo::new(Watched::new(stream, activity.clone(), false));
-    let service = service(shared, Arc::new(origin), activity.clone(), alive);
+    let bodies = Arc::new(Semaphore::new(guard::kib(limits.max_body_bytes) as usize * LARGE_BODIES));
+    let service = service(shared, Arc::new(origin), activity.clone(), Some(bodies), alive);
     // Heads between our limit and four times as much get our answer with its request id; larger ones the library's bare 431.
     let largest_head = u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX).saturating_mul(4);
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -224,6 +230,7 @@ fn service(
     shared: Arc<Shared>,
     origin: Arc<Origin>,
     activity: Arc<Activity>,
+    bodies: Option<Arc<Semaphore>>,
     alive: Alive,
 ) -> impl hyper::service::Service<
     hyper::Request<Incoming>,
@@ -235,7 +242,7 @@ fn service(
 + Send {
     service_fn(move |request: hyper::Request<Incoming>| -> Answer {
         let (shared, activity) = (shared.clone(), activity.clone());
-        let (origin, alive) = (origin.clone(), alive.clone());
+        let (origin, bodies, alive) = (origin.clone(), bodies.clone(), alive.clone());
         Box::pin(async move {
             let _busy = activity.request();
             let (received, request_id) = (Instant::now(), new_request_id());
@@ -246,7 +253,7 @@ fn service(
                 Err(refusal) => refused(&shared.metrics, &refusal, &request_id, parts.version),
                 Ok(declared_length) => {
                     let request_id = request_id.clone();
-                    parts.extensions.insert(Arrival { origin, request_id, received, declared_length, alive });
+                    parts.extensions.insert(Arrival { origin, request_id, received, declared_length, bodies, alive });
                     let request = hyper::Request::from_parts(parts, Body::new(body));
                     let Ok(response) = shared.router.clone().call(request).await;
                     response

@@ -133,8 +133,8 @@ fn check_host(parts: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// RULE RFC 9112 §6.3: differing lengths are an unrecoverable error. Equal ones may be accepted and are not: no client
-/// sends them, and a proxy in front may read them otherwise.
+/// RULE RFC 9112 §6.3: differing lengths are an unrecoverable error, equal ones may be taken as one. The HTTP/1.1 parser
+/// does both before this is asked; what it lets through, and HTTP/2, is held to one header.
 fn declared_length(headers: &HeaderMap, max_body_bytes: usize) -> Result<Option<usize>, Refusal> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(None) };
@@ -147,6 +147,11 @@ fn declared_length(headers: &HeaderMap, max_body_bytes: usize) -> Result<Option<
         Ok(length) if length <= max_body_bytes => Ok(Some(length)),
         _ => Err(Refusal::BODY_TOO_LARGE),
     }
+}
+
+/// At least 1, so that a waiting stream waits in turn.
+pub(super) fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX)
 }
 
 /// Reads a body into one zeroised buffer, at most `max_body_bytes`. The frames themselves are the HTTP library's copies.
@@ -182,6 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::type_complexity)]
     fn heads() {
         let ok: Result<Option<usize>, &str> = Ok(None);
         let cases: &[(&str, Version, &str, &[(&str, &str)], Result<Option<usize>, &str>)] = &[

@@ -225,9 +225,18 @@ impl<H: Handler> Api<H> {
         let request_id = arrival.request_id.clone();
         let refuse = |refusal: Refusal| refused(&self.metrics, &refusal, &request_id, version);
 
-        let reading = guard::read_body(body, arrival.declared_length, self.limits.max_body_bytes);
-        let body = match tokio::time::timeout(self.limits.body_timeout, reading).await {
-            Ok(Ok(body)) => body,
+        let reading = async {
+            // An absent length on HTTP/2 may turn out to be any; on HTTP/1.1 it is none.
+            let expected = arrival.declared_length.unwrap_or(self.limits.max_body_bytes);
+            let room = match arrival.bodies {
+                Some(bodies) => bodies.acquire_many_owned(guard::kib(expected)).await.ok(),
+                None => None,
+            };
+            let body = guard::read_body(body, arrival.declared_length, self.limits.max_body_bytes).await?;
+            Ok((body, room))
+        };
+        let (body, room) = match tokio::time::timeout(self.limits.body_timeout, reading).await {
+            Ok(Ok(read)) => read,
             Ok(Err(refusal)) => return refuse(refusal),
             Err(_) => return refuse(Refusal::TOO_SLOW),
         };
@@ -235,7 +244,7 @@ impl<H: Handler> Api<H> {
         // A task of its own: the work and its audit record are finished even if the client hangs up or time is over.
         let handler = self.handler.clone();
         let task = tokio::spawn(async move {
-            let _alive = arrival.alive;
+            let (_alive, _room) = (arrival.alive, room);
             let request = wire_request(parts, body, arrival.request_id, &arrival.origin, arrival.received);
             handler.handle(request).await
         });
