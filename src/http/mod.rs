@@ -1,1 +1,26 @@
 //! Bytes in, bytes out: listeners, limits, TLS, routes, the pipeline, health, metrics. Knows no cryptoki and no SQL.
+//!
+//! ```text
+//!  accept ─ (TLS) ─ HTTP/1.1 or HTTP/2 ─ guard: head ─┬─ /healthz, /readyz
+//!                                                     └─ guard: body ─ Handler (the pipeline, in a task of its own)
+//! ```
+
+mod connection;
+mod guard;
+pub mod health;
+mod limits;
+mod listeners;
+pub mod metrics;
+mod parse_errors;
+pub mod request;
+pub mod server;
+pub mod tls;
+
+pub use health::Readiness;
+pub use metrics::Metrics;
+pub use request::{Handler, TlsFacts, WireReply, WireRequest};
+pub use server::{Drained, ServeError, Server, ServerSettings, TlsReloader};
+pub use server::{ListenerSettings, TlsFiles};
+
+/// Content type of AWS JSON 1.1 answers, error answers included.
+pub const AMZ_JSON: &str = "application/x-amz-json-1.1";

@@ -1,0 +1,254 @@
+//! Prometheus metrics. Labels come from closed sets (operation names, error codes, classes, states): never a principal, a
+//! key id, an alias or an address.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::RwLock;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    operation: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabel {
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+/// Read from the other parts at each scrape. Names within the lists are from closed sets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Readings {
+    /// Jobs that wait for a session worker.
+    pub token_queue: u64,
+    /// Session workers, each with a session.
+    pub token_sessions: u64,
+    /// Sessions that were lost and replaced.
+    pub token_sessions_replaced: u64,
+    /// By error class.
+    pub token_errors: Vec<(&'static str, u64)>,
+    pub token_ready: bool,
+    pub audit_failures: u64,
+    /// Of the journal's file system; absent where it cannot be told.
+    pub audit_free_bytes: Option<u64>,
+    /// By key state.
+    pub keys: Vec<(&'static str, u64)>,
+    /// Symmetric keys by the share of their encryption limit that is used: `under_quarter`, `quarter`, `half`, `reached`.
+    pub gcm_usage: Vec<(&'static str, u64)>,
+    /// Audit changes whose outcome is not settled yet.
+    pub unsettled: u64,
+}
+
+type Source = Box<dyn Fn() -> Readings + Send + Sync>;
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Outcome, Counter>,
+    seconds: Family<OperationLabel, Histogram, fn() -> Histogram>,
+    refused: Family<Code, Counter>,
+    strangers: Family<Code, Counter>,
+    connections: Gauge,
+    connections_accepted: Counter,
+    tls_handshake_failures: Counter,
+    source: Arc<RwLock<Option<Source>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("hsm_bridge");
+        // 50 µs to 26 s.
+        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(50e-6, 2.0, 20));
+        let metrics = Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(histogram),
+            refused: Family::default(),
+            strangers: Family::default(),
+            connections: Gauge::default(),
+            connections_accepted: Counter::default(),
+            tls_handshake_failures: Counter::default(),
+            source: Arc::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Requests answered, by operation and outcome", metrics.requests.clone());
+        registry.register("request_seconds", "From the head's arrival to the answer", metrics.seconds.clone());
+        registry.register("http_refused", "Requests refused by the transport, by code", metrics.refused.clone());
+        registry.register("strangers", "Requests whose signature did not verify, by code", metrics.strangers.clone());
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register("connections_accepted", "Connections accepted", metrics.connections_accepted.clone());
+        registry.register(
+            "tls_handshake_failures",
+            "TLS handshakes that failed or took too long",
+            metrics.tls_handshake_failures.clone(),
+        );
+        registry.register_collector(Box::new(Scrape(metrics.source.clone())));
+        Self { registry, ..metrics }
+    }
+
+    /// `operation` and `code` are constants of this program: an operation's name or `Unknown`, an exception's name or `OK`.
+    pub fn observe(&self, operation: &'static str, code: &'static str, seconds: f64) {
+        self.requests.get_or_create(&Outcome { operation, code }).inc();
+        self.seconds.get_or_create(&OperationLabel { operation }).observe(seconds);
+    }
+
+    /// A request whose signature did not verify.
+    pub fn stranger(&self, code: &'static str) {
+        self.strangers.get_or_create(&Code { code }).inc();
+    }
+
+    /// Where the values come from that other parts keep. Called once, when those parts exist.
+    pub fn read_from(&self, source: impl Fn() -> Readings + Send + Sync + 'static) {
+        *self.source.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(source));
+    }
+
+    /// OpenMetrics text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            tracing::error!("cannot encode metrics: {error}");
+        }
+        text
+    }
+
+    pub(super) fn refused(&self, code: &'static str) {
+        self.refused.get_or_create(&Code { code }).inc();
+    }
+
+    pub(super) fn tls_handshake_failed(&self) {
+        self.tls_handshake_failures.inc();
+    }
+
+    /// Open until the returned value is dropped.
+    pub(super) fn connection_opened(&self) -> OpenConnection {
+        self.connections_accepted.inc();
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+}
+
+pub(super) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+struct Scrape(Arc<RwLock<Option<Source>>>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let readings = match &*self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Some(source) => source(),
+            None => return Ok(()),
+        };
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(signed(value)).encode(metric)
+        };
+        gauge("token_queue", "Jobs that wait for a session worker", readings.token_queue)?;
+        gauge("token_sessions", "Session workers", readings.token_sessions)?;
+        gauge("token_ready", "1 where the token can be used", u64::from(readings.token_ready))?;
+        gauge("unsettled_changes", "Changes whose outcome is not settled yet", readings.unsettled)?;
+        if let Some(free) = readings.audit_free_bytes {
+            gauge("audit_free_bytes", "Free space of the journal's file system", free)?;
+        }
+        let mut counter = |name: &str, help: &str, value: u64| {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)
+        };
+        counter("token_sessions_replaced", "Sessions lost and replaced", readings.token_sessions_replaced)?;
+        counter("audit_failures", "Records that could not be written", readings.audit_failures)?;
+
+        let mut family = encoder.encode_descriptor("token_errors", "Token errors", None, MetricType::Counter)?;
+        for (class, count) in readings.token_errors {
+            ConstCounter::new(count).encode(family.encode_family(&[("class", class)])?)?;
+        }
+        let mut family = encoder.encode_descriptor("keys", "Keys by state", None, MetricType::Gauge)?;
+        for (state, count) in readings.keys {
+            ConstGauge::new(signed(count)).encode(family.encode_family(&[("state", state)])?)?;
+        }
+        let help = "Symmetric keys by the used share of their encryption limit";
+        let mut family = encoder.encode_descriptor("keys_by_encryption_usage", help, None, MetricType::Gauge)?;
+        for (share, count) in readings.gcm_usage {
+            ConstGauge::new(signed(count)).encode(family.encode_family(&[("share", share)])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// A new label name has to be added here, and the reader of this list asks what values it may take.
+    #[test]
+    fn labels_are_from_the_known_list() {
+        let metrics = Metrics::new();
+        metrics.observe("Encrypt", "OK", 0.001);
+        metrics.stranger("InvalidSignatureException");
+        metrics.refused("RequestTimeoutException");
+        metrics.tls_handshake_failed();
+        let _open = metrics.connection_opened();
+        metrics.read_from(|| Readings {
+            token_errors: vec![("Session", 2)],
+            keys: vec![("Enabled", 10), ("Disabled", 1)],
+            gcm_usage: vec![("half", 1)],
+            audit_free_bytes: Some(1 << 40),
+            ..Readings::default()
+        });
+        let text = metrics.text();
+        let mut labels = BTreeSet::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((_, rest)) = line.split_once('{') else { continue };
+            let (set, _) = rest.split_once('}').unwrap();
+            labels.extend(set.split(',').map(|pair| pair.split_once('=').unwrap().0.to_owned()));
+        }
+        let known = ["class", "code", "le", "operation", "share", "state"];
+        assert_eq!(labels.into_iter().collect::<Vec<_>>(), known, "{text}");
+        for line in [
+            r#"hsm_bridge_requests_total{operation="Encrypt",code="OK"} 1"#,
+            r#"hsm_bridge_request_seconds_count{operation="Encrypt"} 1"#,
+            r#"hsm_bridge_token_errors_total{class="Session"} 2"#,
+            r#"hsm_bridge_keys{state="Enabled"} 10"#,
+            "hsm_bridge_connections 1",
+            "hsm_bridge_audit_free_bytes 1099511627776",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
