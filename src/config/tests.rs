@@ -145,3 +145,78 @@ fn an_error_names_its_file() {
     std::fs::write(&path, MINIMAL).unwrap();
     assert_eq!(Config::load(&path).unwrap().server.state_dir, directory.path().join("state"));
 }
+
+const EXAMPLE: &str = include_str!("../../hsm-config/hsm-bridge.example.toml");
+
+#[test]
+fn the_example_loads_and_shows_the_defaults() {
+    let example = parse(EXAMPLE).unwrap();
+    let minimal = parse(MINIMAL).unwrap();
+    assert_eq!(example.server.state_dir, Path::new("/var/lib/hsm-bridge"));
+    assert_eq!(example.audit.dir, example.server.state_dir.join("audit"));
+    assert_eq!(Audit { dir: minimal.audit.dir.clone(), ..example.audit }, minimal.audit);
+    assert_eq!(example.server.accepted_regions, minimal.server.accepted_regions);
+    assert_eq!(example.http, minimal.http);
+    assert_eq!(example.metrics, minimal.metrics);
+    assert_eq!(example.store, minimal.store);
+    assert_eq!(example.authn, minimal.authn);
+    assert_eq!(example.operator, minimal.operator);
+    assert_eq!(example.sweeper, minimal.sweeper);
+    assert_eq!(example.limits, minimal.limits);
+    assert_eq!(example.log, minimal.log);
+    let sizes = |token: Token| (token.workers, token.queue, token.deadline, token.generate_deadline);
+    assert_eq!(sizes(example.token), sizes(minimal.token));
+}
+
+#[test]
+fn the_example_has_every_key_and_no_other() {
+    let mut section = String::new();
+    let mut shown = BTreeSet::new();
+    for line in EXAMPLE.lines() {
+        // `#key = …` is a key that is not set; `# text` is prose.
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_matches(['[', ']']).to_owned();
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && !key.starts_with(' ')
+        {
+            shown.insert(format!("{section}.{key}"));
+        }
+    }
+    let known: BTreeSet<String> = document::KNOWN
+        .iter()
+        .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+        .collect();
+    assert_eq!(shown, known);
+}
+
+/// Each key that the example does not set is accepted when it is set, in place of those that it excludes.
+#[test]
+fn what_the_example_leaves_out_is_valid_too() {
+    const EXCLUDES: &[(&str, &[&str])] = &[
+        ("uri", &["label"]),
+        ("pin_credential", &["pin_file"]),
+        ("pin_env", &["pin_file"]),
+        ("certificate", &[]),
+        ("key", &[]),
+    ];
+    let key_of = |line: &str| line.split(" = ").next().unwrap_or_default().to_owned();
+    let unset = EXAMPLE.lines().filter(|l| l.starts_with('#') && !l.starts_with("# ") && l.contains(" = "));
+    let mut count = 0;
+    for line in unset {
+        let key = key_of(line.trim_start_matches('#'));
+        let excluded = EXCLUDES.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
+        let pair = ["certificate", "key"].contains(&key.as_str());
+        let text: Vec<&str> = EXAMPLE
+            .lines()
+            .filter(|l| !excluded.contains(&key_of(l).as_str()))
+            .map(|l| {
+                let with_it = l == line || (pair && (l.starts_with("#certificate =") || l.starts_with("#key =")));
+                if with_it { l.trim_start_matches('#') } else { l }
+            })
+            .collect();
+        parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        count += 1;
+    }
+    assert_eq!(count, 10);
+}
