@@ -25,6 +25,7 @@
 pub mod audit;
 pub mod authn;
 pub mod authz;
+pub mod config;
 pub mod http;
 pub mod ids;
 pub mod keystore;

@@ -1,0 +1,506 @@
+//! The configuration: one TOML file, checked whole before anything starts. Unknown keys are refused with the nearest known
+//! one named, secrets are only pointed to, relative paths count from the file's own directory.
+//! `hsm-config/hsm-bridge.example.toml` explains every key.
+
+mod document;
+mod pin;
+mod uri;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::ids::{Locality, Region};
+use document::{Document, Section, nearest_word};
+pub use pin::PinSource;
+
+/// Random 96-bit IVs under one AES key are safe to this many encryptions (SP 800-38D §8.3).
+pub const GCM_ENCRYPTIONS: u64 = 1 << 32;
+
+/// What the local operator can be allowed. Cryptographic operations are not among them, whatever the file says.
+pub const OPERATOR_ACTIONS: &[&str] = &[
+    "key:list",
+    "key:show",
+    "access-key:create",
+    "access-key:list",
+    "access-key:disable",
+    "store:backup",
+    "store:restore",
+    "doctor",
+];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub server: Server,
+    /// At least one.
+    pub listeners: Vec<Listener>,
+    pub http: Http,
+    /// Where `/healthz`, `/readyz` and `/metrics` are; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    pub token: Token,
+    pub store: Store,
+    pub audit: Audit,
+    pub authn: Authn,
+    pub operator: Operator,
+    pub sweeper: Sweeper,
+    pub limits: Limits,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub state_dir: PathBuf,
+    /// Account and Region of this instance's ARNs.
+    pub locality: Locality,
+    /// Regions that a signature's scope may name beside its own.
+    pub accepted_regions: Vec<Region>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub address: SocketAddr,
+    /// `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// PEM files; read at start and at SIGHUP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    pub danger_plain_http_beyond_loopback: bool,
+    pub max_body_bytes: usize,
+    pub max_header_bytes: usize,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub request_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// Over all listeners.
+    pub max_connections: usize,
+    /// How long requests in flight may take after SIGTERM.
+    pub drain: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The vendor's PKCS#11 library.
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    /// A file of `hsm-config/profiles/`.
+    pub profile: Option<PathBuf>,
+    pub pin: PinSource,
+    pub workers: usize,
+    /// Calls that may wait for a worker.
+    pub queue: usize,
+    pub deadline: Duration,
+    /// For key generation and destruction.
+    pub generate_deadline: Duration,
+    /// Variables for the vendor's library, to be set before it is loaded.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Which token, by label or serial at least; what is `None` may be anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenSelector {
+    pub label: Option<String>,
+    pub serial: Option<String>,
+    pub model: Option<String>,
+    pub manufacturer: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// PEM file with an officer's RSA public key.
+    pub recovery_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    pub dir: PathBuf,
+    pub trail: String,
+    pub segment_bytes: u64,
+    pub segment_age: Duration,
+    pub refuse_below_free_percent: u8,
+    pub deadline: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authn {
+    /// Answers to a wrong signature show the canonical request, as AWS does.
+    pub debug_signature_errors: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    /// A subset of `OPERATOR_ACTIONS`.
+    pub allow: BTreeSet<String>,
+}
+
+impl Operator {
+    pub fn allows(&self, action: &str) -> bool {
+        self.allow.contains(action)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweeper {
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Encryptions under one generation of a key; at most `GCM_ENCRYPTIONS`.
+    pub gcm_encryptions: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// The word that the file and `tracing` use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Why a configuration is refused: the file, the key and what to do. Never holds a secret.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{problem}", file.as_deref().map(|path| format!("configuration `{}`: ", path.display())).unwrap_or_default())]
+pub struct ConfigError {
+    file: Option<PathBuf>,
+    problem: Problem,
+}
+
+impl ConfigError {
+    fn new(problem: Problem) -> Self {
+        Self { file: None, problem }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("cannot be read: {0}")]
+    Read(std::io::Error),
+    #[error("is not TOML, line {line}: {message}")]
+    Syntax { line: usize, message: String },
+    #[error("unknown key `{key}` at line {line}: did you mean `{nearest}`?")]
+    UnknownKey { key: String, line: usize, nearest: String },
+    #[error(
+        "unknown key `{key}` at line {line}: a secret never stands in this file: put it into a file of its own and name \
+         that with `token.pin_file` or `token.pin_credential`"
+    )]
+    InlineSecret { key: String, line: usize },
+    #[error("`{key}`{} {what}", line.map(|line| format!(" at line {line}")).unwrap_or_default())]
+    Value { key: String, line: Option<usize>, what: String },
+    #[error("{0}")]
+    Pin(String),
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let in_file = |problem| ConfigError { file: Some(path.to_owned()), problem };
+        let text = std::fs::read_to_string(path).map_err(|e| in_file(Problem::Read(e)))?;
+        // Made absolute here, so that paths stay right should the process change its directory.
+        let absolute = std::path::absolute(path).map_err(|e| in_file(Problem::Read(e)))?;
+        let base_dir = absolute.parent().unwrap_or(Path::new("/"));
+        checked(&text, base_dir).map_err(in_file)
+    }
+
+    /// Relative paths in `text` count from `base_dir`.
+    pub fn parse(text: &str, base_dir: &Path) -> Result<Self, ConfigError> {
+        checked(text, base_dir).map_err(ConfigError::new)
+    }
+}
+
+fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
+    let document = Document::parse(text)?;
+    let server = server(&document.section("server"), base_dir)?;
+    let http = http(&document.section("http"))?;
+    Ok(Config {
+        listeners: listeners(&document, base_dir, &http)?,
+        metrics: metrics(&document.section("metrics"))?,
+        token: token(&document.section("token"), base_dir)?,
+        store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
+        audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
+        authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
+        operator: operator(&document.section("operator"))?,
+        sweeper: Sweeper { interval: seconds(&document.section("sweeper"), "interval_seconds", DAY, 60)? },
+        // May only be lowered: the default is the standard's bound.
+        limits: Limits {
+            gcm_encryptions: document.section("limits").integer(
+                "gcm_encryptions",
+                1..=GCM_ENCRYPTIONS,
+                GCM_ENCRYPTIONS,
+            )?,
+        },
+        log: log(&document.section("log"))?,
+        server,
+        http,
+    })
+}
+
+fn server(section: &Section<'_>, base_dir: &Path) -> Result<Server, Problem> {
+    let account =
+        section.parsed("account")?.ok_or_else(|| section.problem("account", "is missing: write 12 digits"))?;
+    let region = section
+        .parsed("region")?
+        .ok_or_else(|| section.problem("region", "is missing: write the Region that clients sign for"))?;
+    let mut accepted_regions = Vec::new();
+    for name in section.texts("accepted_regions")?.unwrap_or_default() {
+        accepted_regions.push(name.parse().map_err(|e| section.problem("accepted_regions", e))?);
+    }
+    Ok(Server {
+        state_dir: base_dir.join(section.required_text("state_dir")?),
+        locality: Locality { account, region },
+        accepted_regions,
+    })
+}
+
+fn listeners(document: &Document, base_dir: &Path, http: &Http) -> Result<Vec<Listener>, Problem> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for section in document.sections("listener") {
+        let address = socket_address(&section, "address", section.required_text("address")?)?;
+        let tls = match (path(&section, "certificate", base_dir)?, path(&section, "key", base_dir)?) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => return Err(section.problem("key", "is missing: `certificate` is set, TLS needs both")),
+            (None, Some(_)) => return Err(section.problem("certificate", "is missing: `key` is set, TLS needs both")),
+        };
+        if tls.is_none() && !address.ip().is_loopback() && !http.danger_plain_http_beyond_loopback {
+            return Err(section.problem(
+                "address",
+                format_args!(
+                    "is `{address}`, which others can reach, without TLS: set `certificate` and `key`, or listen on \
+                     127.0.0.1 (`http.danger_plain_http_beyond_loopback` overrides this)"
+                ),
+            ));
+        }
+        if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
+            return Err(section.problem("address", format_args!("is `{address}`: another listener has the same")));
+        }
+        listeners.push(Listener { address, tls });
+    }
+    if listeners.is_empty() {
+        return Err(Problem::Value {
+            key: "listener".into(),
+            line: None,
+            what: "is missing: write at least one `[[listener]]` with an `address`".into(),
+        });
+    }
+    Ok(listeners)
+}
+
+fn http(section: &Section<'_>) -> Result<Http, Problem> {
+    Ok(Http {
+        danger_plain_http_beyond_loopback: section.flag("danger_plain_http_beyond_loopback", false)?,
+        max_body_bytes: size(section, "max_body_bytes", 16_384..=64 << 20, 1 << 20)?,
+        max_header_bytes: size(section, "max_header_bytes", 8_192..=1 << 20, 16_384)?,
+        header_timeout: seconds(section, "header_timeout_seconds", HOUR, 10)?,
+        body_timeout: seconds(section, "body_timeout_seconds", HOUR, 30)?,
+        request_timeout: seconds(section, "request_timeout_seconds", HOUR, 60)?,
+        idle_timeout: seconds(section, "idle_timeout_seconds", DAY, 60)?,
+        max_connections: size(section, "max_connections", 1..=1_000_000, 1_024)?,
+        drain: seconds(section, "drain_seconds", HOUR, 25)?,
+    })
+}
+
+fn metrics(section: &Section<'_>) -> Result<Option<SocketAddr>, Problem> {
+    match section.text("address")?.unwrap_or("127.0.0.1:9464") {
+        "off" => Ok(None),
+        address => socket_address(section, "address", address).map(Some),
+    }
+}
+
+fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
+    Ok(Token {
+        module: base_dir.join(section.required_text("module")?),
+        selector: selector(section)?,
+        profile: path(section, "profile", base_dir)?,
+        pin: pin(section, base_dir)?,
+        workers: size(section, "workers", 1..=64, 2)?,
+        queue: size(section, "queue", 1..=1_000_000, 1_024)?,
+        deadline: milliseconds(section, "deadline_ms", 10_000)?,
+        generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        environment: environment(section)?,
+    })
+}
+
+fn selector(section: &Section<'_>) -> Result<TokenSelector, Problem> {
+    let owned = |key| -> Result<Option<String>, Problem> { Ok(section.text(key)?.map(str::to_owned)) };
+    let selector = match section.text("uri")? {
+        Some(uri) => {
+            if let Some(key) = ["label", "serial", "model", "manufacturer"].into_iter().find(|key| section.has(key)) {
+                return Err(section.problem(key, "stands beside `token.uri`: keep one of the two ways"));
+            }
+            uri::parse(uri).map_err(|what| section.problem("uri", what))?
+        }
+        None => TokenSelector {
+            label: owned("label")?,
+            serial: owned("serial")?,
+            model: owned("model")?,
+            manufacturer: owned("manufacturer")?,
+        },
+    };
+    // Model and manufacturer alone would take whatever token comes up first after a change of hardware.
+    if selector.label.is_none() && selector.serial.is_none() {
+        let (key, what) = match section.has("uri") {
+            true => ("uri", "names no token: add `token=…` or `serial=…`"),
+            false => ("label", "is missing: name the token by `label`, `serial` or `uri`"),
+        };
+        return Err(section.problem(key, what));
+    }
+    Ok(selector)
+}
+
+fn pin(section: &Section<'_>, base_dir: &Path) -> Result<PinSource, Problem> {
+    let file = path(section, "pin_file", base_dir)?;
+    let credential = section.text("pin_credential")?;
+    let variable = section.text("pin_env")?;
+    match (file, credential, variable) {
+        (Some(file), None, None) => Ok(PinSource::File(file)),
+        (None, Some(name), None) if name.contains('/') || name.starts_with('.') => {
+            Err(section
+                .problem("pin_credential", "is a name and no path: the file is looked for in CREDENTIALS_DIRECTORY"))
+        }
+        (None, Some(name), None) => Ok(PinSource::Credential(name.to_owned())),
+        (None, None, Some(name)) if name.contains(['=', '\0']) => {
+            Err(section.problem("pin_env", "is the name of an environment variable and not its value"))
+        }
+        (None, None, Some(name)) => Ok(PinSource::Environment(name.to_owned())),
+        (None, None, None) => {
+            Err(section.problem("pin_file", "is missing: set `pin_file`, `pin_credential` or `pin_env`"))
+        }
+        _ => Err(section.problem(
+            "pin_file",
+            "is not the only source of the PIN: keep one of `pin_file`, `pin_credential` and `pin_env`",
+        )),
+    }
+}
+
+fn environment(section: &Section<'_>) -> Result<BTreeMap<String, String>, Problem> {
+    let environment = section.text_map("environment")?;
+    match environment.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+    {
+        Some((name, _)) => {
+            Err(section.problem("environment", format_args!("has `{name}`, which cannot be a variable")))
+        }
+        None => Ok(environment),
+    }
+}
+
+fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Audit, Problem> {
+    let trail = section.text("trail")?.unwrap_or("hsm-bridge");
+    // The name becomes part of file names.
+    if trail.len() > 128
+        || !trail.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        || trail.starts_with('.')
+    {
+        return Err(section.problem("trail", "is not a name of at most 128 letters, digits, `.`, `_` and `-`"));
+    }
+    let percent = section.integer("refuse_below_free_percent", 0..=50, 5)?;
+    Ok(Audit {
+        dir: path(section, "dir", base_dir)?.unwrap_or_else(|| state_dir.join("audit")),
+        trail: trail.to_owned(),
+        segment_bytes: section.integer("segment_bytes", 65_536..=1 << 40, 64 << 20)?,
+        segment_age: seconds(section, "segment_seconds", 31 * DAY, 3_600)?,
+        refuse_below_free_percent: u8::try_from(percent)
+            .map_err(|_| section.problem("refuse_below_free_percent", "is too large"))?,
+        deadline: milliseconds(section, "deadline_ms", 5_000)?,
+    })
+}
+
+fn operator(section: &Section<'_>) -> Result<Operator, Problem> {
+    let Some(actions) = section.texts("allow")? else {
+        return Ok(Operator { allow: OPERATOR_ACTIONS.iter().map(|action| (*action).to_owned()).collect() });
+    };
+    match actions.iter().find(|action| !OPERATOR_ACTIONS.contains(action)) {
+        Some(unknown) => {
+            let nearest = nearest_word(unknown, OPERATOR_ACTIONS);
+            Err(section
+                .problem("allow", format_args!("has `{unknown}`, which is no action: did you mean `{nearest}`?")))
+        }
+        None => Ok(Operator { allow: actions.into_iter().map(str::to_owned).collect() }),
+    }
+}
+
+fn log(section: &Section<'_>) -> Result<Log, Problem> {
+    const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    const LEVELS: [LogLevel; 5] = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    let format = section.text("format")?.unwrap_or("text");
+    let level = section.text("level")?.unwrap_or("info");
+    Ok(Log {
+        format: FORMATS
+            .into_iter()
+            .find_map(|(word, value)| (word == format).then_some(value))
+            .ok_or_else(|| section.problem("format", format_args!("is `{format}`: write `text` or `json`")))?,
+        level: LEVELS.into_iter().find(|known| known.as_str() == level).ok_or_else(|| {
+            section.problem("level", format_args!("is `{level}`: write `error`, `warn`, `info`, `debug` or `trace`"))
+        })?,
+    })
+}
+
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+
+fn path(section: &Section<'_>, key: &str, base_dir: &Path) -> Result<Option<PathBuf>, Problem> {
+    Ok(section.text(key)?.map(|text| base_dir.join(text)))
+}
+
+fn socket_address(section: &Section<'_>, key: &str, text: &str) -> Result<SocketAddr, Problem> {
+    text.parse().map_err(|_| {
+        section.problem(
+            key,
+            format_args!("is `{text}`: write an IP address and a port, such as `127.0.0.1:8443` or `[::1]:8443`"),
+        )
+    })
+}
+
+fn seconds(section: &Section<'_>, key: &str, most: u64, default: u64) -> Result<Duration, Problem> {
+    section.integer(key, 1..=most, default).map(Duration::from_secs)
+}
+
+fn milliseconds(section: &Section<'_>, key: &str, default: u64) -> Result<Duration, Problem> {
+    section.integer(key, 1..=1_000 * HOUR, default).map(Duration::from_millis)
+}
+
+fn size(
+    section: &Section<'_>,
+    key: &str,
+    range: std::ops::RangeInclusive<u64>,
+    default: u64,
+) -> Result<usize, Problem> {
+    let number = section.integer(key, range, default)?;
+    usize::try_from(number).map_err(|_| section.problem(key, "is too large for this machine"))
+}
+
+#[cfg(test)]
+mod tests;
