@@ -1,10 +1,23 @@
 //! The KMS front: AWS JSON 1.1 to typed requests and back, and the one table from domain errors to wire errors.
 //! Knows no store and no token.
 
-use serde_json::value::RawValue;
+mod audit;
+mod create_key;
+mod errors;
+mod model;
+mod parse;
+mod patterns;
+mod render;
+mod validate;
+mod value;
 
-use crate::ops::{OpError, Operation, Request, Response};
-use crate::secret::SecretBytes;
+pub use audit::{audit_parameters, audit_response};
+pub use errors::{
+    ALL_CODES, access_denied, audit_unavailable, authn_error, internal, limit_exceeded, serialization, throttled,
+    unknown_operation, unsupported, validation, wire_error,
+};
+pub use parse::{parse, target};
+pub use render::{error_body, render};
 
 /// An answer's status, error type and text. `message: None`: AWS sends this exception without a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,5 +30,5 @@ pub struct WireError {
     pub capital_message: bool,
 }
 
-mod stub;
-pub use stub::*;
+#[cfg(test)]
+mod samples;

@@ -1,0 +1,74 @@
+//! Matchers for the patterns of the service model, keyed by the pattern's text. The few that occur need no regular
+//! expressions. A pattern must match the whole value.
+
+pub type Matcher = fn(&str) -> bool;
+
+/// The matcher of a pattern that a served operation uses; a test walks the model.
+pub fn matcher(pattern: &str) -> Option<Matcher> {
+    Some(match pattern {
+        "^[a-zA-Z0-9:/_-]+$" => |t| some(t, |c| c.is_ascii_alphanumeric() || matches!(c, ':' | '/' | '_' | '-')),
+        r"[\w]+" => |t| some(t, word),
+        r"^[\w+=,.@:/-]+$" => |t| some(t, |c| word(c) || matches!(c, '+' | '=' | ',' | '.' | '@' | ':' | '/' | '-')),
+        "^[a-zA-Z0-9-_.]+$" => |t| some(t, |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')),
+        r"[\u0020-\u00FF]*" => |t| t.chars().all(latin),
+        r"[\u0009\u000A\u000D\u0020-\u00FF]+" => |t| some(t, |c| matches!(c, '\t' | '\n' | '\r') || latin(c)),
+        r"^([A-Za-z0-9\-]+)\.([A-Za-z0-9\-]+)(\.[A-Za-z0-9\-]+)+$" => |t| {
+            let label = |l: &str| some(l, |c| c.is_ascii_alphanumeric() || c == '-');
+            t.split('.').count() >= 3 && t.split('.').all(label)
+        },
+        _ => return None,
+    })
+}
+
+fn some(text: &str, accept: impl Fn(char) -> bool) -> bool {
+    !text.is_empty() && text.chars().all(accept)
+}
+
+/// `\w` without its Unicode meaning, as in Java.
+fn word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+fn latin(c: char) -> bool {
+    ('\u{20}'..='\u{ff}').contains(&c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let alias = "^[a-zA-Z0-9:/_-]+$";
+        let principal = r"^[\w+=,.@:/-]+$";
+        let service = r"^([A-Za-z0-9\-]+)\.([A-Za-z0-9\-]+)(\.[A-Za-z0-9\-]+)+$";
+        let policy = r"[\u0009\u000A\u000D\u0020-\u00FF]+";
+        let marker = r"[\u0020-\u00FF]*";
+        for (pattern, text, expected) in [
+            (alias, "alias/a:b_c-1", true),
+            (alias, "alias/a b", false),
+            (alias, "alias/é", false),
+            (alias, "", false),
+            (r"[\w]+", "default_1", true),
+            (r"[\w]+", "de-fault", false),
+            (r"[\w]+", "é", false),
+            (principal, "arn:aws:iam::111122223333:user/a@b", true),
+            (principal, "a b", false),
+            ("^[a-zA-Z0-9-_.]+$", "a-b_c.d", true),
+            ("^[a-zA-Z0-9-_.]+$", "a/b", false),
+            (marker, "", true),
+            (marker, "aÿ", true),
+            (marker, "aĀ", false),
+            (marker, "a\n", false),
+            (policy, "{\n\t}\r", true),
+            (policy, "\u{b}", false),
+            (policy, "", false),
+            (service, "s3.eu-central-1.amazonaws", true),
+            (service, "s3.amazonaws", false),
+            (service, "s3..amazonaws", false),
+        ] {
+            assert_eq!(matcher(pattern).unwrap()(text), expected, "{pattern} on {text:?}");
+        }
+        assert!(matcher("^[a-f0-9]+$").is_none());
+    }
+}
