@@ -30,6 +30,8 @@ pub enum Resource<'a> {
     Command(&'static str),
     /// A timer of the service.
     Timer(&'static str),
+    /// The caller's own identity: always allowed, even under an explicit deny (authorization.md §4.2).
+    Identity,
 }
 
 /// One question: may the caller perform this action on this resource?
@@ -139,6 +141,7 @@ fn allowed(caller: &Caller, check: &Check<'_>, operator: &OperatorCommands) -> R
             Err(format!("the operator may not use `{name}`: it is not in `operator.allow` of the configuration"))
         }
         (Principal::Bridge, Resource::Timer(_)) => Ok(()),
+        (Principal::Root | Principal::User { .. }, Resource::Identity) => Ok(()),
         (Principal::Root, Resource::Any | Resource::Alias { .. }) => Ok(()),
         (Principal::Root, Resource::Key { record, .. }) if record.account == *caller.account() => Ok(()),
         (_, resource) => Err(format!(
@@ -154,7 +157,7 @@ fn allowed(caller: &Caller, check: &Check<'_>, operator: &OperatorCommands) -> R
 fn shown<'a>(resource: &'a Resource<'_>) -> &'a str {
     match resource {
         Resource::Key { arn, .. } | Resource::Alias { arn } => arn,
-        Resource::Any | Resource::Foreign => "*",
+        Resource::Any | Resource::Foreign | Resource::Identity => "*",
         Resource::Command(name) | Resource::Timer(name) => name,
     }
 }

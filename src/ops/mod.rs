@@ -28,6 +28,7 @@ use crate::ids::Locality;
 use crate::keystore::{CallContext, ErrorClass, Facts, KeyStore, TokenError};
 use crate::store::{Store, StoreError, UpdateError};
 
+pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
 pub use operation::{Operation, Service};
@@ -136,6 +137,7 @@ impl Ops {
         let result = match resolved.task() {
             Task::Kms(request) => self.kms(request, resolved, ctx, &mut effects).await.map(Answer::Kms),
             Task::Operator(request) => self.operator(request, resolved, ctx, &mut effects).await.map(Answer::Operator),
+            Task::CallerIdentity => Ok(Answer::CallerIdentity),
             Task::Timer(TimerRequest::DeleteKey { key }) => {
                 self.destroy_key(key, ctx, &mut effects).await.map(|()| Answer::Timer)
             }

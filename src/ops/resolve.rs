@@ -59,12 +59,17 @@ pub struct AliasSubject {
 }
 
 /// A task with everything it names. Only `resolve` makes it.
-#[derive(Debug)]
 pub struct Resolved {
     task: Task,
     subject: Subject,
     snapshot: Arc<Snapshot>,
     proof: (),
+}
+
+impl std::fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolved").field("task", &self.task).field("subject", &self.subject).finish_non_exhaustive()
+    }
 }
 
 impl Resolved {
@@ -115,6 +120,9 @@ impl Checks for Resolved {
         match (&self.task, &self.subject) {
             (Task::Operator(request), _) => {
                 vec![Check { action: request.permission(), resource: Resource::Command(request.permission()) }]
+            }
+            (Task::CallerIdentity, _) => {
+                vec![Check { action: "sts:GetCallerIdentity", resource: Resource::Identity }]
             }
             (Task::Timer(_), _) => vec![Check { action: "timer", resource: Resource::Timer(self.task.name()) }],
             (_, Subject::Foreign) => vec![Check { action, resource: Resource::Foreign }],
@@ -172,6 +180,7 @@ fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> 
             return Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?));
         }
         Task::Operator(_) => return Ok(Subject::Command),
+        Task::CallerIdentity => return Ok(Subject::Account),
         Task::Timer(TimerRequest::DeleteKey { key }) => {
             let record = snapshot.keys.get(key).cloned();
             let arn = here.key_arn(key);

@@ -16,6 +16,8 @@ pub enum Task {
     Kms(Request),
     Operator(OperatorRequest),
     Timer(TimerRequest),
+    /// STS GetCallerIdentity.
+    CallerIdentity,
 }
 
 /// Commands of the local operator, as they travel over the operator socket.
@@ -113,6 +115,7 @@ pub enum Answer {
     Kms(Response),
     Operator(OperatorResponse),
     Timer,
+    CallerIdentity,
 }
 
 /// Answers to the operator; JSON on the socket, text or JSON on the terminal.
@@ -207,13 +210,14 @@ impl Task {
             Task::Kms(request) => request.operation().name(),
             Task::Operator(request) => request.name(),
             Task::Timer(TimerRequest::DeleteKey { .. }) => "DeleteKey",
+            Task::CallerIdentity => "GetCallerIdentity",
         }
     }
 
     pub fn operation(&self) -> Option<Operation> {
         match self {
             Task::Kms(request) => Some(request.operation()),
-            Task::Operator(_) | Task::Timer(_) => None,
+            Task::Operator(_) | Task::Timer(_) | Task::CallerIdentity => None,
         }
     }
 
@@ -223,13 +227,14 @@ impl Task {
             Task::Kms(request) => request.operation().changes(),
             Task::Operator(request) => request.changes(),
             Task::Timer(TimerRequest::DeleteKey { .. }) => true,
+            Task::CallerIdentity => false,
         }
     }
 
     pub fn is_read_only(&self) -> bool {
         match self {
             Task::Kms(request) => request.operation().is_read_only(),
-            Task::Operator(_) | Task::Timer(_) => !self.changes(),
+            Task::Operator(_) | Task::Timer(_) | Task::CallerIdentity => !self.changes(),
         }
     }
 }

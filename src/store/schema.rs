@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE access_keys (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
     CREATE TABLE usage (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
     CREATE TABLE tombstones (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE applied (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
 "];
 
 /// Makes the schema in an empty database.

@@ -31,6 +31,10 @@ impl Snapshot {
             Write::DeleteUsage(id) => {
                 self.usage.remove_mut(&id);
             }
+            Write::PutApplied(record) => self.applied.insert_mut(record.request_id.clone(), Arc::new(record)),
+            Write::DeleteApplied(id) => {
+                self.applied.remove_mut(&id);
+            }
             // Tombstones are read from the database when somebody asks.
             Write::PutTombstone(_) => {}
         }

@@ -34,6 +34,7 @@ pub fn load(db: &mut Connection, sealer: &Sealer) -> Result<Loaded, StoreError> 
     reader.rows(|record| snapshot.apply(Write::PutAccessKey(record)))?;
     reader.rows(|record| snapshot.apply(Write::PutUsage(record)))?;
     reader.rows(|record| tombstones.push(record))?;
+    reader.rows(|record| snapshot.apply(Write::PutApplied(record)))?;
     head.check(&reader.found)?;
     Ok(Loaded { snapshot, tombstones, head, sealed_head })
 }
@@ -82,6 +83,8 @@ impl<'a> Batch<'a> {
             Write::PutUsage(record) => self.put(record),
             Write::DeleteUsage(id) => self.delete(Table::Usage, &id.to_string()),
             Write::PutTombstone(record) => self.put(record),
+            Write::PutApplied(record) => self.put(record),
+            Write::DeleteApplied(id) => self.delete(Table::Applied, id),
         }
     }
 

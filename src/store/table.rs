@@ -4,7 +4,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::seal::Sealer;
-use super::{AccessKeyRecord, AliasRecord, DeploymentRecord, KeyRecord, TombstoneRecord, UsageRecord, UserRecord};
+use super::{
+    AccessKeyRecord, AliasRecord, AppliedRecord, DeploymentRecord, KeyRecord, TombstoneRecord, UsageRecord, UserRecord,
+};
 
 /// One table per kind of record. The names stand in associated data: they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -17,6 +19,7 @@ pub enum Table {
     AccessKeys,
     Usage,
     Tombstones,
+    Applied,
 }
 
 impl Table {
@@ -28,6 +31,7 @@ impl Table {
         Table::AccessKeys,
         Table::Usage,
         Table::Tombstones,
+        Table::Applied,
     ];
 
     pub fn name(self) -> &'static str {
@@ -39,6 +43,7 @@ impl Table {
             Table::AccessKeys => "access_keys",
             Table::Usage => "usage",
             Table::Tombstones => "tombstones",
+            Table::Applied => "applied",
         }
     }
 }
@@ -95,5 +100,12 @@ impl Row for TombstoneRecord {
     const TABLE: Table = Table::Tombstones;
     fn pk(&self, _: &Sealer) -> String {
         self.id.to_string()
+    }
+}
+
+impl Row for AppliedRecord {
+    const TABLE: Table = Table::Applied;
+    fn pk(&self, _: &Sealer) -> String {
+        self.request_id.clone()
     }
 }

@@ -1,0 +1,203 @@
+//! The path of a request, for every front: one function that reads as a list. Adding a step means editing `run` and its
+//! order test.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::audit::{AuditError, Journal, Recorded, Strangers};
+use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
+use crate::authz::{self, OperatorCommands, Permit};
+use crate::http::metrics::Metrics;
+use crate::http::sheet::{Scene, Sheet};
+use crate::ids::KeyId;
+use crate::kms::{self, WireError};
+use crate::ops::{self, Answer, Context, OpError, Ops, Request, Resolved, Task};
+use crate::sts::StsError;
+
+/// What the pipeline works with. Put together in `app`.
+pub struct Services {
+    pub ops: Arc<Ops>,
+    pub journal: Journal,
+    pub authenticator: Authenticator,
+    pub secrets: Box<dyn OpenSecret>,
+    pub strangers: Strangers,
+    pub operator: OperatorCommands,
+    pub metrics: Arc<Metrics>,
+    /// How long a call may wait for the token and be worked on there.
+    pub token_deadline: Duration,
+    /// Milliseconds since the epoch.
+    pub now: fn() -> i64,
+    /// For the records.
+    pub token_serial: String,
+    pub token_slot: u64,
+}
+
+/// Why a task was not done. `code` and `message` of each are safe to tell.
+#[derive(Debug)]
+pub enum Failure {
+    /// The KMS front did not understand the request.
+    Front(WireError),
+    Sts(StsError),
+    Denied(String),
+    Op(OpError),
+}
+
+/// One way in: KMS and STS over HTTP, the operator's socket, the service's timers.
+pub trait Front: Send + Sync {
+    type Reply: Send;
+
+    /// Who asks; `Err` is the whole answer to a stranger, which has no record of its own.
+    fn authenticate(&self, services: &Services) -> impl Future<Output = Result<Caller, Self::Reply>> + Send;
+
+    /// What is asked, parsed and validated.
+    fn task(&self) -> Result<Task, Failure>;
+
+    fn scene(&self) -> &Scene;
+
+    /// The answer. It takes the proof that the record of it is on stable storage.
+    fn reply(&self, caller: &Caller, outcome: Result<Answer, Failure>, recorded: Recorded) -> Self::Reply;
+
+    /// The log could not be written: nothing was done, or nothing of it may be told.
+    fn unrecorded(&self, error: &AuditError) -> Self::Reply;
+}
+
+/// Authenticate, parse, resolve, authorise, record the intent, act, record the outcome, answer.
+pub async fn run<F: Front>(services: &Services, front: &F) -> F::Reply {
+    let started = Instant::now();
+    let caller = match front.authenticate(services).await {
+        Ok(caller) => caller,
+        Err(reply) => return reply,
+    };
+    let mut sheet = Sheet::new(front.scene(), &caller, services);
+    let settled = match services.journal.admit() {
+        Ok(()) => steps(services, front, caller.clone(), &mut sheet, started).await,
+        Err(error) => Err(error),
+    };
+    let (outcome, recorded) = match settled {
+        Ok(settled) => settled,
+        Err(error) => {
+            services.metrics.observe(sheet.name(), "KMSInternalException", started.elapsed().as_secs_f64());
+            tracing::error!(request_id = %front.scene().request_id, %error, "not recorded, not done");
+            return front.unrecorded(&error);
+        }
+    };
+    services.metrics.observe(sheet.name(), code(&outcome), started.elapsed().as_secs_f64());
+    front.reply(&caller, outcome, recorded)
+}
+
+/// Every way through here ends with one durable record; the only error is that there is none.
+async fn steps<F: Front>(
+    services: &Services,
+    front: &F,
+    caller: Caller,
+    sheet: &mut Sheet<'_>,
+    started: Instant,
+) -> Result<(Result<Answer, Failure>, Recorded), AuditError> {
+    let scene = front.scene();
+    // 1. what: a typed request
+    let task = match front.task() {
+        Ok(task) => task,
+        Err(failure) => return refuse(services, sheet, failure).await,
+    };
+    sheet.asked(&task);
+    // 2. on what: names become things, once, from one snapshot
+    let new_id = new_key_id(&task);
+    let resolved = match ops::resolve(task, services.ops.store().snapshot(), services.ops.locality(), new_id) {
+        Ok(resolved) => resolved,
+        Err((error, _)) => return refuse(services, sheet, Failure::Op(error)).await,
+    };
+    sheet.resolved(&resolved);
+    // 3. may they: every check, on what was resolved
+    let context = Context {
+        request_id: scene.request_id.clone(),
+        principal: fair_share_of(&caller),
+        now: (services.now)(),
+        deadline: started + services.token_deadline,
+    };
+    let permit: Permit<Resolved> = match authz::decide(caller, resolved, &services.operator) {
+        Ok(permit) => permit,
+        Err(denied) => {
+            sheet.decided(denied.grounds);
+            return refuse(services, sheet, Failure::Denied(denied.message)).await;
+        }
+    };
+    sheet.decided(permit.grounds());
+    // 4. an intent on disk before anything changes
+    let changes = permit.resolved().task().changes();
+    if changes {
+        services.journal.append(sheet.intent(services)).await?;
+    }
+    // 5. act: state, usage, DryRun, then the token or the store
+    let acted = services.ops.act(&permit, &context).await;
+    if let Err(error) = &acted.result {
+        log_cause(scene, sheet.name(), error);
+    }
+    // 6. the outcome on disk before the answer
+    let outcome = acted.result.map_err(Failure::Op);
+    let recorded = services.journal.append(sheet.outcome(services, &outcome, permit.resolved(), &acted.effects)).await?;
+    if changes {
+        services.ops.outcome_recorded(&scene.request_id);
+    }
+    // 7. the answer takes `Recorded`
+    Ok((outcome, recorded))
+}
+
+/// A request that went no further: one record, then the answer.
+async fn refuse(
+    services: &Services,
+    sheet: &Sheet<'_>,
+    failure: Failure,
+) -> Result<(Result<Answer, Failure>, Recorded), AuditError> {
+    let recorded = services.journal.append(sheet.refusal(services, &failure)).await?;
+    Ok((Err(failure), recorded))
+}
+
+impl Failure {
+    /// Exception name and text as a caller of KMS gets them.
+    pub fn wire(&self) -> WireError {
+        match self {
+            Failure::Front(error) => error.clone(),
+            Failure::Denied(message) => kms::access_denied(message.clone()),
+            Failure::Op(error) => kms::wire_error(error),
+            // STS has a table of its own; this is what a record says.
+            Failure::Sts(error) => {
+                WireError { status: error.status(), code: error.code(), message: Some(error.message()), capital_message: false }
+            }
+        }
+    }
+}
+
+fn code(outcome: &Result<Answer, Failure>) -> &'static str {
+    match outcome {
+        Ok(_) => "Success",
+        Err(failure) => failure.wire().code,
+    }
+}
+
+/// Only CreateKey needs an id, and it needs it before the intent record.
+fn new_key_id(task: &Task) -> KeyId {
+    match task {
+        Task::Kms(Request::CreateKey(_)) => KeyId::new(uuid::Uuid::new_v4().into_bytes(), false),
+        _ => KeyId::new([0; 16], false),
+    }
+}
+
+/// Whom the token's queue counts this call for.
+fn fair_share_of(caller: &Caller) -> Arc<str> {
+    match caller.principal() {
+        Principal::Root => caller.account().as_str().into(),
+        Principal::User { user_id, .. } => user_id.as_str().into(),
+        Principal::Operator { .. } => "operator".into(),
+        Principal::Bridge => "service".into(),
+    }
+}
+
+/// Causes stay here: the caller gets a safe text.
+fn log_cause(scene: &Scene, name: &str, error: &OpError) {
+    match error {
+        OpError::Token(_) | OpError::Internal(_) | OpError::DependencyTimeout(_) => {
+            tracing::error!(request_id = %scene.request_id, call = name, %error, "failed");
+        }
+        _ => tracing::debug!(request_id = %scene.request_id, call = name, %error, "refused"),
+    }
+}

@@ -1,0 +1,222 @@
+//! The audit sheet of one request: what each step learns, until a record is made of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use crate::audit::{
+    Additional, Authorization, Event, EventType, HsmFacts, Resource, TlsDetails, UserIdentity,
+};
+use crate::authn::{Caller, Principal};
+use crate::authz::Grounds;
+use crate::http::pipeline::{Failure, Services};
+use crate::http::request::TlsFacts;
+use crate::kms;
+use crate::ops::{Answer, Effects, Request, Resolved, Task};
+
+/// Where a request came from, before anything is known of it.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    pub request_id: Arc<str>,
+    /// `kms.amazonaws.com`, `sts.amazonaws.com`, `hsm-bridge`.
+    pub event_source: &'static str,
+    pub event_type: EventType,
+    /// A name for the record of a request that cannot be understood.
+    pub fallback_name: &'static str,
+    /// `None`: the operator's socket or a timer.
+    pub source_ip: Option<IpAddr>,
+    pub user_agent: Option<String>,
+    pub host: Option<String>,
+    pub tls: Option<Arc<TlsFacts>>,
+}
+
+pub struct Sheet<'a> {
+    scene: &'a Scene,
+    identity: UserIdentity,
+    account: String,
+    name: &'static str,
+    read_only: bool,
+    parameters: Option<Box<RawValue>>,
+    resources: Vec<Resource>,
+    key_arn: Option<String>,
+    grounds: Option<Grounds>,
+}
+
+impl<'a> Sheet<'a> {
+    pub fn new(scene: &'a Scene, caller: &Caller, _: &Services) -> Self {
+        Self {
+            scene,
+            identity: identity(caller),
+            account: caller.account().to_string(),
+            name: scene.fallback_name,
+            read_only: true,
+            parameters: None,
+            resources: Vec::new(),
+            key_arn: None,
+            grounds: None,
+        }
+    }
+
+    /// The operation's name: from closed lists only, so it may be a label of a metric.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn asked(&mut self, task: &Task) {
+        self.name = task.name();
+        self.read_only = task.is_read_only();
+        self.parameters = match task {
+            Task::Kms(request) => kms::audit_parameters(request),
+            Task::Operator(request) => serde_json::value::to_raw_value(request).ok(),
+            Task::CallerIdentity | Task::Timer(_) => None,
+        };
+    }
+
+    pub fn resolved(&mut self, resolved: &Resolved) {
+        let resources = resolved.resources().into_iter();
+        self.resources = resources
+            .map(|(kind, arn)| Resource { account_id: self.account.clone(), kind, arn: arn.to_owned() })
+            .collect();
+        self.key_arn = resolved.key_arn().map(str::to_owned);
+    }
+
+    pub fn decided(&mut self, grounds: Grounds) {
+        self.grounds = Some(grounds);
+    }
+
+    /// What is about to be done.
+    pub fn intent(&self, services: &Services) -> Event {
+        Event { event_type: EventType::HsmBridgeIntent, ..self.event(services) }
+    }
+
+    /// A request that was not done.
+    pub fn refusal(&self, services: &Services, failure: &Failure) -> Event {
+        let mut event = self.event(services);
+        fail(&mut event, failure);
+        event
+    }
+
+    pub fn outcome(
+        &self,
+        services: &Services,
+        outcome: &Result<Answer, Failure>,
+        resolved: &Resolved,
+        effects: &Effects,
+    ) -> Event {
+        let mut event = self.event(services);
+        match (outcome, resolved.task()) {
+            (Ok(Answer::Kms(response)), Task::Kms(request)) => {
+                event.response_elements = kms::audit_response(request, response, self.key_arn.as_deref());
+                // DeleteAlias is the one change that names no key in its answer.
+                if let Request::DeleteAlias { .. } = request {
+                    event.response_elements = None;
+                }
+            }
+            (Err(failure), _) => fail(&mut event, failure),
+            _ => {}
+        }
+        let info = |facts: crate::ops::HsmUse| HsmFacts {
+            token_serial: services.token_serial.clone(),
+            slot: services.token_slot,
+            mechanism: facts.mechanism,
+            micros: facts.micros,
+        };
+        event.additional = Additional {
+            key_material_id: effects.key_material_id.clone(),
+            source_key_material_id: effects.source_key_material_id.clone(),
+            destination_key_material_id: effects.destination_key_material_id.clone(),
+            hsm: effects.hsm.map(info),
+            store_version: effects.store_version,
+            details: effects.details.clone(),
+            ..event.additional
+        };
+        event
+    }
+
+    fn event(&self, services: &Services) -> Event {
+        let service_event = self.scene.event_type == EventType::AwsServiceEvent;
+        Event {
+            event_type: self.scene.event_type,
+            user_identity: self.identity.clone(),
+            time: (services.now)(),
+            source: self.scene.event_source,
+            name: self.name.to_owned(),
+            region: services.ops.locality().region.to_string(),
+            source_ip: match self.scene.source_ip {
+                Some(address) => address.to_string(),
+                None if service_event => "AWS Internal".to_owned(),
+                None => "localhost".to_owned(),
+            },
+            user_agent: self.scene.user_agent.clone(),
+            error_code: None,
+            error_message: None,
+            request_parameters: self.parameters.clone(),
+            response_elements: None,
+            request_id: Some(self.scene.request_id.to_string()),
+            read_only: self.read_only,
+            resources: self.resources.clone(),
+            recipient_account: self.account.clone(),
+            tls: self.scene.tls.as_ref().map(|tls| TlsDetails {
+                tls_version: tls.version.clone(),
+                cipher_suite: tls.cipher_suite.clone(),
+                client_provided_host_header: self.scene.host.clone(),
+                key_exchange: tls.key_exchange.clone(),
+            }),
+            additional: Additional {
+                authorization: self.grounds.map(|grounds| Authorization {
+                    decision: grounds.decision,
+                    source: grounds.source,
+                    statement_id: None,
+                    policy_version: None,
+                }),
+                ..Additional::default()
+            },
+        }
+    }
+}
+
+fn fail(event: &mut Event, failure: &Failure) {
+    let told = failure.wire();
+    event.error_message = told.message;
+    event.error_code = Some(match failure {
+        // CloudTrail's word for it; the request's parameters are not logged then (audit.md §1.3).
+        Failure::Denied(_) => {
+            event.request_parameters = None;
+            "AccessDenied".to_owned()
+        }
+        _ => told.code.to_owned(),
+    });
+}
+
+/// CloudTrail's `userIdentity` of a caller.
+pub fn identity(caller: &Caller) -> UserIdentity {
+    let mut identity = UserIdentity {
+        kind: None,
+        principal_id: Some(caller.unique_id()),
+        arn: Some(caller.arn()),
+        account_id: Some(caller.account().to_string()),
+        access_key_id: caller.access_key().map(ToString::to_string),
+        user_name: None,
+        invoked_by: None,
+        os_user_id: None,
+    };
+    match caller.principal() {
+        Principal::Root => identity.kind = Some("Root"),
+        Principal::User { name, .. } => {
+            identity.kind = Some("IAMUser");
+            identity.user_name = Some(name.to_string());
+        }
+        Principal::Operator { os_user_id } => {
+            identity.kind = Some("HsmBridgeOperator");
+            identity.os_user_id = Some(*os_user_id);
+            identity.principal_id = None;
+        }
+        Principal::Bridge => {
+            identity.principal_id = None;
+            identity.arn = None;
+            identity.invoked_by = Some("AWS Internal");
+        }
+    }
+    identity
+}
