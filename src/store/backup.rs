@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tokio_rusqlite::Connection;
-use tokio_rusqlite::rusqlite::{self, OpenFlags, backup};
+use tokio_rusqlite::rusqlite::{self, OpenFlags, backup, backup::StepResult};
 
 use super::envelope::Envelope;
 use super::handle::{Key, on_thread, scratch};
@@ -70,8 +70,7 @@ impl Store {
         let (scratch, sealer, loaded, _) = read_backup(path, wrap).await?;
         let database = lock.database().to_owned();
         let sealer = on_thread(&scratch, move |db| {
-            let version = at_least.max(loaded.head.version).checked_add(1);
-            let version = version.ok_or_else(|| StoreError::Sql("the version is out of range".to_owned()))?;
+            let version = loaded.head.next_version(at_least)?;
             let tx = db.transaction()?;
             Batch::begin(&tx, &sealer, loaded.head, version).finish()?;
             tx.commit()?;
@@ -90,7 +89,9 @@ async fn read_backup(path: &Path, wrap: &dyn WrapKey) -> Result<(Connection, Sea
     let scratch = scratch().await?;
     let from = path.to_owned();
     let read = on_thread(&scratch, move |db| {
-        backup::Backup::new(&open_read_only(&from)?, db)?.step(-1)?;
+        if backup::Backup::new(&open_read_only(&from)?, db)?.step(-1)? != StepResult::Done {
+            return Err(StoreError::Sql("somebody else is using the file".to_owned()));
+        }
         schema::upgrade(db)?;
         Envelope::read(db)
     });

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use tokio_rusqlite::rusqlite::{self, Connection};
 
 use super::StoreError;
+use super::seal::random;
 
 /// Writes a consistent copy of `from` to `to` (0600), which must not exist. It gets that name once `check` accepted the
 /// written file. Returns its size.
@@ -26,11 +27,6 @@ pub fn write_copy(
     let staged = Staged(&staging);
     let failed = |e: io::Error| StoreError::Io(format!("cannot write `{}`: {e}", to.display()));
 
-    // Of a run that died before its rename, by this name ours alone; what stands under the final name is never removed.
-    match std::fs::remove_file(&staging) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
     // SQLite takes an empty file as a new database, and keeps its mode.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staging).map_err(failed)?;
     let name = staging.to_str().ok_or_else(|| failed(io::Error::other("the path is not UTF-8")))?;
@@ -81,11 +77,12 @@ fn rename_new(staged: &Staged<'_>, to: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Beside the target, random: two copies to one place at a time must not write into one file.
 fn staging_path(to: &Path) -> Result<PathBuf, StoreError> {
     let name = to.file_name().ok_or_else(|| StoreError::Io(format!("`{}` names no file", to.display())))?;
     let mut staging = std::ffi::OsString::from(".");
     staging.push(name);
-    staging.push(".part");
+    staging.push(format!(".{}.part", hex::encode(random::<8>()?)));
     Ok(parent(to).join(staging))
 }
 

@@ -219,8 +219,7 @@ impl Inner {
         if let Some(reason) = &writer.failed {
             return Err(StoreError::Sql(format!("an earlier write failed, restart the service: {reason}")));
         }
-        let version = at_least.max(writer.head.version).checked_add(1);
-        let version = version.ok_or_else(|| StoreError::Sql("the version is out of range".to_owned()))?;
+        let version = writer.head.next_version(at_least)?;
 
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if sql::sealed_head(&tx)? != writer.sealed_head {

@@ -65,6 +65,15 @@ impl Head {
         self.tables.clear();
     }
 
+    /// The version of the next transaction, which must also be above `at_least`. SQLite's integers are its bound.
+    pub fn next_version(&self, at_least: u64) -> Result<u64, StoreError> {
+        let newest = self.version.max(at_least);
+        if newest >= i64::MAX.unsigned_abs() {
+            return Err(StoreError::Sql(format!("no version comes after {newest}")));
+        }
+        Ok(newest + 1)
+    }
+
     pub fn count_seal(&mut self) -> Result<(), StoreError> {
         if self.seals >= SEAL_LIMIT {
             return Err(StoreError::Exhausted { seals: self.seals });

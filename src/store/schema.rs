@@ -82,9 +82,9 @@ fn refuse_foreign_objects(db: &Connection, migrations: &[&str]) -> Result<(), St
     Ok(())
 }
 
-fn objects(db: &Connection) -> rusqlite::Result<Vec<(String, String, String, Option<String>)>> {
-    db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+fn objects(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    db.prepare("SELECT quote(type) || quote(name) || quote(tbl_name) || quote(sql) FROM sqlite_schema ORDER BY 1")?
+        .query_map([], |row| row.get(0))?
         .collect()
 }
 

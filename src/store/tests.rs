@@ -64,7 +64,7 @@ fn one_of_each(store: &Store) -> Vec<Write> {
         Write::PutDeployment(deployment(store)),
         Write::PutKey(key(1)),
         Write::PutAlias(alias("alias/app", key_id(1))),
-        Write::PutUser(user("ops")),
+        Write::PutUser(user("operations")),
         Write::PutAccessKey(access_key(0)),
         Write::PutUsage(usage(1, 1000)),
         Write::PutTombstone(tombstone(9)),
@@ -106,13 +106,15 @@ async fn every_record_comes_back_after_a_restart() {
 async fn the_file_says_ids_and_sizes_only() {
     let (state, store) = new_store().await;
     put(&store, one_of_each(&store)).await;
-    store.close().await.unwrap();
     let path = database_path(state.path());
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    for file in [&path, &path.with_extension("sqlite-wal"), &path.with_extension("sqlite-shm")] {
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+    store.close().await.unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let holds = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
     assert!(holds(&key_id(1).to_string()), "the search works");
-    for secret in ["alias/app", "ops", "2012-10-17", "key 1", "eu-central-1"] {
+    for secret in ["alias/app", "operations", "2012-10-17", "key 1", "eu-central-1"] {
         assert!(!holds(secret), "{secret}");
     }
 }
@@ -162,6 +164,34 @@ async fn a_failed_write_leaves_snapshot_and_store_usable() {
     assert_eq!((store.snapshot().version, store.snapshot().keys.size()), (1, 1));
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(put(&store, vec![Write::PutKey(key(2))]).await, 2);
+}
+
+/// A constraint that only COMMIT checks stands in for a disk that fails there.
+#[tokio::test]
+async fn after_a_failed_commit_the_snapshot_stays_and_nothing_more_is_written() {
+    let (state, store) = new_store().await;
+    put(&store, vec![Write::PutKey(key(1))]).await;
+    on_connection(&store, |db| {
+        db.execute_batch(
+            "PRAGMA foreign_keys = ON;
+             CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TEMP TABLE child (id REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TEMP TRIGGER fail AFTER UPDATE ON main.head BEGIN INSERT INTO child VALUES (1); END;",
+        )
+        .unwrap();
+    })
+    .await;
+    let write = |n| store.update::<_, (), _>(move |_| Ok((vec![Write::PutKey(key(n))], ())));
+    for expected in ["FOREIGN KEY", "restart the service"] {
+        let failed = write(2).await.unwrap_err();
+        let UpdateError::Failed(error) = failed else { panic!("{failed:?}") };
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!((store.snapshot().version, store.snapshot().keys.size()), (1, 1));
+    }
+    on_connection(&store, |db| db.execute_batch("DROP TRIGGER fail").unwrap()).await;
+    write(2).await.unwrap_err();
+    store.close().await.unwrap();
+    assert_eq!(reopen(&state).await.unwrap().snapshot().version, 1);
 }
 
 #[tokio::test]
