@@ -5,6 +5,7 @@
 //!                                                     └─ guard: body ─ Handler (the pipeline, in a task of its own)
 //! ```
 
+mod aws;
 mod connection;
 mod guard;
 pub mod health;
@@ -12,12 +13,17 @@ mod limits;
 mod listeners;
 pub mod metrics;
 mod parse_errors;
+pub mod operator;
+pub mod pipeline;
 pub mod request;
 pub mod server;
+mod sheet;
 pub mod tls;
 
+pub use aws::AwsHandler;
 pub use health::Readiness;
 pub use metrics::Metrics;
+pub use pipeline::Services;
 pub use request::{Handler, TlsFacts, WireReply, WireRequest};
 pub use server::{Drained, ServeError, Server, ServerSettings, TlsReloader};
 pub use server::{ListenerSettings, TlsFiles};

@@ -123,9 +123,9 @@ impl<'a> Sheet<'a> {
             micros: facts.micros,
         };
         event.additional = Additional {
-            key_material_id: effects.key_material_id.clone(),
-            source_key_material_id: effects.source_key_material_id.clone(),
-            destination_key_material_id: effects.destination_key_material_id.clone(),
+            key_material_id: effects.key_material_id.as_deref().map(str::to_owned),
+            source_key_material_id: effects.source_key_material_id.as_deref().map(str::to_owned),
+            destination_key_material_id: effects.destination_key_material_id.as_deref().map(str::to_owned),
             hsm: effects.hsm.map(info),
             store_version: effects.store_version,
             details: effects.details.clone(),

@@ -45,7 +45,7 @@ impl Ops {
                 let before = snapshot.version;
                 let facts = self.store.restore(path, &wrap, before).await.map_err(told)?;
                 self.budgets.forget();
-                effects.store_version = Some(facts.version);
+                effects.store_version = Some(self.store.snapshot().version);
                 effects.details = Some(serde_json::json!({ "path": path, "ticket": ticket, "versionBefore": before }));
                 Ok(OperatorResponse::Restored { facts })
             }

@@ -57,6 +57,17 @@ impl Store {
         Ok(facts)
     }
 
+    /// Takes the version past `at_least` without changing a record: an older store that was accepted is from then on newer
+    /// than anything that the journal saw. Returns the new version.
+    pub async fn advance(&self, at_least: u64) -> Result<u64, StoreError> {
+        let inner = self.inner.clone();
+        on_thread(&self.inner.connection, move |db| {
+            inner.transaction(db, at_least, |_, live| Ok(Snapshot::clone(live)))
+        })
+        .await?;
+        Ok(self.snapshot().version)
+    }
+
     /// Puts a backup in place of a missing store, at version `max(the backup's, at_least) + 1`, and opens it.
     ///
     /// What was reserved for encryptions after the backup is not in it: the caller raises the counts.

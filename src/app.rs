@@ -1,0 +1,276 @@
+//! The only place where token, store, audit and clock meet: start-up checks in their order, the running service, and its
+//! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
+
+mod clock_file;
+pub mod dev;
+pub mod init;
+mod operator_socket;
+mod runtime;
+pub mod serve;
+mod settle;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
+use crate::authn::{self, Authenticator};
+use crate::authz::OperatorCommands;
+use crate::config::{Config, ConfigError};
+use crate::http::{Metrics, Services};
+use crate::keystore::{CallContext, ErrorClass, KeyStore, Token, TokenError};
+use crate::ops::identity::TokenSecrets;
+use crate::ops::store_key::TokenWrap;
+use crate::ops::{self, ClockWatch, OpError, Ops, OperatorRequest, OperatorResponse};
+use crate::store::{Store, StoreError, StoreLock};
+use crate::token;
+
+pub use operator_socket::{Asked, ask_running, socket_path};
+pub use runtime::{harden, log_to_stderr};
+
+/// Rows of the table of strangers.
+const STRANGERS: usize = 1024;
+
+/// Why the program ends, with its exit code (sysexits.h).
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Audit(#[from] AuditError),
+    #[error("{0}")]
+    Token(String),
+    #[error("{0}")]
+    Pin(String),
+    #[error("{0}")]
+    Listen(String),
+    #[error("{0}")]
+    Io(String),
+}
+
+impl AppError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            AppError::Refused(_) | AppError::Store(_) => 1,
+            AppError::Audit(AuditError::Locked { .. }) => 75,
+            AppError::Audit(_) | AppError::Io(_) => 74,
+            AppError::Token(_) | AppError::Listen(_) => 69,
+            AppError::Pin(_) => 77,
+            AppError::Config(_) => 78,
+        }
+    }
+}
+
+impl From<TokenError> for AppError {
+    fn from(error: TokenError) -> Self {
+        match error.class {
+            ErrorClass::Operator => AppError::Pin(format!(
+                "the token refuses the login ({error}): check the PIN; it was tried once and is not tried again"
+            )),
+            _ => AppError::Token(format!("the token cannot be used ({error})")),
+        }
+    }
+}
+
+impl From<OpError> for AppError {
+    fn from(error: OpError) -> Self {
+        AppError::Refused(error.to_string())
+    }
+}
+
+/// How to start beyond the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct StartOptions {
+    /// Ticket for starting with a store older than the journal.
+    pub accept_store_rollback: Option<String>,
+}
+
+/// The opened instance: both locks held, token logged in, store and journal agreed.
+pub struct App {
+    config: Config,
+    services: Arc<Services>,
+    token: Token,
+}
+
+/// The locks and the journal, before the token is touched.
+struct Opened {
+    lock: StoreLock,
+    journal: Journal,
+    recovery: Recovery,
+}
+
+impl App {
+    /// Locks, journal, token, store, settlement: in this order.
+    pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
+        let opened = open_files(&config)?;
+        opened.journal.admit()?;
+        Self::open_token(config, opened, options).await
+    }
+
+    async fn open_token(config: Config, opened: Opened, options: &StartOptions) -> Result<App, AppError> {
+        let Opened { lock, journal, recovery } = opened;
+        let token = connect(&config).await?;
+        let wrap = TokenWrap::new(token.clone());
+        let store = Store::open(lock, &wrap).await?;
+        same_deployment(&store, &config)?;
+
+        let seen = clock_file::read(&config.server.state_dir)?;
+        let clock = Arc::new(ClockWatch::new(seen, now_ms(), Instant::now()));
+        let settings = ops::Settings {
+            locality: config.server.locality.clone(),
+            gcm_limit: config.limits.gcm_encryptions,
+            generate_deadline: config.token.generate_deadline,
+        };
+        let ops = Arc::new(Ops::new(store, KeyStore::new(token.clone()), clock, settings)?);
+        let info = token.info();
+        let services = Arc::new(Services {
+            ops,
+            journal,
+            authenticator: Authenticator::new(authn::Settings {
+                accepted_regions: accepted_regions(&config),
+                debug_signature_errors: config.authn.debug_signature_errors,
+            }),
+            secrets: Box::new(TokenSecrets(token.clone())),
+            strangers: Strangers::new(STRANGERS),
+            operator: OperatorCommands(config.operator.allow.iter().cloned().collect::<BTreeSet<_>>()),
+            metrics: Arc::new(Metrics::new()),
+            token_deadline: config.token.deadline,
+            now: now_ms,
+            token_serial: info.serial,
+            token_slot: info.slot,
+        });
+        let app = App { config, services, token };
+        settle::at_start(&app, recovery, options).await?;
+        Ok(app)
+    }
+
+    /// One operator's request through the same pipeline as every other.
+    pub async fn operate(&self, request: OperatorRequest, os_user_id: u32) -> Result<OperatorResponse, Told> {
+        operator_socket::operate(&self.services, request, os_user_id).await
+    }
+
+    /// Ends an instance that was opened for one command.
+    pub fn close(self) {
+        self.services.journal.close();
+        self.token.close();
+    }
+
+    fn call(&self) -> CallContext {
+        system_call("start", self.config.token.generate_deadline)
+    }
+}
+
+pub use crate::http::operator::Told;
+
+/// The store's lock first, then the journal's: whoever holds them serves this directory.
+fn open_files(config: &Config) -> Result<Opened, AppError> {
+    private_directory(&config.server.state_dir)?;
+    let lock = Store::lock(&config.server.state_dir)?;
+    let (journal, recovery) = Journal::open(audit_settings(config))?;
+    Ok(Opened { lock, journal, recovery })
+}
+
+fn audit_settings(config: &Config) -> audit::Settings {
+    let here = &config.server.locality;
+    let audit = &config.audit;
+    audit::Settings {
+        dir: audit.dir.join(&audit.trail),
+        trail_arn: format!("arn:aws:cloudtrail:{}:{}:trail/{}", here.region, here.account, audit.trail),
+        region: here.region.to_string(),
+        account: here.account.to_string(),
+        segment_bytes: audit.segment_bytes,
+        segment_age: audit.segment_age,
+        refuse_below_free: f64::from(audit.refuse_below_free_percent) / 100.0,
+        deadline: audit.deadline,
+    }
+}
+
+/// Opens the token: one login with the PIN from its source. Blocking calls stay off the runtime's threads.
+async fn connect(config: &Config) -> Result<Token, AppError> {
+    for warning in config.token.pin.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let pin = config.token.pin.read()?;
+    let settings = token::Settings {
+        module: config.token.module.clone(),
+        selector: token::Selector {
+            label: config.token.selector.label.clone(),
+            serial: config.token.selector.serial.clone(),
+            model: config.token.selector.model.clone(),
+            manufacturer: config.token.selector.manufacturer.clone(),
+        },
+        profile: profile(config.token.profile.as_deref())?,
+        workers: config.token.workers,
+        queue: config.token.queue,
+        generate_deadline: config.token.generate_deadline,
+    };
+    match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
+        Ok(opened) => Ok(opened?),
+        Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),
+    }
+}
+
+fn profile(path: Option<&Path>) -> Result<token::Profile, AppError> {
+    let Some(path) = path else { return Ok(token::Profile::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| AppError::Io(format!("cannot read the token profile `{}`: {e}", path.display())))?;
+    toml::from_str(&text)
+        .map_err(|e| AppError::Refused(format!("the token profile `{}` is not valid: {e}", path.display())))
+}
+
+/// The ARNs of an instance never change: what the store was made for has to be what the configuration says.
+fn same_deployment(store: &Store, config: &Config) -> Result<(), AppError> {
+    let snapshot = store.snapshot();
+    let here = &config.server.locality;
+    match &snapshot.deployment {
+        Some(made) if made.account == here.account && made.region == here.region => Ok(()),
+        Some(made) => Err(AppError::Refused(format!(
+            "the store was made for account {} in {}, the configuration says account {} in {}",
+            made.account, made.region, here.account, here.region
+        ))),
+        None => Err(AppError::Refused("the store is not finished: `hsm-bridge init` was interrupted".to_owned())),
+    }
+}
+
+fn accepted_regions(config: &Config) -> Vec<String> {
+    let own = std::iter::once(&config.server.locality.region);
+    own.chain(&config.server.accepted_regions).map(ToString::to_string).collect()
+}
+
+/// 0700, ours; made where it is missing.
+fn private_directory(path: &Path) -> Result<(), AppError> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let told = |e: std::io::Error| AppError::Io(format!("the state directory `{}`: {e}", path.display()));
+    if !path.exists() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(told)?;
+    }
+    let mode = std::fs::metadata(path).map_err(told)?.mode();
+    if mode & 0o077 != 0 {
+        return Err(AppError::Refused(format!(
+            "`{}` is open to others (mode {:04o}): chmod 0700 it",
+            path.display(),
+            mode & 0o7777
+        )));
+    }
+    Ok(())
+}
+
+fn system_call(name: &str, deadline: Duration) -> CallContext {
+    CallContext { principal: "service".into(), deadline: Instant::now() + deadline, request_id: name.into() }
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// `<audit.dir>/<trail>`: what `audit tail` and `audit verify` take by default.
+pub fn audit_directory(config: &Config) -> PathBuf {
+    config.audit.dir.join(&config.audit.trail)
+}

@@ -1,0 +1,56 @@
+//! The process: no core dumps, not to be read by others of the same user, logs on standard error.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use crate::config::{Log, LogFormat};
+
+type Handle = reload::Handle<EnvFilter, Registry>;
+
+static LEVEL: OnceLock<(Handle, Mutex<&'static str>)> = OnceLock::new();
+
+/// Plaintexts and data keys pass through this process: no core dump, no ptrace, no `/proc/<pid>/mem` for others.
+pub fn harden() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        eprintln!("warning: core dumps stay on: {error}");
+    }
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("warning: the process stays readable for others of this user: {error}");
+    }
+}
+
+/// Starts logging; once per process.
+pub fn log_to_stderr(log: &Log) {
+    let level = log.level.as_str();
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(level));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Text => registry.with(layer.with_ansi(false)).try_init(),
+        LogFormat::Json => registry.with(layer.json()).try_init(),
+    };
+    if started.is_ok() {
+        let _ = LEVEL.set((handle, Mutex::new(level)));
+    }
+}
+
+/// SIGUSR1: info → debug → trace → the configured level again.
+pub fn next_level(configured: &'static str) {
+    let Some((handle, current)) = LEVEL.get() else { return };
+    let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+    let next = match *current {
+        "error" | "warn" => "info",
+        "info" => "debug",
+        "debug" => "trace",
+        _ => configured,
+    };
+    *current = next;
+    if handle.reload(EnvFilter::new(next)).is_ok() {
+        tracing::warn!("log level is now {next}");
+    }
+}

@@ -1,0 +1,320 @@
+//! The running service: listeners, timers, signals, and the orderly end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{App, AppError, Opened, StartOptions, clock_file, now_ms, open_files, operator_socket, runtime, settle};
+use crate::audit::AuditError;
+use crate::config::Config;
+use crate::http::metrics::Readings;
+use crate::http::{
+    AwsHandler, ListenerSettings, Metrics, Readiness, Server, ServerSettings, Services, TlsFiles, operator,
+};
+use crate::keystore::Status;
+use crate::ops::clock::Look;
+
+/// How often strangers are written down, and the length of their window.
+const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
+/// First and longest wait of a start without room for the log.
+const NO_ROOM_FIRST: Duration = Duration::from_secs(1);
+const NO_ROOM_LONGEST: Duration = Duration::from_secs(30);
+
+/// What `dev` and tests learn once requests are answered.
+pub struct Ready {
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Serves until SIGTERM or SIGINT. `ready` is called once, when requests are answered.
+pub async fn serve(
+    config: Config,
+    options: StartOptions,
+    ready: impl FnOnce(&Ready) -> Result<(), AppError>,
+) -> Result<(), AppError> {
+    let (stop, stopped) = watch::channel(false);
+    let stop = Arc::new(stop);
+    let mut signals = Signals::new()?;
+    // A server that is stopped while it starts has nothing to drain.
+    let app = tokio::select! {
+        opened = open_when_there_is_room(&config, &options, stopped.clone()) => opened?,
+        () = signals.end() => return Ok(()),
+    };
+    let services = app.services.clone();
+
+    let main = bind(server_settings(&config)).await?;
+    let main = main.with_metrics(services.metrics.clone()).with_readiness(probe(&services, &stopped));
+    let addresses = main.local_addrs();
+    let reloader = main.tls_reloader();
+    let admin = match config.metrics {
+        Some(address) => {
+            let settings = ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(&config) };
+            let admin = bind(settings).await?.with_metrics(services.metrics.clone());
+            Some(admin.with_readiness(probe(&services, &stopped)))
+        }
+        None => None,
+    };
+    let socket = operator_socket::listen(&config.server.state_dir)?;
+    feed(&services);
+
+    let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
+    let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
+    let sweeper = tokio::spawn(sweep(services.clone(), config.clone(), stopped.clone()));
+    let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
+    let handler = Arc::new(AwsHandler(services.clone()));
+    let mut main = tokio::spawn(main.run(handler, stopped.clone()));
+
+    for address in &addresses {
+        tracing::info!(%address, "serving");
+    }
+    ready(&Ready { addresses })?;
+
+    let level = config.log.level.as_str();
+    let failed = loop {
+        tokio::select! {
+            () = signals.end() => break None,
+            () = signals.reload() => {
+                services.journal.rotate();
+                match reloader.reload() {
+                    Ok(()) => tracing::info!("certificates read again, audit segment closed"),
+                    Err(error) => tracing::error!(%error, "the old certificates stay"),
+                }
+            }
+            () = signals.level() => runtime::next_level(level),
+            reason = services.journal.failed() => break Some(reason),
+            ended = &mut main => {
+                tracing::error!(?ended, "the listeners ended");
+                break None;
+            }
+        }
+    };
+    if let Some(reason) = &failed {
+        tracing::error!(reason, "the audit log failed: draining");
+    }
+    // Stop accepting, let what is in flight finish, then write down what is left to say.
+    let _ = stop.send(true);
+    if !main.is_finished() {
+        match main.await {
+            Ok(drained) => tracing::info!(?drained, "drained"),
+            Err(error) => tracing::error!(%error, "draining failed"),
+        }
+    }
+    socket.abort();
+    let _ = sweeper.await;
+    let _ = strangers.await;
+    if let Some(admin) = admin {
+        let _ = admin.await;
+    }
+    let _ = std::fs::remove_file(operator_socket::socket_path(&config.server.state_dir));
+    let _ = clock_file::write(&config.server.state_dir, now_ms());
+    match failed {
+        Some(reason) => Err(AppError::Audit(AuditError::Failed(reason))),
+        None => {
+            let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
+            let _ = app.services.journal.append(last).await;
+            app.close();
+            Ok(())
+        }
+    }
+}
+
+/// Without room for the log there is no login: health and metrics only, and another try after a while.
+async fn open_when_there_is_room(
+    config: &Config,
+    options: &StartOptions,
+    stopped: watch::Receiver<bool>,
+) -> Result<App, AppError> {
+    let mut wait = NO_ROOM_FIRST;
+    let mut health = None;
+    loop {
+        let opened: Result<Opened, AppError> = open_files(config).and_then(|opened| {
+            opened.journal.admit()?;
+            Ok(opened)
+        });
+        let error = match opened {
+            Ok(opened) => {
+                if let Some(health) = health.take() {
+                    let health: tokio::task::JoinHandle<_> = health;
+                    // Its address is needed by the server proper.
+                    health.abort();
+                    let _ = health.await;
+                }
+                return App::open_token(config.clone(), opened, options).await;
+            }
+            Err(AppError::Audit(error @ (AuditError::NoSpace { .. } | AuditError::LowSpace { .. }))) => error,
+            Err(error) => return Err(error),
+        };
+        tracing::error!(%error, "not starting yet, next try in {} s", wait.as_secs());
+        if health.is_none()
+            && let Some(address) = config.metrics
+        {
+            let reason = error.to_string();
+            let settings = ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(config) };
+            let probe = Arc::new(move || Readiness { ready: false, reasons: vec![reason.clone()] });
+            let server = bind(settings).await?.with_metrics(Arc::new(Metrics::new())).with_readiness(probe);
+            health = Some(tokio::spawn(server.run_admin(stopped.clone())));
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(NO_ROOM_LONGEST);
+    }
+}
+
+/// Destroys keys whose window has passed, as long as the clock is to be trusted.
+async fn sweep(services: Arc<Services>, config: Config, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let now = now_ms();
+        let _ = clock_file::write(&config.server.state_dir, now);
+        match services.ops.clock().look(now, Instant::now()) {
+            Look::Jumped(_) => {
+                let because = services.ops.clock().stopped_because().unwrap_or_default();
+                tracing::error!(because, "no key is destroyed for 24 hours: see `hsm-bridge sweeper`");
+            }
+            Look::Resumed => tracing::warn!("the clock was steady for 24 hours: the sweeper goes on"),
+            Look::Steady | Look::Waiting => {}
+        }
+        if services.ops.clock().stopped_because().is_none() {
+            for key in services.ops.due_for_deletion(now) {
+                match operator::delete_key(&services, key).await {
+                    Ok(()) => tracing::info!(%key, "destroyed"),
+                    Err(error) => tracing::error!(%key, %error, "not destroyed, another try follows"),
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(config.sweeper.interval) => {}
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+async fn write_strangers(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let ended = tokio::select! {
+            () = tokio::time::sleep(STRANGERS_WINDOW) => false,
+            _ = stopped.changed() => true,
+        };
+        let here = services.ops.locality();
+        let rows = services.strangers.drain(here.region.as_str(), here.account.as_str(), now_ms(), STRANGERS_WINDOW);
+        for row in rows {
+            if let Err(error) = services.journal.append(row).await {
+                tracing::error!(%error, "strangers were not recorded");
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// `/readyz`: texts without paths or return values of the token.
+fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+    let (services, stopped) = (services.clone(), stopped.clone());
+    Arc::new(move || {
+        let mut reasons = Vec::new();
+        if *stopped.borrow() {
+            reasons.push("draining".to_owned());
+        }
+        if let Status::Down(reason) = services.ops.keystore().token().status() {
+            reasons.push(format!("token: {reason}"));
+        }
+        if let Err(error) = services.journal.admit() {
+            reasons.push(format!("audit: {error}"));
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
+    })
+}
+
+/// Numbers that `/metrics` reads when it is asked.
+fn feed(services: &Arc<Services>) {
+    let source = Arc::downgrade(services);
+    services.metrics.read_from(move || {
+        let Some(services) = source.upgrade() else { return Readings::default() };
+        let token = services.ops.keystore().token();
+        let gauges = token.gauges();
+        let budgets = services.ops.budget_use();
+        Readings {
+            token_queue: gauges.queued as u64,
+            token_sessions: gauges.workers as u64,
+            token_sessions_replaced: gauges.sessions_replaced,
+            token_errors: gauges.errors,
+            token_ready: token.status() == Status::Ready,
+            audit_failures: u64::from(services.journal.failure().is_some()),
+            audit_free_bytes: services.journal.free_bytes(),
+            keys: services.ops.keys_by_state(),
+            gcm_usage: vec![
+                ("below_quarter", budgets.below_quarter),
+                ("below_half", budgets.below_half),
+                ("below_limit", budgets.below_limit),
+                ("at_limit", budgets.at_limit),
+            ],
+            unsettled: services.ops.unsettled(),
+        }
+    });
+}
+
+async fn bind(settings: ServerSettings) -> Result<Server, AppError> {
+    Server::bind(settings).await.map_err(|error| AppError::Listen(error.to_string()))
+}
+
+fn limits(config: &Config) -> ServerSettings {
+    let http = &config.http;
+    ServerSettings {
+        listeners: Vec::new(),
+        danger_plain_http_beyond_loopback: http.danger_plain_http_beyond_loopback,
+        max_body_bytes: http.max_body_bytes,
+        max_header_bytes: http.max_header_bytes,
+        header_timeout: http.header_timeout,
+        body_timeout: http.body_timeout,
+        request_timeout: http.request_timeout,
+        idle_timeout: http.idle_timeout,
+        max_connections: http.max_connections,
+        drain: http.drain,
+    }
+}
+
+fn server_settings(config: &Config) -> ServerSettings {
+    let listeners = config.listeners.iter().map(|listener| ListenerSettings {
+        address: listener.address,
+        tls: listener
+            .tls
+            .as_ref()
+            .map(|tls| TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }),
+    });
+    ServerSettings { listeners: listeners.collect(), ..limits(config) }
+}
+
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+    usr1: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AppError> {
+        let on = |kind| signal(kind).map_err(|e| AppError::Io(format!("signals: {e}")));
+        Ok(Self {
+            term: on(SignalKind::terminate())?,
+            int: on(SignalKind::interrupt())?,
+            hup: on(SignalKind::hangup())?,
+            usr1: on(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    async fn reload(&mut self) {
+        self.hup.recv().await;
+    }
+
+    async fn level(&mut self) {
+        self.usr1.recv().await;
+    }
+}

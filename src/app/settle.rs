@@ -1,0 +1,122 @@
+//! Store and journal agree before anything is served: no older store, no change without an outcome.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::{App, AppError, StartOptions, now_ms};
+use crate::audit::{Additional, Event, EventType, Recovery, UserIdentity};
+use crate::ids::KeyId;
+use crate::ops::settle::{Dangling, Settlement};
+
+/// Operations that use up a key's encryption budget.
+const ENCRYPTING: &[&str] = &["Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt"];
+
+pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptions) -> Result<(), AppError> {
+    let mut accepted = None;
+    if let Some(last) = recovery.last_store_version {
+        accepted = not_older(app, last, options).await?;
+    }
+    let ops = &app.services.ops;
+    let dangling = recovery.dangling.into_iter().map(|intent| Dangling {
+        request_id: intent.request_id,
+        name: intent.name,
+        resources: intent.resources,
+    });
+    let settlements = ops.judge(dangling.collect());
+    let undone = ops.undo_creating(&app.call()).await?;
+    for settlement in &settlements {
+        tracing::warn!(request_id = settlement.request_id, effect = settlement.effect.as_str(), "an intent had no outcome");
+        app.services.journal.append(outcome_unknown(app, settlement)).await?;
+    }
+    ops.forget_applied().await?;
+    let details = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uncleanStop": recovery.unclean,
+        "tornBytes": recovery.torn_bytes,
+        "intentsSettled": settlements.len(),
+        "unfinishedKeysUndone": undone,
+        "storeRollbackTicket": accepted,
+        "storeVersion": ops.store().snapshot().version,
+        "token": app.services.token_serial,
+    });
+    app.services.journal.append(system_event(app, "Start", None, details)).await?;
+    Ok(())
+}
+
+/// A store older than the journal's last version is refused, unless a ticket says that a person wants it. The journal then
+/// tells how often each key encrypted, so that no budget starts too low.
+async fn not_older(app: &App, last: u64, options: &StartOptions) -> Result<Option<String>, AppError> {
+    let ops = &app.services.ops;
+    let found = ops.store().snapshot().version;
+    if found >= last {
+        return Ok(None);
+    }
+    let Some(ticket) = &options.accept_store_rollback else {
+        return Err(AppError::Refused(format!(
+            "the store has version {found}, the audit log has seen version {last}: the store was put back to an older \
+             state. If that was meant, start with `--accept-store-rollback TICKET`, which is recorded"
+        )));
+    };
+    raise_budgets(app).await?;
+    ops.store().advance(last).await?;
+    Ok(Some(ticket.clone()))
+}
+
+/// Raises the budgets of all keys to what the journal shows.
+pub(super) async fn raise_budgets(app: &App) -> Result<(), AppError> {
+    let dir = super::audit_directory(&app.config);
+    let counted: HashMap<String, u64> = tokio::task::spawn_blocking(move || crate::audit::scan::successes(&dir, ENCRYPTING))
+        .await
+        .map_err(|e| AppError::Io(e.to_string()))?
+        .map_err(|e| AppError::Io(format!("cannot read the audit log: {e}")))?;
+    let by_key = counted.into_iter().filter_map(|(arn, count)| {
+        let id: KeyId = arn.rsplit_once("key/")?.1.parse().ok()?;
+        Some((id, count))
+    });
+    app.services.ops.raise_usage(by_key.collect()).await?;
+    Ok(())
+}
+
+fn outcome_unknown(app: &App, settlement: &Settlement) -> Event {
+    let details = json!({
+        "intent": settlement.name,
+        "resources": settlement.resources,
+        "effect": settlement.effect.as_str(),
+    });
+    system_event(app, "OutcomeUnknown", Some(settlement.request_id.clone()), details)
+}
+
+/// A record of the service about itself.
+pub(super) fn system_event(app: &App, name: &str, request_id: Option<String>, details: serde_json::Value) -> Event {
+    let here = app.services.ops.locality();
+    Event {
+        event_type: EventType::HsmBridgeSystem,
+        user_identity: UserIdentity {
+            kind: None,
+            principal_id: None,
+            arn: None,
+            account_id: Some(here.account.to_string()),
+            access_key_id: None,
+            user_name: None,
+            invoked_by: Some("AWS Internal"),
+            os_user_id: None,
+        },
+        time: now_ms(),
+        source: "hsm-bridge",
+        name: name.to_owned(),
+        region: here.region.to_string(),
+        source_ip: "AWS Internal".to_owned(),
+        user_agent: None,
+        error_code: None,
+        error_message: None,
+        request_parameters: None,
+        response_elements: None,
+        request_id,
+        read_only: false,
+        resources: Vec::new(),
+        recipient_account: here.account.to_string(),
+        tls: None,
+        additional: Additional { details: Some(details), ..Additional::default() },
+    }
+}
