@@ -160,17 +160,17 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         rule: "3.1.5",
-        name: "unsigned target",
-        spoil: |draft| draft.signed_headers = draft.signed_headers.replace(";x-amz-target", ""),
-        code: "InvalidSignatureException",
-        text: "'x-amz-target' must be a 'SignedHeader' in the AWS Authorization.",
-    },
-    Fault {
-        rule: "3.1.5",
         name: "absent header",
         spoil: |draft| draft.signed_headers.push_str(";x-none"),
         code: "InvalidSignatureException",
         text: "'x-none' is a 'SignedHeader' in the AWS Authorization but not a header of the request.",
+    },
+    Fault {
+        rule: "3.1.5",
+        name: "unsigned target",
+        spoil: |draft| draft.signed_headers = draft.signed_headers.replace(";x-amz-target", ""),
+        code: "InvalidSignatureException",
+        text: "'x-amz-target' must be a 'SignedHeader' in the AWS Authorization.",
     },
     Fault {
         rule: "3.1.6",
