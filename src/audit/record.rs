@@ -281,11 +281,8 @@ pub(super) fn micros(unix_micros: i64) -> String {
 }
 
 fn tidy(event: &mut Event) {
-    for text in [&mut event.user_agent, &mut event.error_message, &mut event.error_code, &mut event.request_id] {
-        if let Some(text) = text {
-            cut(text);
-        }
-    }
+    let texts = [&mut event.user_agent, &mut event.error_message, &mut event.error_code, &mut event.request_id];
+    texts.into_iter().flatten().for_each(cut);
     cut(&mut event.name);
     cut(&mut event.source_ip);
     if let Some(host) = event.tls.as_mut().and_then(|tls| tls.client_provided_host_header.as_mut()) {

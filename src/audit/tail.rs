@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -96,7 +96,7 @@ pub fn tail(dir: &Path, options: &Options, stop: &dyn Fn() -> bool, out: &mut dy
 
 fn next_segment(journal: &Path, name: &str) -> io::Result<Option<String>> {
     // Cheap while nothing changed.
-    if std::fs::read_link(journal.join(files::CURRENT)).is_ok_and(|current| current == PathBuf::from(name)) {
+    if std::fs::read_link(journal.join(files::CURRENT)).is_ok_and(|current| current == Path::new(name)) {
         return Ok(None);
     }
     Ok(files::segments(journal, false)?.into_iter().find(|other| other.as_str() > name))
