@@ -1,0 +1,271 @@
+//! The one file of the log that locks, renames, links and syncs.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest;
+
+use super::AuditError;
+use super::verify::line::segment_name;
+
+pub(super) const CURRENT: &str = "current.jsonl";
+
+/// The open segment, as far as the writer needs it; tests put faults in between.
+pub(super) trait SegmentFile: Send {
+    /// One write; may accept fewer bytes than it was given.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Returns when all accepted bytes are on stable storage.
+    fn sync(&mut self) -> io::Result<()>;
+    fn facts(&self) -> io::Result<FileFacts>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileFacts {
+    pub links: u64,
+    pub device: u64,
+    pub inode: u64,
+    pub bytes: u64,
+}
+
+impl From<std::fs::Metadata> for FileFacts {
+    fn from(metadata: std::fs::Metadata) -> Self {
+        FileFacts { links: metadata.nlink(), device: metadata.dev(), inode: metadata.ino(), bytes: metadata.len() }
+    }
+}
+
+impl SegmentFile for File {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn facts(&self) -> io::Result<FileFacts> {
+        self.metadata().map(FileFacts::from)
+    }
+}
+
+pub(super) fn path_facts(path: &Path) -> io::Result<FileFacts> {
+    std::fs::symlink_metadata(path).map(FileFacts::from)
+}
+
+/// Turns a fresh file into a segment's file.
+pub(super) type Wrap = Box<dyn FnMut(File) -> Box<dyn SegmentFile> + Send>;
+
+/// Nothing was accepted because there is no room, in contrast to every other error.
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// `<dir>/journal`, made if it is not there.
+pub(super) fn make_directories(dir: &Path) -> io::Result<PathBuf> {
+    let journal = dir.join("journal");
+    for path in [dir, &journal] {
+        if !path.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+            if let Some(parent) = path.parent() {
+                sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+            }
+        }
+    }
+    Ok(journal)
+}
+
+/// One writer per log. The lock ends with the returned file, also when the process is killed.
+pub(super) fn lock(dir: &Path) -> Result<File, AuditError> {
+    let path = dir.join("LOCK");
+    let failed = |error: io::Error| AuditError::Failed(format!("cannot lock `{}`: {error}", path.display()));
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = (&mut file).take(32).read_to_string(&mut pid);
+            let pid = pid.trim().to_string();
+            return Err(AuditError::Locked {
+                dir: dir.to_path_buf(),
+                pid: if pid.is_empty() { "?".into() } else { pid },
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    // Only for the message of a second instance: a full disk must not keep the lock from being taken.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+/// Names of the segments, oldest first. Removes unfinished new segments, which never held an acknowledged record.
+pub(super) fn segments(journal: &Path, clean: bool) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(journal)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if segment_name(&name).is_some() {
+            names.push(name);
+        } else if clean && name.ends_with(".new") {
+            std::fs::remove_file(journal.join(&name))?;
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Why a segment could not be made.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Nothing was accepted; a later try may work.
+    NoSpace,
+    Failed(String),
+}
+
+/// Makes a segment with its first lines: it appears under its name only when they are on stable storage.
+pub(super) fn create_segment(
+    journal: &Path,
+    name: &str,
+    lines: &[u8],
+    wrap: &mut Wrap,
+) -> Result<Box<dyn SegmentFile>, Trouble> {
+    let (path, fresh) = (journal.join(name), journal.join(format!("{name}.new")));
+    if path.symlink_metadata().is_ok() {
+        return Err(Trouble::Failed(format!("`{}` exists already", path.display())));
+    }
+    let made = (|| {
+        let mut file = wrap(open_new(&fresh)?);
+        write_all(file.as_mut(), lines)?;
+        file.sync()?;
+        std::fs::rename(&fresh, &path)?;
+        Ok(file)
+    })();
+    let file = made.map_err(|error: io::Error| {
+        let _ = std::fs::remove_file(&fresh);
+        if is_no_space(&error) {
+            Trouble::NoSpace
+        } else {
+            Trouble::Failed(format!("cannot begin segment `{}`: {error}", path.display()))
+        }
+    })?;
+    sync_directory(journal)
+        .map_err(|error| Trouble::Failed(format!("cannot sync `{}`: {error}", journal.display())))?;
+    if let Err(error) = point_current(journal, name) {
+        tracing::warn!(%error, segment = name, "the link to the current segment of the audit log could not be set");
+    }
+    Ok(file)
+}
+
+fn open_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create_new(true).mode(0o640).open(path)
+}
+
+fn write_all(file: &mut dyn SegmentFile, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.append(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(accepted) => bytes = bytes.get(accepted..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Only a convenience for `tail -F`: nothing of ours trusts it.
+fn point_current(journal: &Path, name: &str) -> io::Result<()> {
+    let fresh = journal.join("current.jsonl.new");
+    let _ = std::fs::remove_file(&fresh);
+    std::os::unix::fs::symlink(name, &fresh)?;
+    std::fs::rename(&fresh, journal.join(CURRENT))
+}
+
+/// Bytes cut from the end of a segment, as kept.
+#[derive(Debug, Clone)]
+pub(super) struct Torn {
+    pub file: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// Keeps the bytes from `whole` on beside the segment. RULE audit.md §7.9: never silently dropped.
+pub(super) fn save_torn(journal: &Path, name: &str, whole: u64, stamp: &str) -> io::Result<Torn> {
+    let mut file = format!("{name}.torn-{stamp}");
+    let mut more = 0;
+    while journal.join(&file).symlink_metadata().is_ok() {
+        more += 1;
+        file = format!("{name}.torn-{stamp}-{more}");
+    }
+    let path = journal.join(&file);
+    let copied = (|| {
+        let mut from = File::open(journal.join(name))?;
+        from.seek(SeekFrom::Start(whole))?;
+        let mut to = open_new(&path)?;
+        io::copy(&mut BufReader::new(from), &mut to)?;
+        to.sync_all()
+    })();
+    if let Err(error) = copied {
+        // Half a copy, which the next try would mistake for a whole one.
+        let _ = std::fs::remove_file(&path);
+        return Err(error);
+    }
+    sync_directory(journal)?;
+    torn_facts(journal, file)
+}
+
+/// What an unfinished recovery of this segment has kept already.
+pub(super) fn saved_torn(journal: &Path, name: &str) -> io::Result<Option<Torn>> {
+    let prefix = format!("{name}.torn-");
+    let mut found: Option<String> = None;
+    for entry in std::fs::read_dir(journal)? {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        if file.starts_with(&prefix) && found.as_ref().is_none_or(|other| *other < file) {
+            found = Some(file);
+        }
+    }
+    found.map(|file| torn_facts(journal, file)).transpose()
+}
+
+fn torn_facts(journal: &Path, file: String) -> io::Result<Torn> {
+    let mut reader = BufReader::new(File::open(journal.join(&file))?);
+    let mut hasher = Hasher(digest::Context::new(&digest::SHA256));
+    let bytes = io::copy(&mut reader, &mut hasher)?;
+    Ok(Torn { file, bytes, sha256: hex::encode(hasher.0.finish()) })
+}
+
+struct Hasher(digest::Context);
+
+impl Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Puts the first `whole` bytes of a segment into a new file under its name. What a process that died had not synced is
+/// synced by this, whatever became of its cached pages.
+pub(super) fn rewrite(journal: &Path, name: &str, whole: u64) -> io::Result<()> {
+    let (path, fresh) = (journal.join(name), journal.join(format!("{name}.new")));
+    let mut to = open_new(&fresh)?;
+    let copied = io::copy(&mut File::open(&path)?.take(whole), &mut to)?;
+    if copied != whole {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    to.sync_all()?;
+    std::fs::rename(&fresh, &path)?;
+    sync_directory(journal)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

@@ -1,0 +1,445 @@
+//! The open journal: callers queue records, one thread writes and syncs them in batches, another watches the clock, so that
+//! a disk that hangs is a failure and not a wait. A batch is what is queued when the disk is free: no linger.
+
+use std::fs::File;
+use std::mem;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot, watch};
+use uuid::Uuid;
+
+use super::files::{self, Trouble, Wrap};
+use super::record::{Draft, Origin};
+use super::recovery;
+use super::segment::Segments;
+use super::space::Space;
+use super::{AuditError, Event, Recorded, Recovery, Settings};
+
+/// The queue is bounded by memory: units of 4 KiB, at least one per record.
+const QUEUE_UNITS: u32 = 16 * 1024;
+const UNIT: usize = 4096;
+/// A batch is written in pieces of about this size, each synced.
+const BATCH_BYTES: usize = 4 << 20;
+const TICK: Duration = Duration::from_secs(1);
+
+/// The open journal. Cheap to clone. One writer thread; group commit; a record, or an error.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    /// Closes the journal when the last clone is gone.
+    _guard: Arc<Guard>,
+}
+
+struct Guard(Arc<Shared>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Journal {
+    /// Takes the lock, recovers (audit.md §7.9 steps 1 to 4, 6 to 8), starts the writer. Blocking.
+    pub fn open(settings: Settings) -> Result<(Journal, Recovery), AuditError> {
+        Self::open_with(settings, Box::new(|file| Box::new(file)))
+    }
+
+    pub(super) fn open_with(settings: Settings, wrap: Wrap) -> Result<(Journal, Recovery), AuditError> {
+        let journal = files::make_directories(&settings.dir).map_err(|error| {
+            if files::is_no_space(&error) {
+                AuditError::NoSpace { dir: settings.dir.clone() }
+            } else {
+                AuditError::Failed(format!("cannot make `{}`: {error}", settings.dir.display()))
+            }
+        })?;
+        let lock = files::lock(&settings.dir)?;
+        let found = recovery::recover(&journal, &settings)?;
+        let origin = Arc::new(Origin::new(&settings, found.boot));
+        let mut segments = Segments::new(
+            origin.clone(),
+            journal,
+            (settings.segment_bytes, settings.segment_age),
+            wrap,
+            found.chain,
+            found.name,
+            found.next,
+        );
+        segments.ensure_open().map_err(|trouble| match trouble {
+            Trouble::NoSpace => AuditError::NoSpace { dir: settings.dir.clone() },
+            Trouble::Failed(reason) => AuditError::Failed(reason),
+        })?;
+        let shared = Arc::new(Shared {
+            space: Space::new(settings.dir.clone(), settings.refuse_below_free),
+            durable: AtomicU64::new(segments.chain.next_seq),
+            settings,
+            origin,
+            queue: Mutex::new(Queue::default()),
+            wake: Condvar::new(),
+            room: Semaphore::new(QUEUE_UNITS as usize),
+            flight: Mutex::new(Flight::default()),
+            failure: watch::Sender::new(None),
+            stopped: Mutex::new(false),
+            stop: Condvar::new(),
+            lock: Mutex::new(Some(lock)),
+        });
+        let cannot = |error: std::io::Error| AuditError::Failed(format!("cannot start a thread: {error}"));
+        spawn("audit-writer", &shared, move |shared| shared.write_until_closed(segments)).map_err(cannot)?;
+        // Dropped on an error, this closes the journal.
+        let guard = Arc::new(Guard(shared.clone()));
+        spawn("audit-watch", &shared, Shared::watch_until_stopped).map_err(cannot)?;
+        Ok((Journal { shared, _guard: guard }, found.recovery))
+    }
+
+    /// Whether a request may be taken up at all: free space and health. Cheap (cached about a second).
+    pub fn admit(&self) -> Result<(), AuditError> {
+        match self.failure() {
+            Some(reason) => Err(AuditError::Failed(reason)),
+            None => self.shared.space.check(),
+        }
+    }
+
+    /// Queues the record and waits until it is on stable storage. Dropped while it waits, the record is written all the
+    /// same once it is in the queue.
+    pub async fn append(&self, event: Event) -> Result<Recorded, AuditError> {
+        let shared = &*self.shared;
+        let draft = Draft::new(event, &shared.origin, Uuid::new_v4());
+        let units = units(&draft);
+        match shared.room.acquire_many(units).await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return Err(shared.refusal()),
+        }
+        let (waiter, result) = oneshot::channel();
+        shared.push(Item { draft, waiter })?;
+        match result.await {
+            Ok(result) => result.map(|seq| Recorded { seq }),
+            Err(_) => Err(shared.refusal()),
+        }
+    }
+
+    /// Begins a new segment (SIGHUP).
+    pub async fn rotate(&self) -> Result<(), AuditError> {
+        let (waiter, result) = oneshot::channel();
+        {
+            let mut queue = lock(&self.shared.queue);
+            if let Some(refusal) = queue.refusal() {
+                return Err(refusal);
+            }
+            queue.rotate.push(waiter);
+            queue.wake(&self.shared.wake);
+        }
+        result.await.unwrap_or_else(|_| Err(self.shared.refusal()))
+    }
+
+    /// `Some(reason)` once the log has failed.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure.borrow().clone()
+    }
+
+    /// Resolves when the log fails.
+    pub fn failed(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>> {
+        let mut failure = self.shared.failure.subscribe();
+        Box::pin(async move {
+            let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+            match reason {
+                Some(reason) => reason,
+                // Cannot be: the sender lives in `self`, which this future borrows.
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    /// Free share of the log's file system, 0 to 1, as of about a second ago.
+    pub fn free_space(&self) -> f64 {
+        self.shared.space.free()
+    }
+
+    /// Records on stable storage in the whole chain: the newest one's seq and one.
+    pub fn durable(&self) -> u64 {
+        self.shared.durable.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is queued and `SegmentEnd`, syncs, stops the writer, gives up the lock. Blocking; harmless when
+    /// repeated.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+fn units(draft: &Draft) -> u32 {
+    1 + (draft.len() / UNIT) as u32
+}
+
+fn spawn(name: &str, shared: &Arc<Shared>, work: impl FnOnce(&Shared) + Send + 'static) -> Result<(), std::io::Error> {
+    let shared = shared.clone();
+    thread::Builder::new().name(name.into()).spawn(move || work(&shared)).map(drop)
+}
+
+/// No code of ours panics while it holds one of these, and their contents are whole at every statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Waiter = oneshot::Sender<Result<u64, AuditError>>;
+
+struct Item {
+    draft: Draft,
+    waiter: Waiter,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: Vec<Item>,
+    rotate: Vec<oneshot::Sender<Result<(), AuditError>>>,
+    closing: bool,
+    /// The writer sleeps.
+    idle: bool,
+    failure: Option<String>,
+}
+
+impl Queue {
+    fn refusal(&self) -> Option<AuditError> {
+        match &self.failure {
+            Some(reason) => Some(AuditError::Failed(reason.clone())),
+            None if self.closing => Some(AuditError::Failed("it is closed".into())),
+            None => None,
+        }
+    }
+
+    fn wake(&mut self, condition: &Condvar) {
+        if mem::take(&mut self.idle) {
+            condition.notify_one();
+        }
+    }
+}
+
+/// What the writer has before the disk now.
+#[derive(Default)]
+struct Flight {
+    since: Option<Instant>,
+    waiters: Vec<Waiter>,
+}
+
+struct Shared {
+    settings: Settings,
+    origin: Arc<Origin>,
+    space: Space,
+    durable: AtomicU64,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    room: Semaphore,
+    flight: Mutex<Flight>,
+    failure: watch::Sender<Option<String>>,
+    stopped: Mutex<bool>,
+    stop: Condvar,
+    lock: Mutex<Option<File>>,
+}
+
+/// What the writer took from the queue.
+struct Work {
+    items: Vec<Item>,
+    rotate: Vec<oneshot::Sender<Result<(), AuditError>>>,
+    closing: bool,
+}
+
+impl Shared {
+    fn push(&self, item: Item) -> Result<(), AuditError> {
+        let mut queue = lock(&self.queue);
+        if let Some(refusal) = queue.refusal() {
+            return Err(refusal);
+        }
+        queue.items.push(item);
+        queue.wake(&self.wake);
+        Ok(())
+    }
+
+    fn refusal(&self) -> AuditError {
+        let refusal = lock(&self.queue).refusal();
+        refusal.unwrap_or_else(|| AuditError::Failed("the writer is gone".into()))
+    }
+
+    fn no_space(&self) -> AuditError {
+        AuditError::NoSpace { dir: self.settings.dir.clone() }
+    }
+
+    fn write_until_closed(&self, mut segments: Segments) {
+        // Also when the thread panics, waiters and the process must learn that nobody writes any more.
+        struct Stop<'s>(&'s Shared);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                if thread::panicking() {
+                    self.0.fail("the writer panicked".into());
+                }
+                *lock(&self.0.stopped) = true;
+                self.0.stop.notify_all();
+            }
+        }
+        let _stop = Stop(self);
+        let mut spare = Vec::new();
+        let mut drafts = Vec::new();
+        let mut looked = Instant::now();
+        while let Some(mut work) = self.next_work(spare, looked + TICK) {
+            self.take_items(&mut segments, &mut work.items, &mut drafts);
+            if !work.rotate.is_empty() {
+                let done = self.on_disk(|| segments.rotate("request"));
+                for waiter in work.rotate {
+                    let _ = waiter.send(match &done {
+                        Ok(()) => Ok(()),
+                        Err(Trouble::NoSpace) => Err(self.no_space()),
+                        Err(Trouble::Failed(reason)) => Err(AuditError::Failed(reason.clone())),
+                    });
+                }
+            }
+            if work.closing {
+                let _ = self.on_disk(|| segments.end("stop"));
+                return;
+            }
+            if looked.elapsed() >= TICK {
+                looked = Instant::now();
+                let _ = self.on_disk(|| segments.watch());
+            }
+            self.durable.store(segments.chain.next_seq, Ordering::Relaxed);
+            spare = work.items;
+        }
+    }
+
+    /// Waits for records, a command or the tick; none once the log has failed.
+    fn next_work(&self, spare: Vec<Item>, tick: Instant) -> Option<Work> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.failure.is_some() {
+                return None;
+            }
+            let left = tick.saturating_duration_since(Instant::now());
+            if !queue.items.is_empty() || !queue.rotate.is_empty() || queue.closing || left.is_zero() {
+                queue.idle = false;
+                let items = mem::replace(&mut queue.items, spare);
+                return Some(Work { items, rotate: mem::take(&mut queue.rotate), closing: queue.closing });
+            }
+            queue.idle = true;
+            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Writes all items, in pieces if they are many.
+    fn take_items(&self, segments: &mut Segments, items: &mut Vec<Item>, drafts: &mut Vec<Draft>) {
+        let mut items = items.drain(..).peekable();
+        while items.peek().is_some() {
+            drafts.clear();
+            let (mut bytes, mut freed) = (0, 0);
+            {
+                let mut flight = lock(&self.flight);
+                while bytes < BATCH_BYTES
+                    && let Some(item) = items.next()
+                {
+                    bytes += item.draft.len();
+                    freed += units(&item.draft) as usize;
+                    drafts.push(item.draft);
+                    flight.waiters.push(item.waiter);
+                }
+            }
+            self.room.add_permits(freed);
+            let done = self.on_disk(|| segments.commit(drafts));
+            // Empty when the watcher gave up on this batch.
+            let mut flight = lock(&self.flight);
+            match done {
+                Ok(first) => {
+                    for (seq, waiter) in (first..).zip(flight.waiters.drain(..)) {
+                        let _ = waiter.send(Ok(seq));
+                    }
+                }
+                Err(Trouble::NoSpace) => {
+                    tracing::error!(dir = %self.settings.dir.display(), "no space for the audit log");
+                    for waiter in flight.waiters.drain(..) {
+                        let _ = waiter.send(Err(self.no_space()));
+                    }
+                }
+                // `on_disk` has told the waiters.
+                Err(Trouble::Failed(_)) => {}
+            }
+        }
+    }
+
+    /// Work on the disk, under the watcher's eyes. Once the log has failed nothing is tried any more.
+    fn on_disk<T>(&self, work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+        if let Some(reason) = lock(&self.queue).failure.clone() {
+            self.fail(reason.clone());
+            return Err(Trouble::Failed(reason));
+        }
+        lock(&self.flight).since = Some(Instant::now());
+        let done = work();
+        lock(&self.flight).since = None;
+        if let Err(Trouble::Failed(reason)) = &done {
+            self.fail(reason.clone());
+        }
+        done
+    }
+
+    /// Poisons the journal: the first reason stays, everybody who waits is told, nobody may queue any more.
+    fn fail(&self, reason: String) {
+        let (reason, items) = {
+            let mut queue = lock(&self.queue);
+            let reason = queue.failure.get_or_insert(reason).clone();
+            queue.rotate.clear();
+            queue.wake(&self.wake);
+            (reason, mem::take(&mut queue.items))
+        };
+        self.room.close();
+        let first = self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| reason.clone());
+            first
+        });
+        if first {
+            tracing::error!(reason, dir = %self.settings.dir.display(), "the audit log failed");
+        }
+        let waiters = mem::take(&mut lock(&self.flight).waiters);
+        for waiter in items.into_iter().map(|item| item.waiter).chain(waiters) {
+            let _ = waiter.send(Err(AuditError::Failed(reason.clone())));
+        }
+    }
+
+    fn watch_until_stopped(&self) {
+        let deadline = self.settings.deadline;
+        let step = (deadline / 4).clamp(Duration::from_millis(5), TICK);
+        let mut looked = Instant::now();
+        let mut stopped = lock(&self.stopped);
+        while !*stopped {
+            stopped = self.stop.wait_timeout(stopped, step).unwrap_or_else(PoisonError::into_inner).0;
+            if *stopped {
+                return;
+            }
+            drop(stopped);
+            let since = lock(&self.flight).since;
+            if since.is_some_and(|since| since.elapsed() > deadline) {
+                self.fail(format!("the disk did not answer within {} ms", deadline.as_millis()));
+            }
+            if looked.elapsed() >= TICK {
+                looked = Instant::now();
+                self.space.look();
+            }
+            stopped = lock(&self.stopped);
+        }
+    }
+
+    fn close(&self) {
+        {
+            let mut queue = lock(&self.queue);
+            queue.closing = true;
+            queue.wake(&self.wake);
+        }
+        let mut stopped = lock(&self.stopped);
+        while !*stopped {
+            // A writer that hangs in the disk is not waited for, and the lock stays with it.
+            if lock(&self.queue).failure.is_some() && lock(&self.flight).since.is_some() {
+                return;
+            }
+            stopped = self.stop.wait_timeout(stopped, TICK / 20).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(stopped);
+        lock(&self.lock).take();
+    }
+}
