@@ -109,6 +109,7 @@ mod tests {
     use aws_lc_rs::signature::{
         ECDSA_P521_SHA512_ASN1_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
     };
+    use x509_cert::der::SliceReader;
 
     fn octet_string(bytes: &[u8]) -> Vec<u8> {
         OctetStringRef::new(bytes).unwrap().to_der().unwrap()
@@ -135,9 +136,11 @@ mod tests {
 
         let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
         let expected: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
-        let modulus = pair.public_key().modulus();
-        let exponent = pair.public_key().exponent();
-        let made = rsa(modulus.big_endian_without_leading_zero(), exponent.big_endian_without_leading_zero()).unwrap();
+        let key = SubjectPublicKeyInfoRef::from_der(expected.as_ref()).unwrap().subject_public_key;
+        let mut numbers = SliceReader::new(AnyRef::from_der(key.as_bytes().unwrap()).unwrap().value()).unwrap();
+        let modulus = UintRef::decode(&mut numbers).unwrap();
+        let exponent = UintRef::decode(&mut numbers).unwrap();
+        let made = rsa(modulus.as_bytes(), exponent.as_bytes()).unwrap();
         assert_eq!(made, expected.as_ref());
     }
 
