@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::secret::{SecretBytes, SecretString};
-
 /// Which material of which key: `CKA_ID` is `id`, followed by the generation (big endian, 4 bytes) unless it is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MaterialId {
@@ -255,5 +253,27 @@ pub struct Profile {
     pub notes: Option<String>,
 }
 
-mod stub;
-pub use stub::{Gauges, Token};
+mod connection;
+mod error;
+mod fingerprint;
+mod generate;
+mod handles;
+mod keeper;
+mod keygen;
+mod mechanism;
+mod module;
+mod operations;
+mod probe;
+mod queue;
+mod raw;
+mod report;
+mod seat;
+mod selector;
+mod shared;
+mod spki;
+mod template;
+mod worker;
+
+pub use connection::{Gauges, Token};
+pub use keeper::login_attempts;
+pub use raw::{apply_environment, exit_now};

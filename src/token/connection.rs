@@ -1,0 +1,404 @@
+//! A connected token, as the rest of the bridge sees it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::error::Counters;
+use super::generate::{EnsureSystemKey, Generate};
+use super::handles::Handles;
+use super::keeper::Keeper;
+use super::keygen::{Destroy, Holds, Keygen, Mend, Objects, Task, TaskTicket};
+use super::module::{Module, refuse_login};
+use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
+use super::probe::probe;
+use super::queue::{FairQueue, Pushed};
+use super::report::enumerate;
+use super::seat::Seat;
+use super::shared::Shared;
+use super::worker::{Operation, Outcome, Ticket, Work, Worker};
+use super::{
+    CallContext, Capabilities, Done, ErrorClass, GcmOutput, Generated, Hash, KeyKind, KeyRef, MaterialId, ObjectReport,
+    Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
+};
+use crate::secret::{SecretBytes, SecretString};
+
+const DEFAULT_PREFIX: &str = "hsm-bridge/";
+/// Jobs that may wait for the key generation thread.
+const KEYGEN_QUEUE: usize = 64;
+/// Keeper, key generation, and one to spare.
+const SESSIONS_BESIDE_WORKERS: u64 = 3;
+/// How long `close` waits for calls that run.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connected token. Cheap to clone; the last clone that goes ends its threads.
+#[derive(Clone)]
+pub struct Token(Arc<Connection>);
+
+struct Connection {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    workers: usize,
+    generate_deadline: Duration,
+}
+
+/// For `/metrics`.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    /// Jobs that wait for a session worker.
+    pub queued: usize,
+    /// Jobs that wait for the key generation thread.
+    pub keygen_queued: usize,
+    pub workers: usize,
+    pub sessions_replaced: u64,
+    /// Errors by class.
+    pub errors: Vec<(&'static str, u64)>,
+    /// Objects that the enumeration could not make sense of.
+    pub debris: usize,
+    /// Keys with several objects of one class.
+    pub duplicates: usize,
+}
+
+impl Token {
+    /// Loads the module (once per process), selects the token, logs the keeper session in (one try), starts the session
+    /// workers, enumerates the objects, runs self-test and probe. Blocking.
+    pub fn open(settings: Settings, pin: SecretString) -> Result<Token, TokenError> {
+        let module = Module::load(&settings.module)?;
+        let selected = module.select(&settings.selector)?;
+        refuse_login(&selected.info, &selected.limits)?;
+        let keeper = Keeper::log_in(module, &selected, pin)?;
+        one_instance(module, &keeper, selected.slot.id())?;
+        let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
+
+        let prefix = settings.profile.label_prefix.clone().unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+        let replaced = Arc::new(AtomicU64::new(0));
+        let mut seat = Seat::new(module, selected.slot, iv, Arc::clone(&replaced));
+        let table = enumerate(&mut seat, &prefix).map_err(|error| error.into_error("the objects cannot be listed"))?;
+        let handles = Handles::default();
+        handles.replace(table);
+
+        let workers = worker_count(settings.workers, capabilities.max_sessions);
+        let shared = Arc::new(Shared {
+            module,
+            slot: selected.slot,
+            info: selected.info,
+            capabilities: Arc::new(capabilities),
+            iv,
+            prefix,
+            handles,
+            errors: Counters::default(),
+            replaced,
+            // RULE: RSA private operations leave a worker to the others.
+            queue: FairQueue::new(settings.queue, workers.saturating_sub(1).max(1)),
+            keygen: FairQueue::new(KEYGEN_QUEUE, 1),
+            status: Mutex::new(Status::Ready),
+        });
+        // From here on a failure drops the connection, which ends the threads that run.
+        let connection = Connection {
+            shared: Arc::clone(&shared),
+            threads: Mutex::new(Vec::new()),
+            workers,
+            generate_deadline: settings.generate_deadline,
+        };
+        let keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
+        connection.spawn("p11-keygen".to_owned(), move || keygen.serve())?;
+        for number in 0..workers {
+            let worker = Worker::new(Arc::clone(&shared));
+            connection.spawn(format!("p11-worker-{number}"), move || worker.serve())?;
+        }
+        Ok(Token(Arc::new(connection)))
+    }
+
+    pub fn info(&self) -> TokenInfo {
+        self.0.shared.info.clone()
+    }
+
+    pub fn capabilities(&self) -> Arc<Capabilities> {
+        Arc::clone(&self.0.shared.capabilities)
+    }
+
+    pub fn status(&self) -> Status {
+        self.0.shared.status()
+    }
+
+    /// Jobs waiting, sessions replaced, errors by class: for `/metrics`.
+    pub fn gauges(&self) -> Gauges {
+        let shared = &self.0.shared;
+        Gauges {
+            queued: shared.queue.waiting(),
+            keygen_queued: shared.keygen.waiting(),
+            workers: self.0.workers,
+            sessions_replaced: shared.replaced.load(Ordering::Relaxed),
+            errors: shared.errors.read(),
+            debris: shared.handles.debris(),
+            duplicates: shared.handles.duplicates(),
+        }
+    }
+
+    /// AES-256-GCM, tag of 16 bytes, IV random from the token xor the system's generator.
+    pub async fn encrypt(
+        &self,
+        ctx: &CallContext,
+        key: &KeyRef,
+        aad: Vec<u8>,
+        plaintext: SecretBytes,
+    ) -> Result<Done<GcmOutput>, TokenError> {
+        self.call(ctx, Encrypt { key: key.clone(), aad, plaintext }).await
+    }
+
+    pub async fn decrypt(
+        &self,
+        ctx: &CallContext,
+        key: &KeyRef,
+        iv: Vec<u8>,
+        aad: Vec<u8>,
+        ciphertext: Vec<u8>,
+    ) -> Result<Done<SecretBytes>, TokenError> {
+        self.call(ctx, Decrypt { key: key.clone(), iv, aad, ciphertext }).await
+    }
+
+    /// `len` bytes from C_GenerateRandom and their encryption, in one visit to a session worker.
+    pub async fn data_key(
+        &self,
+        ctx: &CallContext,
+        key: &KeyRef,
+        aad: Vec<u8>,
+        len: usize,
+    ) -> Result<Done<(SecretBytes, GcmOutput)>, TokenError> {
+        self.call(ctx, DataKey { key: key.clone(), aad, len }).await
+    }
+
+    pub async fn random(&self, ctx: &CallContext, len: usize) -> Result<Done<SecretBytes>, TokenError> {
+        self.call(ctx, Random { len }).await
+    }
+
+    /// ECDSA signatures come back as DER.
+    pub async fn sign(
+        &self,
+        ctx: &CallContext,
+        key: &KeyRef,
+        mechanism: SignMechanism,
+        input: SecretBytes,
+    ) -> Result<Done<Vec<u8>>, TokenError> {
+        self.call(ctx, Sign { key: key.clone(), mechanism, input }).await
+    }
+
+    pub async fn mac(
+        &self,
+        ctx: &CallContext,
+        key: &KeyRef,
+        hash: Hash,
+        message: SecretBytes,
+    ) -> Result<Done<SecretBytes>, TokenError> {
+        self.call(ctx, Mac { key: key.clone(), hash, message }).await
+    }
+
+    /// Makes the object(s), reads the attributes back, makes the fingerprint. Objects that the token does not protect are
+    /// destroyed again. On its own worker, exclusive against C_FindObjects. `label` is `CKA_LABEL`.
+    ///
+    /// The deadline is `Settings::generate_deadline` from now, not the context's. After `Deadline` the work may still be
+    /// going on: a `destroy` or `holds` of the same material comes after it.
+    pub async fn generate(
+        &self,
+        ctx: &CallContext,
+        kind: KeyKind,
+        material: MaterialId,
+        label: &str,
+    ) -> Result<Done<Generated>, TokenError> {
+        self.task(ctx, self.slow_deadline(), Generate { kind, material, label: label.to_owned() }).await
+    }
+
+    /// Destroys all objects with this id (both halves of a pair), looks for them and finds none. `Ok` also where there was
+    /// none; the number of destroyed objects is returned. Deadline as for `generate`.
+    pub async fn destroy(&self, ctx: &CallContext, material: MaterialId) -> Result<Done<usize>, TokenError> {
+        let started = Instant::now();
+        let value = self.task(ctx, self.slow_deadline(), Destroy { material }).await?;
+        let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+        Ok(Done { value, facts: super::Facts { mechanism: "C_DestroyObject", micros } })
+    }
+
+    /// Looks whether the token holds objects with this id. For the settling of intents.
+    pub async fn holds(&self, ctx: &CallContext, material: MaterialId) -> Result<bool, TokenError> {
+        self.task(ctx, self.slow_deadline(), Holds { material }).await
+    }
+
+    /// Checks the fingerprint now.
+    pub async fn check(&self, ctx: &CallContext, key: &KeyRef) -> Result<Done<()>, TokenError> {
+        self.call(ctx, Check::new(key.clone())).await
+    }
+
+    /// Makes a system key (AES-256) if the token has none with its label; `true` where it was made.
+    pub async fn ensure_system_key(&self, ctx: &CallContext, key: SystemKey) -> Result<bool, TokenError> {
+        self.task(ctx, self.slow_deadline(), EnsureSystemKey { key }).await
+    }
+
+    /// All objects of the token that the logged-in user sees.
+    pub async fn objects(&self) -> Result<Vec<ObjectReport>, TokenError> {
+        let ctx =
+            CallContext { principal: "token".into(), deadline: self.slow_deadline(), request_id: "objects".into() };
+        self.task(&ctx, ctx.deadline, Objects).await
+    }
+
+    /// Ids (MaterialId) that the enumeration at start found, and those made since, with the number of objects each.
+    pub fn known_materials(&self) -> Vec<(MaterialId, usize)> {
+        self.0.shared.handles.materials()
+    }
+
+    /// Stops the workers and closes the sessions; the module is left loaded. Blocks until running calls end, for a few
+    /// seconds at most.
+    pub fn close(&self) {
+        self.0.stop();
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let patience = Instant::now() + CLOSE_PATIENCE;
+        for thread in threads {
+            // A thread that hangs in the module cannot be ended: it is left behind.
+            while !thread.is_finished() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+
+    fn slow_deadline(&self) -> Instant {
+        Instant::now() + self.0.generate_deadline
+    }
+
+    /// Sends an operation to the session workers, and once more after a lost handle or login was mended.
+    async fn call<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Done<O::Output>, TokenError> {
+        self.try_call(ctx, operation).await.inspect_err(|error| self.0.shared.errors.count(error.class))
+    }
+
+    async fn try_call<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Done<O::Output>, TokenError> {
+        let (operation, need) = match self.visit(ctx, operation).await? {
+            Outcome::Done(done) => return Ok(done),
+            Outcome::Failed(error) => return Err(error),
+            Outcome::Mend(operation, need) => (operation, need),
+        };
+        let key = operation.key().map(|(key, class)| (key.clone(), class));
+        self.try_task(ctx, ctx.deadline, Mend { key, need }).await?;
+        match self.visit(ctx, operation).await? {
+            Outcome::Done(done) => Ok(done),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Mend(_, need) => {
+                let error = TokenError::own(
+                    ErrorClass::Context,
+                    O::NAME,
+                    format!("the token lost what it had just given back ({need:?})"),
+                );
+                self.0.shared.note(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// One visit to a session worker.
+    async fn visit<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Outcome<O>, TokenError> {
+        let heavy = operation.heavy();
+        let (reply, answer) = oneshot::channel();
+        let ticket = Ticket { operation, request_id: Arc::clone(&ctx.request_id), reply };
+        let work = Work { deadline: ctx.deadline, job: Box::new(ticket) };
+        push(&self.0.shared.queue, ctx, heavy, work)?;
+        wait(ctx.deadline, O::NAME, answer).await
+    }
+
+    async fn task<T: Task>(&self, ctx: &CallContext, deadline: Instant, task: T) -> Result<T::Output, TokenError> {
+        self.try_task(ctx, deadline, task).await.inspect_err(|error| self.0.shared.errors.count(error.class))
+    }
+
+    async fn try_task<T: Task>(&self, ctx: &CallContext, deadline: Instant, task: T) -> Result<T::Output, TokenError> {
+        let (reply, answer) = oneshot::channel();
+        let ticket = TaskTicket { task, request_id: Arc::clone(&ctx.request_id), reply };
+        push(&self.0.shared.keygen, ctx, false, Work { deadline, job: Box::new(ticket) })?;
+        wait(deadline, T::NAME, answer).await?
+    }
+}
+
+impl Connection {
+    fn spawn(&self, name: String, life: impl FnOnce() + Send + 'static) -> Result<(), TokenError> {
+        let thread = std::thread::Builder::new().name(name).spawn(life).map_err(|error| {
+            TokenError::own(ErrorClass::Capacity, "thread", format!("a token thread does not start: {error}"))
+        })?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// No more jobs; those that waited are refused.
+    fn stop(&self) {
+        self.shared.queue.close().into_iter().for_each(|work| work.job.refuse(closing()));
+        self.shared.keygen.close().into_iter().for_each(|work| work.job.refuse(closing()));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn push<W>(queue: &FairQueue<Work<W>>, ctx: &CallContext, heavy: bool, work: Work<W>) -> Result<(), TokenError> {
+    let full = || TokenError::own(ErrorClass::Capacity, "queue", "the queue is full");
+    match queue.push(&ctx.principal, heavy, work) {
+        Pushed::Accepted => Ok(()),
+        Pushed::PushedOut(victim) => {
+            victim.job.refuse(full());
+            Ok(())
+        }
+        Pushed::Full(_) => Err(full()),
+        Pushed::Closed(_) => Err(closing()),
+    }
+}
+
+/// Waits no longer than the deadline: a PKCS#11 call has no timeout, and a hung one must not hang its caller.
+async fn wait<T>(deadline: Instant, name: &'static str, answer: oneshot::Receiver<T>) -> Result<T, TokenError> {
+    match tokio::time::timeout_at(deadline.into(), answer).await {
+        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Err(_)) => Err(TokenError::own(ErrorClass::Context, name, "the token worker ended without an answer")),
+        Err(_) => Err(TokenError::own(ErrorClass::Deadline, name, "the deadline passed")),
+    }
+}
+
+fn closing() -> TokenError {
+    TokenError::own(ErrorClass::Context, "queue", "the token is being closed")
+}
+
+/// The hot path uses a function list of its own: it must be the same instance of the module.
+fn one_instance(module: &Module, keeper: &Keeper, slot: u64) -> Result<(), TokenError> {
+    let known = keeper.session().is_some_and(|session| module.functions.session_slot(session) == Ok(slot));
+    if known {
+        return Ok(());
+    }
+    Err(TokenError::own(
+        ErrorClass::Unsupported,
+        "C_GetSessionInfo",
+        "the module gives every caller an instance of its own: a session opened through one function list is not known to \
+         the other",
+    ))
+}
+
+fn worker_count(wanted: usize, max_sessions: Option<u64>) -> usize {
+    // 0 is how tokens say "no limit", and profiles too.
+    let room = match max_sessions {
+        None | Some(0) => usize::MAX,
+        Some(limit) => usize::try_from(limit.saturating_sub(SESSIONS_BESIDE_WORKERS)).unwrap_or(usize::MAX),
+    };
+    wanted.min(room).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_leave_room_for_the_other_sessions() {
+        assert_eq!(worker_count(4, None), 4);
+        assert_eq!(worker_count(4, Some(0)), 4);
+        assert_eq!(worker_count(16, Some(16)), 13);
+        assert_eq!(worker_count(4, Some(2)), 1);
+        assert_eq!(worker_count(0, None), 1);
+    }
+}

@@ -1,0 +1,292 @@
+//! Object handles by key, filled by one enumeration and never searched for on the hot path. A handle is used only after the
+//! fingerprint of its key was checked in the same epoch: after a login a number may name another key.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use cryptoki::object::{ObjectClass, ObjectHandle};
+
+use super::{KeyRef, MaterialId, SystemKey};
+
+/// How long "the token does not have it" is believed before it is looked for again.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
+
+impl MaterialId {
+    /// `CKA_ID` of the objects of this material.
+    pub fn cka_id(&self) -> Vec<u8> {
+        let mut id = self.id.to_vec();
+        if self.generation != 0 {
+            id.extend(self.generation.to_be_bytes());
+        }
+        id
+    }
+
+    /// The way back; `None` for the id of an object that is not ours.
+    pub fn from_cka_id(id: &[u8]) -> Option<MaterialId> {
+        let (key, generation) = id.split_at_checked(16)?;
+        let generation = match generation {
+            [] => 0,
+            bytes => u32::from_be_bytes(bytes.try_into().ok()?),
+        };
+        // One id has one form: generation 0 is written without its four bytes.
+        (generation != 0 || id.len() == 16).then_some(MaterialId { id: key.try_into().ok()?, generation })
+    }
+}
+
+impl SystemKey {
+    pub(super) const ALL: [SystemKey; 2] = [SystemKey::StoreKek, SystemKey::IamWrap];
+
+    pub(super) fn label(self, prefix: &str) -> String {
+        match self {
+            SystemKey::StoreKek => format!("{prefix}store-kek"),
+            SystemKey::IamWrap => format!("{prefix}iam-wrap"),
+        }
+    }
+}
+
+/// Which half of a key an operation uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Class {
+    Secret,
+    Private,
+    Public,
+}
+
+impl Class {
+    pub(super) fn of(class: ObjectClass) -> Option<Class> {
+        match class {
+            ObjectClass::SECRET_KEY => Some(Class::Secret),
+            ObjectClass::PRIVATE_KEY => Some(Class::Private),
+            ObjectClass::PUBLIC_KEY => Some(Class::Public),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// `checked`: its fingerprint was checked in this epoch.
+    Found { handle: ObjectHandle, public: Option<ObjectHandle>, checked: bool, epoch: u64 },
+    /// Not known: it has to be found in the token.
+    Unknown,
+    /// The token was asked a moment ago and does not have it.
+    Missing,
+    /// Several objects of one class have its id or label.
+    Duplicate,
+}
+
+#[derive(Default)]
+pub(super) struct Handles(RwLock<Table>);
+
+/// One enumeration's result.
+#[derive(Default)]
+pub(super) struct Table {
+    epoch: u64,
+    materials: HashMap<MaterialId, Material>,
+    system: [Material; 2],
+    pub(super) debris: usize,
+}
+
+#[derive(Default, Clone)]
+struct Material {
+    secret: Slot,
+    private: Slot,
+    public: Slot,
+    /// The fingerprint that was checked on these handles.
+    checked: Option<Arc<[u8]>>,
+    refused_at: Option<Instant>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    #[default]
+    Empty,
+    One(ObjectHandle),
+    Many(u32),
+}
+
+impl Handles {
+    pub(super) fn lookup(&self, key: &KeyRef, class: Class) -> Lookup {
+        let table = self.read();
+        let material = match key {
+            KeyRef::Kms { material, .. } => table.materials.get(material),
+            KeyRef::System(key) => Some(table.system_slot(*key)),
+        };
+        let Some(material) = material else { return Lookup::Unknown };
+        let stale = material.refused_at.is_none_or(|at| at.elapsed() > REFUSAL_HOLDS);
+        let slot = match class {
+            Class::Secret => material.secret,
+            Class::Private => material.private,
+            Class::Public => material.public,
+        };
+        match slot {
+            Slot::One(handle) => Lookup::Found {
+                handle,
+                epoch: table.epoch,
+                public: match material.public {
+                    Slot::One(public) => Some(public),
+                    Slot::Empty | Slot::Many(_) => None,
+                },
+                checked: match key {
+                    KeyRef::Kms { fingerprint, .. } => material.checked.as_ref() == Some(fingerprint),
+                    KeyRef::System(_) => true,
+                },
+            },
+            Slot::Empty | Slot::Many(_) if stale => Lookup::Unknown,
+            Slot::Empty => Lookup::Missing,
+            Slot::Many(_) => Lookup::Duplicate,
+        }
+    }
+
+    /// The fingerprint was checked on `handle` in `epoch`; both may have been replaced since.
+    pub(super) fn mark_checked(&self, key: &KeyRef, handle: ObjectHandle, epoch: u64) {
+        let KeyRef::Kms { material, fingerprint } = key else { return };
+        let mut table = self.write();
+        if table.epoch == epoch
+            && let Some(entry) = table.materials.get_mut(material)
+            && (entry.secret == Slot::One(handle) || entry.private == Slot::One(handle))
+        {
+            entry.checked = Some(Arc::clone(fingerprint));
+        }
+    }
+
+    pub(super) fn knows(&self, material: MaterialId) -> bool {
+        self.read().materials.get(&material).is_some_and(|entry| entry.count() > 0)
+    }
+
+    /// Puts what was found or made in the place of what was known. A use within the next seconds is answered from here
+    /// where the objects are none or too many.
+    pub(super) fn put(&self, material: MaterialId, objects: &[(Class, ObjectHandle)], checked: Option<Arc<[u8]>>) {
+        let mut entry = Material { checked, refused_at: Some(Instant::now()), ..Material::default() };
+        objects.iter().for_each(|(class, handle)| entry.add(*class, *handle));
+        self.write().materials.insert(material, entry);
+    }
+
+    pub(super) fn put_system(&self, key: SystemKey, objects: &[ObjectHandle]) {
+        let mut entry = Material { refused_at: Some(Instant::now()), ..Material::default() };
+        objects.iter().for_each(|handle| entry.add(Class::Secret, *handle));
+        *self.write().system_slot_mut(key) = entry;
+    }
+
+    /// A new enumeration begins a new epoch: nothing in it is checked.
+    pub(super) fn replace(&self, table: Table) {
+        let mut current = self.write();
+        *current = Table { epoch: current.epoch + 1, ..table };
+    }
+
+    pub(super) fn system(&self, key: SystemKey) -> Option<ObjectHandle> {
+        match self.read().system_slot(key).secret {
+            Slot::One(handle) => Some(handle),
+            Slot::Empty | Slot::Many(_) => None,
+        }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.read().epoch
+    }
+
+    pub(super) fn debris(&self) -> usize {
+        self.read().debris
+    }
+
+    pub(super) fn duplicates(&self) -> usize {
+        let table = self.read();
+        table.materials.values().chain(&table.system).filter(|entry| entry.duplicated()).count()
+    }
+
+    pub(super) fn materials(&self) -> Vec<(MaterialId, usize)> {
+        let table = self.read();
+        let mut known: Vec<_> =
+            table.materials.iter().map(|(id, entry)| (*id, entry.count())).filter(|(_, count)| *count > 0).collect();
+        known.sort_unstable();
+        known
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    pub(super) fn add(&mut self, material: MaterialId, class: Class, handle: ObjectHandle) {
+        self.materials.entry(material).or_insert_with(Material::enumerated).add(class, handle);
+    }
+
+    pub(super) fn add_system(&mut self, key: SystemKey, handle: ObjectHandle) {
+        self.system_slot_mut(key).add(Class::Secret, handle);
+    }
+
+    fn system_slot(&self, key: SystemKey) -> &Material {
+        let [store_kek, iam_wrap] = &self.system;
+        match key {
+            SystemKey::StoreKek => store_kek,
+            SystemKey::IamWrap => iam_wrap,
+        }
+    }
+
+    fn system_slot_mut(&mut self, key: SystemKey) -> &mut Material {
+        let [store_kek, iam_wrap] = &mut self.system;
+        match key {
+            SystemKey::StoreKek => store_kek,
+            SystemKey::IamWrap => iam_wrap,
+        }
+    }
+}
+
+impl Material {
+    fn enumerated() -> Material {
+        Material { refused_at: Some(Instant::now()), ..Material::default() }
+    }
+
+    fn add(&mut self, class: Class, handle: ObjectHandle) {
+        let slot = match class {
+            Class::Secret => &mut self.secret,
+            Class::Private => &mut self.private,
+            Class::Public => &mut self.public,
+        };
+        *slot = match *slot {
+            Slot::Empty => Slot::One(handle),
+            Slot::One(_) => Slot::Many(2),
+            Slot::Many(count) => Slot::Many(count + 1),
+        };
+    }
+
+    fn count(&self) -> usize {
+        [self.secret, self.private, self.public]
+            .into_iter()
+            .map(|slot| match slot {
+                Slot::Empty => 0,
+                Slot::One(_) => 1,
+                Slot::Many(count) => count as usize,
+            })
+            .sum()
+    }
+
+    fn duplicated(&self) -> bool {
+        [self.secret, self.private, self.public].iter().any(|slot| matches!(slot, Slot::Many(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        let plain = MaterialId { id: [7; 16], generation: 0 };
+        assert_eq!(plain.cka_id(), [7; 16]);
+        assert_eq!(MaterialId::from_cka_id(&[7; 16]), Some(plain));
+        let rotated = MaterialId { id: [7; 16], generation: 0x0102_0304 };
+        assert_eq!(rotated.cka_id()[16..], [1, 2, 3, 4]);
+        assert_eq!(MaterialId::from_cka_id(&rotated.cka_id()), Some(rotated));
+        for odd in [&[][..], &[1; 15], &[1; 17], &[1; 21], &[0; 20]] {
+            assert_eq!(MaterialId::from_cka_id(odd), None, "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The key generation thread. It alone creates, destroys and finds objects, so that these exclude each other by
+//! construction (SoftHSM fails when C_FindObjects runs beside C_GenerateKey); it holds the keeper session, and it brings
+//! a token back that went down. Work that it began is finished, whoever still waits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cryptoki::error::{Error, RvError};
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use tokio::sync::oneshot;
+
+use super::error::CallError;
+use super::handles::{Class, Lookup};
+use super::keeper::Keeper;
+use super::report::{self, Seen};
+use super::seat::Seat;
+use super::shared::Shared;
+use super::worker::{DUPLICATE, Job, Need, Served, serve_one};
+use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, Status, SystemKey, TokenError};
+
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(30);
+
+pub(super) struct Keygen {
+    pub(super) shared: Arc<Shared>,
+    pub(super) seat: Seat,
+    keeper: Keeper,
+    /// System keys that this token has had: while one can be read, the token is not merely empty-handed.
+    anchors: Vec<SystemKey>,
+    backoff: Duration,
+    next_try: Instant,
+}
+
+/// What a look at the system keys says about the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Anchor {
+    /// A system key was read just now.
+    Alive,
+    /// The token has had no system key yet: nothing to compare with.
+    Unproven,
+}
+
+/// A piece of work for this thread.
+pub(super) trait Task: Send + 'static {
+    type Output: Send + 'static;
+    const NAME: &'static str;
+    fn run(self, keygen: &mut Keygen) -> Result<Self::Output, TokenError>;
+}
+
+pub(super) struct TaskTicket<T: Task> {
+    pub(super) task: T,
+    pub(super) request_id: Arc<str>,
+    pub(super) reply: oneshot::Sender<Result<T::Output, TokenError>>,
+}
+
+/// Wakes the thread so that it looks at the status.
+pub(super) struct Nudge;
+
+impl Keygen {
+    pub(super) fn new(shared: Arc<Shared>, seat: Seat, keeper: Keeper) -> Keygen {
+        let anchors = SystemKey::ALL.into_iter().filter(|key| shared.handles.system(*key).is_some()).collect();
+        Keygen { shared, seat, keeper, anchors, backoff: RETRY_FIRST, next_try: Instant::now() }
+    }
+
+    /// The life of the thread.
+    pub(super) fn serve(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let down = shared.status() != Status::Ready;
+            let patience = down.then(|| self.next_try.saturating_duration_since(Instant::now()));
+            if serve_one(&shared.keygen, patience, &mut self) == Served::Closed {
+                break;
+            }
+            if shared.status() != Status::Ready && Instant::now() >= self.next_try {
+                self.recover();
+            }
+        }
+        // Last of all: closing it logs the process out.
+        self.seat.renew();
+        self.keeper.close();
+    }
+
+    /// One try to bring the token back.
+    fn recover(&mut self) {
+        let tried = self
+            .ready()
+            .and_then(|()| self.anchor())
+            .and_then(|_| self.seat.random(1).map_err(|error| error.into_error("the token gives no random bytes")));
+        match tried {
+            Ok(_) => {
+                self.backoff = RETRY_FIRST;
+                self.shared.set_status(Status::Ready);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the token is still down");
+                self.seat.renew();
+                self.backoff = (self.backoff * 2).min(RETRY_LAST);
+            }
+        }
+        self.next_try = Instant::now() + self.backoff;
+    }
+
+    /// The login stands and this thread's session lives. After a new login everything is enumerated again.
+    pub(super) fn ready(&mut self) -> Result<(), TokenError> {
+        if self.keeper.ensure()? {
+            self.seat.renew();
+            self.enumerate()?;
+        }
+        let alive = self.seat.session().map(|session| session.get_session_info().is_ok());
+        if !matches!(alive, Ok(true)) {
+            self.seat.renew();
+        }
+        self.seat.session().map_err(|error| error.into_error("no session opens"))?;
+        Ok(())
+    }
+
+    fn enumerate(&mut self) -> Result<(), TokenError> {
+        let table = report::enumerate(&mut self.seat, &self.shared.prefix)
+            .map_err(|error| error.into_error("the objects cannot be listed"))?;
+        self.shared.handles.replace(table);
+        self.remember_anchors();
+        Ok(())
+    }
+
+    fn remember_anchors(&mut self) {
+        for key in SystemKey::ALL {
+            if self.shared.handles.system(key).is_some() && !self.anchors.contains(&key) {
+                self.anchors.push(key);
+            }
+        }
+    }
+
+    /// Tells a token that lost one key from a token that is gone: a directory or a connection that went away looks like
+    /// "no objects" with CKR_OK. `Err`: the token is at fault.
+    pub(super) fn anchor(&mut self) -> Result<Anchor, TokenError> {
+        self.keeper.alive().map_err(|error| error.with_class(ErrorClass::Context, "the keeper session is lost"))?;
+        if self.anchors.is_empty() {
+            return Ok(Anchor::Unproven);
+        }
+        for key in self.anchors.clone() {
+            if let Some(handle) = self.shared.handles.system(key)
+                && self.seat.attributes(handle, &[AttributeType::Label]).is_ok_and(|found| !found.is_empty())
+            {
+                return Ok(Anchor::Alive);
+            }
+            let found = self.find_system(key)?;
+            self.shared.handles.put_system(key, &found);
+            if !found.is_empty() {
+                return Ok(Anchor::Alive);
+            }
+        }
+        Err(TokenError::own(ErrorClass::Context, "C_FindObjects", "the token shows none of the bridge's own keys"))
+    }
+
+    /// Objects with a material's id.
+    pub(super) fn find_material(&mut self, material: MaterialId) -> Result<Vec<Seen>, TokenError> {
+        report::find(&mut self.seat, &[Attribute::Token(true), Attribute::Id(material.cka_id())])
+            .map_err(|error| error.into_error("the objects cannot be found"))
+    }
+
+    pub(super) fn find_system(&mut self, key: SystemKey) -> Result<Vec<ObjectHandle>, TokenError> {
+        let label = key.label(&self.shared.prefix).into_bytes();
+        let seen = report::find(&mut self.seat, &[Attribute::Token(true), Attribute::Label(label)])
+            .map_err(|error| error.into_error("the system key cannot be found"))?;
+        let secret = |seen: &Seen| seen.class.and_then(Class::of) == Some(Class::Secret);
+        Ok(seen.iter().filter(|seen| secret(seen)).map(|seen| seen.handle).collect())
+    }
+
+    pub(super) fn made_system(&mut self, key: SystemKey, handle: ObjectHandle) {
+        self.shared.handles.put_system(key, &[handle]);
+        self.remember_anchors();
+    }
+}
+
+/// Brings back the handle of a key that was lost or never known: one search, for all who ask at the same time.
+pub(super) struct Mend {
+    pub(super) key: Option<(KeyRef, Class)>,
+    pub(super) need: Need,
+}
+
+impl Task for Mend {
+    type Output = ();
+    const NAME: &'static str = "mend";
+
+    fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
+        let lost = match self.need {
+            Need::LogIn { epoch } if keygen.shared.handles.epoch() != epoch => return Ok(()),
+            Need::LogIn { .. } => return keygen.ready(),
+            Need::Find { lost } => lost,
+        };
+        // An operation without a key has no handle to lose.
+        let Some((key, class)) = self.key else { return keygen.ready() };
+        // Somebody asked before and it was found.
+        if let Lookup::Found { handle, .. } = keygen.shared.handles.lookup(&key, class)
+            && Some(handle) != lost
+        {
+            return Ok(());
+        }
+        keygen.ready()?;
+        let found = match &key {
+            KeyRef::Kms { material, .. } => {
+                let objects: Vec<(Class, ObjectHandle)> = keygen
+                    .find_material(*material)?
+                    .iter()
+                    .filter_map(|seen| Some((Class::of(seen.class?)?, seen.handle)))
+                    .collect();
+                let count = objects.iter().filter(|(found, _)| *found == class).count();
+                if count == 0 {
+                    // Whether it is the key or the token that is gone, before anything is remembered.
+                    missing(keygen.anchor()?)?;
+                }
+                keygen.shared.handles.put(*material, &objects, None);
+                count
+            }
+            KeyRef::System(key) => {
+                let objects = keygen.find_system(*key)?;
+                if objects.is_empty() {
+                    keygen.anchor()?;
+                }
+                keygen.shared.handles.put_system(*key, &objects);
+                keygen.remember_anchors();
+                objects.len()
+            }
+        };
+        match found {
+            0 => Err(TokenError::own(ErrorClass::KeyMissing, "C_FindObjects", "the token does not hold the object")),
+            1 => Ok(()),
+            _ => Err(TokenError::own(ErrorClass::WrongKey, "C_FindObjects", DUPLICATE)),
+        }
+    }
+}
+
+/// Without anything to compare with, nobody may say that a key is gone.
+fn missing(anchor: Anchor) -> Result<(), TokenError> {
+    match anchor {
+        Anchor::Alive => Ok(()),
+        Anchor::Unproven => Err(TokenError::own(
+            ErrorClass::Context,
+            "C_FindObjects",
+            "the object is not there, and no system key shows that the token is well",
+        )),
+    }
+}
+
+/// Destroys all objects of a material.
+pub(super) struct Destroy {
+    pub(super) material: MaterialId,
+}
+
+impl Task for Destroy {
+    type Output = usize;
+    const NAME: &'static str = "destroy";
+
+    fn run(self, keygen: &mut Keygen) -> Result<usize, TokenError> {
+        keygen.ready()?;
+        let seen = keygen.find_material(self.material)?;
+        if seen.iter().any(|seen| report::system_key(&seen.label, &keygen.shared.prefix).is_some()) {
+            return Err(TokenError::own(
+                ErrorClass::WrongKey,
+                "C_DestroyObject",
+                "an object with this id carries the label of a system key: nothing is destroyed",
+            ));
+        }
+        for object in &seen {
+            destroy(&mut keygen.seat, object.handle)
+                .map_err(|error| error.into_error("an object cannot be destroyed"))?;
+        }
+        if !keygen.find_material(self.material)?.is_empty() {
+            return Err(TokenError::own(
+                ErrorClass::Context,
+                "C_DestroyObject",
+                "the token still shows the object that it destroyed",
+            ));
+        }
+        // "Nothing there" counts only from a token that is there.
+        keygen.anchor()?;
+        keygen.shared.handles.put(self.material, &[], None);
+        Ok(seen.len())
+    }
+}
+
+/// An object that is gone already is fine.
+pub(super) fn destroy(seat: &mut Seat, object: ObjectHandle) -> Result<(), CallError> {
+    seat.with(|_, session| match session.destroy_object(object) {
+        Ok(()) | Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => Ok(()),
+        Err(error) => Err(CallError::from_cryptoki("C_DestroyObject", &error)),
+    })
+}
+
+pub(super) struct Holds {
+    pub(super) material: MaterialId,
+}
+
+impl Task for Holds {
+    type Output = bool;
+    const NAME: &'static str = "holds";
+
+    fn run(self, keygen: &mut Keygen) -> Result<bool, TokenError> {
+        keygen.ready()?;
+        let found = !keygen.find_material(self.material)?.is_empty();
+        if !found {
+            keygen.anchor()?;
+        }
+        Ok(found)
+    }
+}
+
+pub(super) struct Objects;
+
+impl Task for Objects {
+    type Output = Vec<ObjectReport>;
+    const NAME: &'static str = "objects";
+
+    fn run(self, keygen: &mut Keygen) -> Result<Vec<ObjectReport>, TokenError> {
+        keygen.ready()?;
+        report::report(&mut keygen.seat).map_err(|error| error.into_error("the objects cannot be listed"))
+    }
+}
+
+impl<T: Task> Job<Keygen> for TaskTicket<T> {
+    fn abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn run(self: Box<Self>, keygen: &mut Keygen) {
+        let TaskTicket { task, request_id, reply } = *self;
+        let span = tracing::debug_span!("token", call = T::NAME, request_id = &*request_id);
+        let _in_span = span.enter();
+        let result = task.run(keygen);
+        if let Err(error) = &result {
+            keygen.shared.note(error);
+        }
+        // The caller may have left at its deadline; the work is done all the same.
+        if reply.send(result).is_err() {
+            tracing::info!(call = T::NAME, "finished after its caller had left");
+        }
+    }
+
+    fn refuse(self: Box<Self>, error: TokenError) {
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+impl Job<Keygen> for Nudge {
+    fn abandoned(&self) -> bool {
+        false
+    }
+
+    fn run(self: Box<Self>, _: &mut Keygen) {}
+
+    fn refuse(self: Box<Self>, _: TokenError) {}
+}

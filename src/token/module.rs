@@ -1,0 +1,144 @@
+//! The vendor's module: loaded and initialised once per process and never finalised or unloaded (SoftHSM crashes at exit
+//! otherwise), and the selection of a token in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::slot::Slot;
+
+use super::error::CallError;
+use super::raw::{Functions, TokenLimits};
+use super::{ErrorClass, Selector, TokenError, TokenInfo};
+
+pub(super) struct Module {
+    path: PathBuf,
+    pub(super) context: Pkcs11,
+    pub(super) functions: Functions,
+}
+
+/// The token that the selector names.
+pub(super) struct Selected {
+    pub(super) slot: Slot,
+    pub(super) info: TokenInfo,
+    pub(super) limits: TokenLimits,
+}
+
+static LOADED: Mutex<Vec<&'static Module>> = Mutex::new(Vec::new());
+
+impl Module {
+    /// The module at `path`, loaded and initialised by the first call.
+    pub(super) fn load(path: &Path) -> Result<&'static Module, TokenError> {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = loaded.iter().find(|module| module.path == path) {
+            return Ok(module);
+        }
+        let functions = Functions::load(path)?;
+        let context = Pkcs11::new(path).map_err(|error| {
+            TokenError::own(ErrorClass::Context, "C_GetFunctionList", format!("`{}`: {error}", path.display()))
+        })?;
+        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Err(error) => {
+                return Err(CallError::from_cryptoki("C_Initialize", &error)
+                    .with_class(ErrorClass::Context, "the module does not initialise"));
+            }
+        }
+        let module: &'static Module = Box::leak(Box::new(Module { path: path.to_owned(), context, functions }));
+        loaded.push(module);
+        Ok(module)
+    }
+
+    /// The one token that fits the selector.
+    pub(super) fn select(&'static self, selector: &Selector) -> Result<Selected, TokenError> {
+        let slots = self
+            .context
+            .get_slots_with_token()
+            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))?;
+        let mut found = Vec::new();
+        for slot in slots {
+            // A slot that cannot be read is somebody else's trouble, unless it is the one we look for: then none is found.
+            let Ok((info, limits)) = self.functions.token_info(slot.id()) else { continue };
+            if limits.initialized && selector.matches(&info) {
+                found.push(Selected { slot, info, limits });
+            }
+        }
+        let wanted = selector.describe();
+        let chosen = one_of(found, &wanted)?;
+        let library = self.context.get_library_info().map_or_else(
+            |_| String::new(),
+            |info| format!("{} {}", info.library_description().trim_end(), info.library_version()),
+        );
+        Ok(Selected { info: TokenInfo { library, ..chosen.info }, ..chosen })
+    }
+}
+
+/// RULE: no slot means that the token is not there (a dead connection to a network token looks so); two tokens are an
+/// error, since the wrong one might get keys.
+fn one_of(mut found: Vec<Selected>, wanted: &str) -> Result<Selected, TokenError> {
+    if found.len() > 1 {
+        let serials: Vec<&str> = found.iter().map(|selected| selected.info.serial.as_str()).collect();
+        return Err(TokenError::own(
+            ErrorClass::Operator,
+            "token selector",
+            format!("{} tokens fit {wanted}: serials `{}`; name the serial", found.len(), serials.join("`, `")),
+        ));
+    }
+    found.pop().ok_or_else(|| {
+        TokenError::own(ErrorClass::Context, "C_GetSlotList", format!("no token with {wanted} is present"))
+    })
+}
+
+/// Whether a login may be tried. A PIN that is wrong by mistake must not lock the token.
+pub(super) fn refuse_login(info: &TokenInfo, limits: &TokenLimits) -> Result<(), TokenError> {
+    let refuse = |detail: &str| Err(TokenError::own(ErrorClass::Operator, "C_Login", detail));
+    if info.user_pin_locked {
+        return refuse("the token says that its user PIN is locked: no login is tried");
+    }
+    if info.user_pin_final_try {
+        return refuse(
+            "the token says that one more wrong PIN locks it: no login is tried. log in once with the token's own tool",
+        );
+    }
+    if limits.login_required && !limits.pin_initialized {
+        return refuse("the token has no user PIN yet");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: TokenLimits =
+        TokenLimits { max_rw_sessions: None, login_required: true, initialized: true, pin_initialized: true };
+
+    fn selected(serial: &str) -> Selected {
+        let slot = Slot::try_from(0u64).unwrap();
+        Selected { slot, info: TokenInfo { serial: serial.into(), ..TokenInfo::default() }, limits: LIMITS }
+    }
+
+    #[test]
+    fn two_tokens_are_an_error_that_names_both() {
+        let error = one_of(vec![selected("s1"), selected("s2")], "label `x`").err().unwrap();
+        assert_eq!(error.class, ErrorClass::Operator);
+        assert!(error.detail.contains("`s1`, `s2`") && error.detail.contains("label `x`"), "{error}");
+        assert_eq!(one_of(vec![], "label `x`").err().unwrap().class, ErrorClass::Context);
+        assert_eq!(one_of(vec![selected("s1")], "").unwrap().info.serial, "s1");
+    }
+
+    #[test]
+    fn no_login_where_it_could_lock_the_token() {
+        let fine = TokenInfo { user_pin_count_low: true, ..TokenInfo::default() };
+        assert!(refuse_login(&fine, &LIMITS).is_ok());
+        for info in [
+            TokenInfo { user_pin_locked: true, ..TokenInfo::default() },
+            TokenInfo { user_pin_final_try: true, ..TokenInfo::default() },
+        ] {
+            assert_eq!(refuse_login(&info, &LIMITS).unwrap_err().class, ErrorClass::Operator);
+        }
+        let no_pin = TokenLimits { pin_initialized: false, ..LIMITS };
+        assert_eq!(refuse_login(&fine, &no_pin).unwrap_err().class, ErrorClass::Operator);
+    }
+}

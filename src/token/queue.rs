@@ -1,0 +1,327 @@
+//! A bounded queue that is fair per principal: round robin over the principals that have jobs waiting. Heavy jobs (RSA
+//! private operations) run on a limited number of workers at a time, so that they cannot take all of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Principals whose empty lanes are kept, to save their allocation at the next job.
+const LANES_KEPT: usize = 256;
+
+pub(super) struct FairQueue<J> {
+    state: Mutex<State<J>>,
+    ready: Condvar,
+    limit: usize,
+    heavy_limit: usize,
+}
+
+pub(super) enum Pushed<J> {
+    Accepted,
+    /// Accepted in the place of this job: the newest of the principal that has most jobs waiting.
+    PushedOut(J),
+    /// The queue is full, and no principal has more jobs waiting than this one.
+    Full(J),
+    Closed(J),
+}
+
+pub(super) enum Taken<J> {
+    /// Call `heavy_done` when a heavy job has run.
+    Job {
+        job: J,
+        heavy: bool,
+    },
+    Nothing,
+    Closed,
+}
+
+struct State<J> {
+    lanes: HashMap<Arc<str>, Lane<J>>,
+    /// Principals with jobs waiting, the next one first.
+    ring: VecDeque<Arc<str>>,
+    waiting: usize,
+    heavy_running: usize,
+    /// Workers that sleep in `take`.
+    idle: usize,
+    sequence: u64,
+    closed: bool,
+}
+
+struct Lane<J> {
+    light: VecDeque<(u64, J)>,
+    heavy: VecDeque<(u64, J)>,
+}
+
+impl<J> FairQueue<J> {
+    /// `limit` jobs may wait; `heavy_limit` heavy ones may run at a time.
+    pub(super) fn new(limit: usize, heavy_limit: usize) -> Self {
+        let state = State {
+            lanes: HashMap::new(),
+            ring: VecDeque::new(),
+            waiting: 0,
+            heavy_running: 0,
+            idle: 0,
+            sequence: 0,
+            closed: false,
+        };
+        FairQueue { state: Mutex::new(state), ready: Condvar::new(), limit: limit.max(1), heavy_limit }
+    }
+
+    /// Never waits. A full queue makes room for a principal that has fewer jobs waiting than another: one that floods
+    /// the queue pays for it alone.
+    pub(super) fn push(&self, principal: &Arc<str>, heavy: bool, job: J) -> Pushed<J> {
+        let mut state = self.lock();
+        if state.closed {
+            return Pushed::Closed(job);
+        }
+        let mut pushed_out = None;
+        if state.waiting >= self.limit {
+            match state.push_out_for(principal) {
+                Some(victim) => pushed_out = Some(victim),
+                None => return Pushed::Full(job),
+            }
+        }
+        state.append(principal, heavy, job);
+        // A wake-up is a system call: only where somebody sleeps.
+        if state.idle > 0 {
+            drop(state);
+            self.ready.notify_one();
+        }
+        pushed_out.map_or(Pushed::Accepted, Pushed::PushedOut)
+    }
+
+    /// Waits for a job, at most for `patience`.
+    pub(super) fn take(&self, patience: Option<Duration>) -> Taken<J> {
+        let mut state = self.lock();
+        loop {
+            if let Some((job, heavy)) = state.next(self.heavy_limit) {
+                return Taken::Job { job, heavy };
+            }
+            if state.closed {
+                return Taken::Closed;
+            }
+            state.idle += 1;
+            let timed_out;
+            (state, timed_out) = match patience {
+                None => (self.ready.wait(state).unwrap_or_else(PoisonError::into_inner), false),
+                Some(patience) => {
+                    let (state, result) =
+                        self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
+                    (state, result.timed_out())
+                }
+            };
+            state.idle -= 1;
+            if timed_out {
+                return match state.next(self.heavy_limit) {
+                    Some((job, heavy)) => Taken::Job { job, heavy },
+                    None if state.closed => Taken::Closed,
+                    None => Taken::Nothing,
+                };
+            }
+        }
+    }
+
+    /// A heavy job has run: another one may.
+    pub(super) fn heavy_done(&self) {
+        let mut state = self.lock();
+        state.heavy_running = state.heavy_running.saturating_sub(1);
+        if state.idle > 0 && state.waiting > 0 {
+            drop(state);
+            self.ready.notify_one();
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
+    /// Takes no more jobs; hands back those that waited.
+    pub(super) fn close(&self) -> Vec<J> {
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiting = 0;
+        state.ring.clear();
+        let lanes = std::mem::take(&mut state.lanes);
+        drop(state);
+        self.ready.notify_all();
+        lanes.into_values().flat_map(|lane| lane.light.into_iter().chain(lane.heavy)).map(|(_, job)| job).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        // Every change below leaves the state whole, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J> State<J> {
+    fn append(&mut self, principal: &Arc<str>, heavy: bool, job: J) {
+        let sequence = self.sequence;
+        self.sequence += 1;
+        self.waiting += 1;
+        let lane = match self.lanes.get_mut(principal) {
+            Some(lane) => lane,
+            None => self
+                .lanes
+                .entry(Arc::clone(principal))
+                .or_insert_with(|| Lane { light: VecDeque::new(), heavy: VecDeque::new() }),
+        };
+        if lane.len() == 0 {
+            self.ring.push_back(Arc::clone(principal));
+        }
+        if heavy { lane.heavy.push_back((sequence, job)) } else { lane.light.push_back((sequence, job)) }
+    }
+
+    /// The next principal's oldest job that may run now.
+    fn next(&mut self, heavy_limit: usize) -> Option<(J, bool)> {
+        let heavy_allowed = self.heavy_running < heavy_limit;
+        for position in 0..self.ring.len() {
+            let lane = self.ring.get(position).and_then(|principal| self.lanes.get_mut(principal))?;
+            let Some((job, heavy)) = lane.take_oldest(heavy_allowed) else { continue };
+            let empty = lane.len() == 0;
+            let principal = self.ring.remove(position)?;
+            if !empty {
+                self.ring.push_back(principal);
+            } else if self.lanes.len() > LANES_KEPT {
+                self.lanes.remove(&principal);
+            }
+            self.waiting -= 1;
+            self.heavy_running += usize::from(heavy);
+            return Some((job, heavy));
+        }
+        None
+    }
+
+    /// Takes the newest job of the principal with most jobs waiting, if that is more than `principal` would have.
+    fn push_out_for(&mut self, principal: &Arc<str>) -> Option<J> {
+        let own = self.lanes.get(principal).map_or(0, Lane::len);
+        let greediest = self.ring.iter().max_by_key(|name| self.lanes.get(*name).map_or(0, Lane::len))?.clone();
+        let lane = self.lanes.get_mut(&greediest)?;
+        if lane.len() <= own + 1 {
+            return None;
+        }
+        let job = lane.take_newest()?;
+        self.waiting -= 1;
+        Some(job)
+    }
+}
+
+impl<J> Lane<J> {
+    fn len(&self) -> usize {
+        self.light.len() + self.heavy.len()
+    }
+
+    fn take_oldest(&mut self, heavy_allowed: bool) -> Option<(J, bool)> {
+        let light = self.light.front().map(|(sequence, _)| *sequence);
+        let heavy = self.heavy.front().map(|(sequence, _)| *sequence).filter(|_| heavy_allowed);
+        let take_heavy = match (light, heavy) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(light), Some(heavy)) => heavy < light,
+        };
+        let queue = if take_heavy { &mut self.heavy } else { &mut self.light };
+        queue.pop_front().map(|(_, job)| (job, take_heavy))
+    }
+
+    fn take_newest(&mut self) -> Option<J> {
+        let light = self.light.back().map(|(sequence, _)| *sequence);
+        let heavy = self.heavy.back().map(|(sequence, _)| *sequence);
+        let queue = if heavy > light { &mut self.heavy } else { &mut self.light };
+        queue.pop_back().map(|(_, job)| job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take<J>(queue: &FairQueue<J>) -> Option<J> {
+        match queue.take(Some(Duration::ZERO)) {
+            Taken::Job { job, .. } => Some(job),
+            Taken::Nothing | Taken::Closed => None,
+        }
+    }
+
+    #[test]
+    fn principals_take_turns() {
+        let queue = FairQueue::new(100, 1);
+        let (a, b, c): (Arc<str>, Arc<str>, Arc<str>) = ("a".into(), "b".into(), "c".into());
+        for n in 0..4 {
+            assert!(matches!(queue.push(&a, false, format!("a{n}")), Pushed::Accepted));
+        }
+        queue.push(&b, false, "b0".into());
+        queue.push(&b, false, "b1".into());
+        queue.push(&c, false, "c0".into());
+        let order: Vec<String> = std::iter::from_fn(|| take(&queue)).collect();
+        assert_eq!(order, ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]);
+        assert_eq!(queue.waiting(), 0);
+    }
+
+    #[test]
+    fn a_full_queue_refuses_the_one_who_filled_it_and_makes_room_for_others() {
+        let queue = FairQueue::new(4, 1);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        for n in 0..4 {
+            queue.push(&a, false, format!("a{n}"));
+        }
+        assert!(matches!(queue.push(&a, false, "a4".into()), Pushed::Full(job) if job == "a4"));
+        assert!(matches!(queue.push(&b, false, "b0".into()), Pushed::PushedOut(job) if job == "a3"));
+        assert!(matches!(queue.push(&b, false, "b1".into()), Pushed::PushedOut(job) if job == "a2"));
+        // Two each: nobody has more than the other.
+        assert!(matches!(queue.push(&b, false, "b2".into()), Pushed::Full(_)));
+        assert_eq!(queue.waiting(), 4);
+    }
+
+    #[test]
+    fn heavy_jobs_leave_a_worker_for_light_ones() {
+        let queue = FairQueue::new(100, 1);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        queue.push(&a, true, "rsa0");
+        queue.push(&a, true, "rsa1");
+        queue.push(&b, true, "rsa2");
+        queue.push(&a, false, "aes0");
+        assert_eq!(take(&queue), Some("rsa0"));
+        assert_eq!(take(&queue), Some("aes0"));
+        assert_eq!(take(&queue), None, "one heavy job runs, no other may");
+        queue.heavy_done();
+        assert_eq!(take(&queue), Some("rsa2"));
+        queue.heavy_done();
+        assert_eq!(take(&queue), Some("rsa1"));
+    }
+
+    #[test]
+    fn the_oldest_goes_first_within_a_principal() {
+        let queue = FairQueue::new(100, 9);
+        let a: Arc<str> = "a".into();
+        for (heavy, name) in [(false, 0), (true, 1), (false, 2), (true, 3)] {
+            queue.push(&a, heavy, name);
+        }
+        assert_eq!(std::iter::from_fn(|| take(&queue)).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn closing_hands_back_what_waited() {
+        let queue = FairQueue::new(100, 1);
+        let a: Arc<str> = "a".into();
+        queue.push(&a, false, 1);
+        queue.push(&a, true, 2);
+        assert_eq!(queue.close(), [1, 2]);
+        assert!(matches!(queue.take(None), Taken::Closed));
+        assert!(matches!(queue.push(&a, false, 3), Pushed::Closed(3)));
+    }
+
+    #[test]
+    fn a_sleeping_worker_is_woken() {
+        let queue = Arc::new(FairQueue::new(100, 1));
+        let worker = {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || match queue.take(None) {
+                Taken::Job { job, .. } => job,
+                Taken::Nothing | Taken::Closed => 0,
+            })
+        };
+        while queue.lock().idle == 0 {
+            std::thread::yield_now();
+        }
+        queue.push(&"a".into(), false, 7);
+        assert_eq!(worker.join().unwrap(), 7);
+    }
+}

@@ -1,0 +1,265 @@
+//! The single C calls of the hot path, and the one file with `unsafe`. cryptoki makes three calls where one will do (it asks
+//! for the length first) and cannot hand out its function list, so the list is taken a second time from the same library.
+//! `module` checks that both are one instance.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use cryptoki_sys as sys;
+use cryptoki_sys::{CK_MECHANISM, CK_ULONG};
+
+use super::TokenError;
+use super::error::CallError;
+use super::{ErrorClass, TokenInfo};
+
+/// Length of an AES-GCM tag in bytes; other lengths are not made.
+pub(super) const TAG_LEN: usize = 16;
+/// Length of an AES-GCM IV in bytes.
+pub(super) const IV_LEN: usize = 12;
+
+/// Largest signature: RSA-8192.
+const SIGNATURE_MAX: usize = 1024;
+
+/// Sets the vendor module's environment variables (`SOFTHSM2_CONF` and the like), which modules read with getenv.
+///
+/// Call it from `main` before any other thread exists and before a token is opened.
+pub fn apply_environment(variables: &BTreeMap<String, String>) {
+    for (name, value) in variables {
+        // SAFETY: `main` calls this before it starts any thread, so nobody reads the environment at the same time.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
+/// Ends the process without running exit handlers: a module that stays loaded may crash in them (SoftHSM 2.6.1 with
+/// OpenSSL 3 does). Standard output is flushed by the caller.
+pub fn exit_now(code: i32) -> ! {
+    unsafe extern "C" {
+        fn _exit(code: std::ffi::c_int) -> !;
+    }
+    // SAFETY: `_exit` of the C library takes any status and does not return.
+    unsafe { _exit(code) }
+}
+
+/// The module's C functions. The library behind them is never unloaded.
+pub(super) struct Functions {
+    list: sys::CK_FUNCTION_LIST,
+}
+
+/// A signing mechanism with its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SignCall {
+    Plain(u64),
+    Pss { hash: u64, mgf: u64, salt_len: u64 },
+}
+
+/// Session limits and flags that `TokenInfo` does not carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TokenLimits {
+    /// `None`: not named, or unlimited.
+    pub(super) max_rw_sessions: Option<u64>,
+    pub(super) login_required: bool,
+    pub(super) initialized: bool,
+    pub(super) pin_initialized: bool,
+}
+
+macro_rules! call {
+    ($self:ident . $name:ident ( $($argument:expr),* $(,)? )) => {{
+        let name = stringify!($name);
+        match $self.list.$name {
+            None => Err(CallError { function: name, rv: sys::CKR_FUNCTION_NOT_SUPPORTED }),
+            Some(function) => match function($($argument),*) {
+                sys::CKR_OK => Ok(()),
+                rv => Err(CallError { function: name, rv }),
+            },
+        }
+    }};
+}
+
+impl Functions {
+    /// Takes the function list from the library at `path`, which stays loaded for the life of the process.
+    pub(super) fn load(path: &Path) -> Result<Functions, TokenError> {
+        let refused = |detail: String| TokenError::own(ErrorClass::Context, "C_GetFunctionList", detail);
+        // SAFETY: loading runs the module's initialisers. That is what an operator asks for by naming the module; the path
+        // comes from the configuration only.
+        let library = unsafe { sys::Pkcs11::new(path) }
+            .map_err(|error| refused(format!("the module `{}` does not load: {error}", path.display())))?;
+        let library = Box::leak(Box::new(library));
+        let entry = library
+            .C_GetFunctionList
+            .as_ref()
+            .map_err(|_| refused(format!("`{}` is no PKCS#11 module: it has no C_GetFunctionList", path.display())))?;
+        let mut list = std::ptr::null_mut();
+        // SAFETY: `entry` is C_GetFunctionList of a library that is never unloaded; it writes one pointer.
+        let rv = unsafe { entry(&raw mut list) };
+        if rv != sys::CKR_OK || list.is_null() {
+            return Err(CallError { function: "C_GetFunctionList", rv }.into_error("the module gives no function list"));
+        }
+        // SAFETY: CKR_OK and not null: the module's own static list, alive as long as the library, which is leaked.
+        Ok(Functions { list: unsafe { *list } })
+    }
+
+    /// The slot that a session belongs to, asked through this list: fails for a session of another instance.
+    pub(super) fn session_slot(&self, session: &Session) -> Result<u64, CallError> {
+        let mut info = sys::CK_SESSION_INFO::default();
+        // SAFETY: `info` is a valid structure to write to for the length of the call.
+        unsafe { call!(self.C_GetSessionInfo(session.handle(), &raw mut info)) }?;
+        Ok(info.slotID)
+    }
+
+    /// Raw because some modules fill `utcTime` with what cryptoki cannot parse.
+    pub(super) fn token_info(&self, slot: u64) -> Result<(TokenInfo, TokenLimits), CallError> {
+        let mut raw = sys::CK_TOKEN_INFO::default();
+        // SAFETY: `raw` is a valid structure to write to for the length of the call.
+        unsafe { call!(self.C_GetTokenInfo(slot, &raw mut raw)) }?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches([' ', '\0']).to_owned();
+        let has = |flag| raw.flags & flag != 0;
+        let info = TokenInfo {
+            label: text(&raw.label),
+            serial: text(&raw.serialNumber),
+            manufacturer: text(&raw.manufacturerID),
+            model: text(&raw.model),
+            slot,
+            firmware: format!("{}.{}", raw.firmwareVersion.major, raw.firmwareVersion.minor),
+            library: String::new(),
+            user_pin_count_low: has(sys::CKF_USER_PIN_COUNT_LOW),
+            user_pin_final_try: has(sys::CKF_USER_PIN_FINAL_TRY),
+            user_pin_locked: has(sys::CKF_USER_PIN_LOCKED),
+        };
+        let limits = TokenLimits {
+            max_rw_sessions: match raw.ulMaxRwSessionCount {
+                sys::CK_UNAVAILABLE_INFORMATION | sys::CK_EFFECTIVELY_INFINITE => None,
+                limit => Some(limit),
+            },
+            login_required: has(sys::CKF_LOGIN_REQUIRED),
+            initialized: has(sys::CKF_TOKEN_INITIALIZED),
+            pin_initialized: has(sys::CKF_USER_PIN_INITIALIZED),
+        };
+        Ok((info, limits))
+    }
+
+    /// C_EncryptInit and one C_Encrypt with AES-GCM. `iv` is read back: some tokens write the IV they chose into it.
+    pub(super) fn encrypt_gcm(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        iv: &mut [u8; IV_LEN],
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        let mut out = vec![0u8; plaintext.len() + TAG_LEN];
+        let mut len = out.len() as CK_ULONG;
+        let mut params = gcm_params(iv, aad);
+        let mut mechanism = mechanism(sys::CKM_AES_GCM, &mut params);
+        // SAFETY: `mechanism`, `params`, `iv` and `aad` outlive both calls; every pointer comes with its own length;
+        // `&Session` is not Sync, so no other thread uses this session now.
+        unsafe {
+            call!(self.C_EncryptInit(session.handle(), &raw mut mechanism, key.handle()))?;
+            call!(self.C_Encrypt(
+                session.handle(),
+                plaintext.as_ptr().cast_mut(),
+                plaintext.len() as CK_ULONG,
+                out.as_mut_ptr(),
+                &raw mut len,
+            ))?;
+        }
+        if len != out.len() as CK_ULONG {
+            return Err(CallError { function: "C_Encrypt", rv: 0 });
+        }
+        Ok(out)
+    }
+
+    /// C_DecryptInit and one C_Decrypt with AES-GCM.
+    pub(super) fn decrypt_gcm(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        iv: &[u8; IV_LEN],
+        aad: &[u8],
+        ciphertext: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        // As long as the input, since some tokens want room for the tag too.
+        let mut out = zeroize::Zeroizing::new(vec![0u8; ciphertext.len()]);
+        let mut len = out.len() as CK_ULONG;
+        let mut iv = *iv;
+        let mut params = gcm_params(&mut iv, aad);
+        let mut mechanism = mechanism(sys::CKM_AES_GCM, &mut params);
+        // SAFETY: as in `encrypt_gcm`.
+        unsafe {
+            call!(self.C_DecryptInit(session.handle(), &raw mut mechanism, key.handle()))?;
+            call!(self.C_Decrypt(
+                session.handle(),
+                ciphertext.as_ptr().cast_mut(),
+                ciphertext.len() as CK_ULONG,
+                out.as_mut_ptr(),
+                &raw mut len,
+            ))?;
+        }
+        if len as usize + TAG_LEN != ciphertext.len() {
+            return Err(CallError { function: "C_Decrypt", rv: 0 });
+        }
+        out.truncate(len as usize);
+        Ok(std::mem::take(&mut *out))
+    }
+
+    /// C_SignInit and one C_Sign.
+    pub(super) fn sign(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        how: SignCall,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        let mut pss;
+        let mut mechanism = match how {
+            SignCall::Plain(mechanism) => {
+                CK_MECHANISM { mechanism, pParameter: std::ptr::null_mut(), ulParameterLen: 0 }
+            }
+            SignCall::Pss { hash, mgf, salt_len } => {
+                pss = sys::CK_RSA_PKCS_PSS_PARAMS { hashAlg: hash, mgf, sLen: salt_len };
+                mechanism(sys::CKM_RSA_PKCS_PSS, &mut pss)
+            }
+        };
+        let mut out = zeroize::Zeroizing::new([0u8; SIGNATURE_MAX]);
+        let mut len = SIGNATURE_MAX as CK_ULONG;
+        // SAFETY: as in `encrypt_gcm`; `pss` lives on the stack until after both calls.
+        unsafe {
+            call!(self.C_SignInit(session.handle(), &raw mut mechanism, key.handle()))?;
+            call!(self.C_Sign(
+                session.handle(),
+                data.as_ptr().cast_mut(),
+                data.len() as CK_ULONG,
+                out.as_mut_ptr(),
+                &raw mut len,
+            ))?;
+        }
+        out.get(..len as usize).map(<[u8]>::to_vec).ok_or(CallError { function: "C_Sign", rv: 0 })
+    }
+
+    pub(super) fn random(&self, session: &Session, out: &mut [u8]) -> Result<(), CallError> {
+        // SAFETY: pointer and length describe `out`; the session is this thread's.
+        unsafe { call!(self.C_GenerateRandom(session.handle(), out.as_mut_ptr(), out.len() as CK_ULONG)) }
+    }
+}
+
+fn gcm_params(iv: &mut [u8; IV_LEN], aad: &[u8]) -> sys::CK_GCM_PARAMS {
+    sys::CK_GCM_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: IV_LEN as CK_ULONG,
+        // Left at 0 it makes some tokens encrypt and then refuse to decrypt.
+        ulIvBits: (IV_LEN * 8) as CK_ULONG,
+        pAAD: if aad.is_empty() { std::ptr::null_mut() } else { aad.as_ptr().cast_mut() },
+        ulAADLen: aad.len() as CK_ULONG,
+        ulTagBits: (TAG_LEN * 8) as CK_ULONG,
+    }
+}
+
+fn mechanism<P>(mechanism: u64, parameter: &mut P) -> CK_MECHANISM {
+    CK_MECHANISM {
+        mechanism,
+        pParameter: (&raw mut *parameter).cast(),
+        ulParameterLen: std::mem::size_of::<P>() as CK_ULONG,
+    }
+}

@@ -1,0 +1,172 @@
+//! A session and what one thread does with it. A session belongs to one thread; after an error in the middle of an operation
+//! it is closed, since an operation left open blocks the session for good, and the next call opens another one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use cryptoki::session::Session;
+use cryptoki::slot::Slot;
+use zeroize::Zeroizing;
+
+use super::error::{CallError, Reaction};
+use super::module::Module;
+use super::raw::{IV_LEN, SignCall, TAG_LEN};
+use super::{GcmOutput, SignMechanism, spki};
+use crate::secret::SecretBytes;
+
+/// Who makes the IV of AES-GCM, as the probe found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IvContract {
+    /// The token takes the IV it is given.
+    Caller,
+    /// The token wants zeros and writes the IV that it chose over them.
+    ZeroedWriteback,
+}
+
+impl IvContract {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            IvContract::Caller => "caller",
+            IvContract::ZeroedWriteback => "zeroed-writeback",
+        }
+    }
+}
+
+pub(super) struct Seat {
+    pub(super) module: &'static Module,
+    pub(super) slot: Slot,
+    pub(super) iv: IvContract,
+    session: Option<Session>,
+    /// Sessions that had to be replaced, over all seats.
+    replaced: Arc<AtomicU64>,
+}
+
+impl Seat {
+    pub(super) fn new(module: &'static Module, slot: Slot, iv: IvContract, replaced: Arc<AtomicU64>) -> Seat {
+        Seat { module, slot, iv, session: None, replaced }
+    }
+
+    /// The session, opened if there is none.
+    pub(super) fn session(&mut self) -> Result<&Session, CallError> {
+        if self.session.is_none() {
+            let session = self
+                .module
+                .context
+                .open_rw_session(self.slot)
+                .map_err(|error| CallError::from_cryptoki("C_OpenSession", &error))?;
+            self.session = Some(session);
+        }
+        self.session.as_ref().ok_or(CallError { function: "C_OpenSession", rv: 0 })
+    }
+
+    /// Closes the session; the next call opens another.
+    pub(super) fn renew(&mut self) {
+        if self.session.take().is_some() {
+            self.replaced.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn encrypt(&mut self, key: ObjectHandle, aad: &[u8], plaintext: &[u8]) -> Result<GcmOutput, CallError> {
+        let contract = self.iv;
+        let mut iv = [0u8; IV_LEN];
+        if contract == IvContract::Caller {
+            // RULE SP 800-38D §8.2.2: a random IV of 96 bits. Two generators, so that a weak one does no harm.
+            self.fill_random(&mut iv)?;
+            let mut own = [0u8; IV_LEN];
+            getrandom::fill(&mut own).map_err(|_| CallError { function: "getrandom", rv: 0 })?;
+            iv.iter_mut().zip(own).for_each(|(byte, own)| *byte ^= own);
+        }
+        let given = iv;
+        let ciphertext =
+            self.with(|module, session| module.functions.encrypt_gcm(session, key, &mut iv, aad, plaintext))?;
+        let kept = match contract {
+            IvContract::Caller => iv == given,
+            IvContract::ZeroedWriteback => iv != given,
+        };
+        if !kept {
+            return Err(CallError { function: "C_Encrypt", rv: 0 });
+        }
+        Ok(GcmOutput { iv: iv.to_vec(), ciphertext })
+    }
+
+    /// `None`: not a ciphertext that this bridge makes; the token is not asked (SoftHSM takes IVs of no bytes).
+    pub(super) fn decrypt(
+        &mut self,
+        key: ObjectHandle,
+        iv: &[u8],
+        aad: &[u8],
+        ciphertext: &[u8],
+    ) -> Result<Option<SecretBytes>, CallError> {
+        let Ok(iv) = <&[u8; IV_LEN]>::try_from(iv) else { return Ok(None) };
+        if ciphertext.len() < TAG_LEN {
+            return Ok(None);
+        }
+        self.with(|module, session| module.functions.decrypt_gcm(session, key, iv, aad, ciphertext))
+            .map(|plaintext| Some(SecretBytes::new(plaintext)))
+    }
+
+    pub(super) fn sign(&mut self, key: ObjectHandle, how: SignCall, data: &[u8]) -> Result<Vec<u8>, CallError> {
+        self.with(|module, session| module.functions.sign(session, key, how, data))
+    }
+
+    /// Signs `input` (a digest, or Ed25519's message); ECDSA signatures come back as DER.
+    pub(super) fn sign_input(
+        &mut self,
+        key: ObjectHandle,
+        mechanism: SignMechanism,
+        input: &[u8],
+    ) -> Result<Option<Vec<u8>>, CallError> {
+        let Some(data) = mechanism.data(input).map(Zeroizing::new) else { return Ok(None) };
+        let signature = self.sign(key, mechanism.call(), &data)?;
+        match mechanism {
+            SignMechanism::Ecdsa => {
+                spki::ecdsa_der(&signature).map(Some).ok_or(CallError { function: "C_Sign", rv: 0 })
+            }
+            _ => Ok(Some(signature)),
+        }
+    }
+
+    pub(super) fn random(&mut self, len: usize) -> Result<SecretBytes, CallError> {
+        let mut out = Zeroizing::new(vec![0u8; len]);
+        self.fill_random(&mut out)?;
+        Ok(SecretBytes::new(std::mem::take(&mut *out)))
+    }
+
+    pub(super) fn attributes(
+        &mut self,
+        object: ObjectHandle,
+        wanted: &[AttributeType],
+    ) -> Result<Vec<Attribute>, CallError> {
+        self.with(|_, session| {
+            session
+                .get_attributes(object, wanted)
+                .map_err(|error| CallError::from_cryptoki("C_GetAttributeValue", &error))
+        })
+    }
+
+    fn fill_random(&mut self, out: &mut [u8]) -> Result<(), CallError> {
+        self.with(|module, session| module.functions.random(session, out))
+    }
+
+    /// A call on the session; the session goes where the call may have left an operation open.
+    pub(super) fn with<T>(
+        &mut self,
+        call: impl FnOnce(&'static Module, &Session) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let module = self.module;
+        let result = call(module, self.session()?);
+        if let Err(error) = &result
+            && leaves_operation_open(error)
+        {
+            self.renew();
+        }
+        result
+    }
+}
+
+/// An Init function that failed has begun nothing, unless it failed because something had been begun before.
+fn leaves_operation_open(error: &CallError) -> bool {
+    matches!(error.function, "C_Encrypt" | "C_Decrypt" | "C_Sign" | "C_FindObjects")
+        || error.reaction() == Reaction::FreshSession
+}

@@ -1,0 +1,72 @@
+//! What the threads of a connected token share.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cryptoki::slot::Slot;
+
+use super::error::Counters;
+use super::handles::Handles;
+use super::keygen::{Keygen, Nudge};
+use super::module::Module;
+use super::queue::{FairQueue, Pushed};
+use super::seat::{IvContract, Seat};
+use super::worker::{Work, Worker};
+use super::{Capabilities, ErrorClass, Status, TokenError, TokenInfo};
+
+pub(super) struct Shared {
+    pub(super) module: &'static Module,
+    pub(super) slot: Slot,
+    pub(super) info: TokenInfo,
+    pub(super) capabilities: Arc<Capabilities>,
+    pub(super) iv: IvContract,
+    /// Prefix of `CKA_LABEL`.
+    pub(super) prefix: String,
+    pub(super) handles: Handles,
+    pub(super) errors: Counters,
+    pub(super) replaced: Arc<AtomicU64>,
+    pub(super) queue: FairQueue<Work<Worker>>,
+    pub(super) keygen: FairQueue<Work<Keygen>>,
+    pub(super) status: Mutex<Status>,
+}
+
+impl Shared {
+    pub(super) fn seat(&self) -> Seat {
+        Seat::new(self.module, self.slot, self.iv, Arc::clone(&self.replaced))
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_status(&self, status: Status) {
+        let mut current = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current != status {
+            match &status {
+                Status::Ready => tracing::info!("the token answers"),
+                Status::Down(reason) => tracing::error!(reason, "the token is down"),
+            }
+            *current = status;
+        }
+    }
+
+    /// An error of the whole token turns the status; the key generation thread then looks until the token answers.
+    pub(super) fn note(&self, error: &TokenError) {
+        let reason = match error.class {
+            ErrorClass::Context => "the token does not answer",
+            ErrorClass::Operator => "the token refuses the login: an operator has to act",
+            _ => return,
+        };
+        tracing::warn!(%error, "the token failed");
+        self.set_status(Status::Down(reason.to_owned()));
+        // A full queue means that the thread is awake anyway; a refused nudge needs no answer.
+        let nudge = Work { deadline: Instant::now() + Duration::from_secs(3600), job: Box::new(Nudge) };
+        match self.keygen.push(&"token".into(), false, nudge) {
+            Pushed::Accepted | Pushed::Full(_) | Pushed::Closed(_) => {}
+            Pushed::PushedOut(work) => {
+                work.job.refuse(TokenError::own(ErrorClass::Capacity, "queue", "the queue is full"))
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Templates of the objects that the bridge makes: in the token, private, sensitive, not extractable, for one purpose.
+//! What a key is not for stands there as false: some tokens grant by default.
+
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, KeyType};
+
+use super::KeyKind;
+
+/// `CKA_ID` and `CKA_LABEL`, and whether the object outlives its session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Naming<'a> {
+    pub(super) id: &'a [u8],
+    pub(super) label: &'a str,
+    /// `false` for the probe's throw-away keys.
+    pub(super) token: bool,
+}
+
+pub(super) enum Recipe {
+    Secret { mechanism: Mechanism<'static>, template: Vec<Attribute> },
+    Pair { mechanism: Mechanism<'static>, public: Vec<Attribute>, private: Vec<Attribute> },
+}
+
+/// DER of the object identifier 1.3.101.112.
+pub(super) const ED25519_PARAMETERS: [u8; 5] = [0x06, 0x03, 0x2b, 0x65, 0x70];
+
+pub(super) fn recipe(kind: KeyKind, naming: Naming<'_>) -> Recipe {
+    match kind {
+        KeyKind::Aes256 => {
+            let mut template = guarded(naming);
+            template.extend([
+                Attribute::KeyType(KeyType::AES),
+                Attribute::ValueLen(32.into()),
+                Attribute::Encrypt(true),
+                Attribute::Decrypt(true),
+                Attribute::Sign(false),
+                Attribute::Verify(false),
+                Attribute::Wrap(false),
+                Attribute::Unwrap(false),
+            ]);
+            Recipe::Secret { mechanism: Mechanism::AesKeyGen, template }
+        }
+        KeyKind::Hmac(hash) => {
+            let mut template = guarded(naming);
+            template.extend([
+                Attribute::KeyType(KeyType::GENERIC_SECRET),
+                Attribute::ValueLen((hash.length() as u64).into()),
+                Attribute::Sign(true),
+                Attribute::Verify(true),
+                Attribute::Encrypt(false),
+                Attribute::Decrypt(false),
+                Attribute::Wrap(false),
+                Attribute::Unwrap(false),
+            ]);
+            Recipe::Secret { mechanism: Mechanism::GenericSecretKeyGen, template }
+        }
+        KeyKind::Rsa(bits) => pair(
+            naming,
+            Mechanism::RsaPkcsKeyPairGen,
+            [Attribute::ModulusBits(u64::from(bits).into()), Attribute::PublicExponent(vec![1, 0, 1])],
+        ),
+        KeyKind::Ec(curve) => {
+            pair(naming, Mechanism::EccKeyPairGen, [Attribute::EcParams(curve.parameters().to_vec())])
+        }
+        KeyKind::Ed25519 => {
+            pair(naming, Mechanism::EccEdwardsKeyPairGen, [Attribute::EcParams(ED25519_PARAMETERS.to_vec())])
+        }
+    }
+}
+
+fn pair<const N: usize>(naming: Naming<'_>, mechanism: Mechanism<'static>, parameters: [Attribute; N]) -> Recipe {
+    let mut public = vec![
+        Attribute::Token(naming.token),
+        Attribute::Id(naming.id.to_vec()),
+        Attribute::Label(naming.label.as_bytes().to_vec()),
+        Attribute::Private(false),
+        Attribute::Verify(true),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(false),
+        Attribute::Derive(false),
+    ];
+    public.extend(parameters);
+    let mut private = guarded(naming);
+    private.extend([Attribute::Sign(true), Attribute::Decrypt(false), Attribute::Unwrap(false)]);
+    Recipe::Pair { mechanism, public, private }
+}
+
+/// What every secret or private key has.
+fn guarded(naming: Naming<'_>) -> Vec<Attribute> {
+    vec![
+        Attribute::Token(naming.token),
+        Attribute::Id(naming.id.to_vec()),
+        Attribute::Label(naming.label.as_bytes().to_vec()),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Derive(false),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Curve, Hash};
+
+    #[test]
+    fn no_key_can_leave_the_token_or_serve_two_purposes() {
+        let naming = Naming { id: &[1], label: "x", token: true };
+        for kind in [
+            KeyKind::Aes256,
+            KeyKind::Hmac(Hash::Sha256),
+            KeyKind::Rsa(2048),
+            KeyKind::Ec(Curve::P256),
+            KeyKind::Ed25519,
+        ] {
+            let template = match recipe(kind, naming) {
+                Recipe::Secret { template, .. } => template,
+                Recipe::Pair { private, .. } => private,
+            };
+            for wanted in [
+                Attribute::Token(true),
+                Attribute::Private(true),
+                Attribute::Sensitive(true),
+                Attribute::Extractable(false),
+                Attribute::Derive(false),
+                Attribute::Unwrap(false),
+            ] {
+                assert!(template.contains(&wanted), "{kind:?} lacks {wanted:?}");
+            }
+            let signs = template.contains(&Attribute::Sign(true));
+            let encrypts = template.contains(&Attribute::Encrypt(true)) || template.contains(&Attribute::Decrypt(true));
+            assert!(signs != encrypts, "{kind:?}");
+        }
+    }
+}

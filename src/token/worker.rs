@@ -1,0 +1,341 @@
+//! Session workers: OS threads with a session each, fed by one queue. A worker never searches the token for objects; what
+//! needs a search or a login goes back to the caller's side, which asks the key generation thread for it and comes again.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cryptoki::object::ObjectHandle;
+use tokio::sync::oneshot;
+
+use super::error::{CallError, Reaction, is_decrypt};
+use super::fingerprint::{Fingerprint, Mismatch, round_trip};
+use super::handles::{Class, Lookup};
+use super::queue::{FairQueue, Taken};
+use super::seat::Seat;
+use super::shared::Shared;
+use super::{Done, ErrorClass, Facts, KeyRef, TokenError};
+
+/// A job in a queue, for a thread whose state is `W`.
+pub(super) struct Work<W> {
+    pub(super) deadline: Instant,
+    pub(super) job: Box<dyn Job<W>>,
+}
+
+pub(super) trait Job<W>: Send {
+    /// The caller went away: nobody waits for the answer.
+    fn abandoned(&self) -> bool;
+    fn run(self: Box<Self>, thread: &mut W);
+    /// Answered without touching the token.
+    fn refuse(self: Box<Self>, error: TokenError);
+}
+
+/// A cryptographic operation that a session worker makes.
+pub(super) trait Operation: Send + 'static {
+    type Output: Send + 'static;
+    const NAME: &'static str;
+
+    fn mechanism(&self) -> &'static str;
+    fn key(&self) -> Option<(&KeyRef, Class)>;
+    /// RSA private operations.
+    fn heavy(&self) -> bool {
+        false
+    }
+    /// Check the fingerprint even if it was checked before.
+    fn checks(&self) -> bool {
+        false
+    }
+    /// The calls; may run twice. `None`: the input is bad, seen without the token.
+    fn run(&self, seat: &mut Seat, key: Option<ObjectHandle>) -> Result<Option<Self::Output>, CallError>;
+}
+
+pub(super) enum Outcome<O: Operation> {
+    Done(Done<O::Output>),
+    Failed(TokenError),
+    /// Mend this and send the operation again.
+    Mend(O, Need),
+}
+
+/// What the key generation thread has to do before an operation can go on.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Need {
+    Find { lost: Option<ObjectHandle> },
+    LogIn { epoch: u64 },
+}
+
+/// An operation on its way to a worker.
+pub(super) struct Ticket<O: Operation> {
+    pub(super) operation: O,
+    pub(super) request_id: Arc<str>,
+    pub(super) reply: oneshot::Sender<Outcome<O>>,
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    seat: Seat,
+}
+
+enum Stop {
+    Failed(TokenError),
+    Mend(Need),
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>) -> Worker {
+        let seat = shared.seat();
+        Worker { shared, seat }
+    }
+
+    /// The life of the thread.
+    pub(super) fn serve(mut self) {
+        let shared = Arc::clone(&self.shared);
+        while let Served::Yes = serve_one(&shared.queue, None, &mut self) {}
+    }
+
+    fn perform<O: Operation>(&mut self, operation: &O) -> Result<Done<O::Output>, Stop> {
+        let mut retried = false;
+        loop {
+            let handle = match operation.key() {
+                Some((key, class)) => Some(self.checked_handle(key, class, operation.checks())?),
+                None => None,
+            };
+            let started = Instant::now();
+            let error = match operation.run(&mut self.seat, handle) {
+                Ok(Some(value)) => {
+                    let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+                    return Ok(Done { value, facts: Facts { mechanism: operation.mechanism(), micros } });
+                }
+                Ok(None) => return Err(failed(ErrorClass::Data, O::NAME, "the input has a wrong form")),
+                Err(error) => error,
+            };
+            match error.reaction() {
+                Reaction::FreshSession if !retried => self.seat.renew(),
+                Reaction::FreshSession => {
+                    return Err(Stop::Failed(error.into_error("the session was lost twice")));
+                }
+                Reaction::FindAgain => return Err(Stop::Mend(Need::Find { lost: handle })),
+                Reaction::LogIn => return Err(self.log_in()),
+                Reaction::Report(class) => return Err(self.report(error, class)),
+                // RULE: the key's own fingerprint, on a fresh session, tells bad input from a failing token.
+                Reaction::Ambiguous => {
+                    self.seat.renew();
+                    if let Some((key, class)) = operation.key() {
+                        self.checked_handle(key, class, true)?;
+                        if is_decrypt(error.function) {
+                            return Err(Stop::Failed(
+                                error.with_class(ErrorClass::Data, "the ciphertext does not open; the key works"),
+                            ));
+                        }
+                        if retried {
+                            // The key works and the token answers: this call does not, and the token is not down.
+                            return Err(Stop::Failed(
+                                error.with_class(ErrorClass::Context, "the call fails; the key works otherwise"),
+                            ));
+                        }
+                    } else if retried {
+                        return Err(self.report(error, ErrorClass::Context));
+                    }
+                }
+            }
+            retried = true;
+        }
+    }
+
+    /// The handle of `key`, with its fingerprint checked in this epoch (or now, if `again`).
+    fn checked_handle(&mut self, key: &KeyRef, class: Class, again: bool) -> Result<ObjectHandle, Stop> {
+        let (handle, public, checked, epoch) = match self.shared.handles.lookup(key, class) {
+            Lookup::Found { handle, public, checked, epoch } => (handle, public, checked, epoch),
+            Lookup::Unknown => return Err(Stop::Mend(Need::Find { lost: None })),
+            Lookup::Missing => {
+                return Err(failed(ErrorClass::KeyMissing, "C_FindObjects", "the token does not hold the object"));
+            }
+            Lookup::Duplicate => return Err(failed(ErrorClass::WrongKey, "C_FindObjects", DUPLICATE)),
+        };
+        if checked && !again {
+            return Ok(handle);
+        }
+        let mut retried = false;
+        loop {
+            match check(&mut self.seat, key, handle, public) {
+                Ok(()) => {
+                    self.shared.handles.mark_checked(key, handle, epoch);
+                    return Ok(handle);
+                }
+                Err(Mismatch::WrongKey(detail)) => return Err(failed(ErrorClass::WrongKey, "fingerprint", detail)),
+                Err(Mismatch::Call(error)) => match error.reaction() {
+                    Reaction::FreshSession | Reaction::Ambiguous if !retried => self.seat.renew(),
+                    Reaction::FreshSession => {
+                        return Err(Stop::Failed(error.into_error("the session was lost twice")));
+                    }
+                    Reaction::FindAgain => return Err(Stop::Mend(Need::Find { lost: Some(handle) })),
+                    Reaction::LogIn => return Err(self.log_in()),
+                    Reaction::Report(class) => return Err(self.report(error, class)),
+                    Reaction::Ambiguous => return Err(self.report(error, ErrorClass::Context)),
+                },
+            }
+            retried = true;
+        }
+    }
+
+    fn log_in(&self) -> Stop {
+        Stop::Mend(Need::LogIn { epoch: self.shared.handles.epoch() })
+    }
+
+    fn report(&self, error: CallError, class: ErrorClass) -> Stop {
+        let error = error.with_class(class, "the token refused the call");
+        self.shared.note(&error);
+        Stop::Failed(error)
+    }
+}
+
+pub(super) const DUPLICATE: &str = "several objects of one class have this id: none is used";
+
+fn check(seat: &mut Seat, key: &KeyRef, handle: ObjectHandle, public: Option<ObjectHandle>) -> Result<(), Mismatch> {
+    match key {
+        KeyRef::Kms { fingerprint, .. } => Fingerprint::decode(fingerprint)
+            .ok_or(Mismatch::WrongKey("the recorded fingerprint cannot be read"))?
+            .check(seat, handle, public),
+        KeyRef::System(_) => Ok(round_trip(seat, handle)?),
+    }
+}
+
+fn failed(class: ErrorClass, function: &'static str, detail: &str) -> Stop {
+    Stop::Failed(TokenError::own(class, function, detail))
+}
+
+impl<O: Operation> Job<Worker> for Ticket<O> {
+    fn abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn run(self: Box<Self>, worker: &mut Worker) {
+        let Ticket { operation, request_id, reply } = *self;
+        let span = tracing::debug_span!(
+            "token",
+            call = O::NAME,
+            request_id = &*request_id,
+            key = %KeyName(operation.key().map(|(key, _)| key))
+        );
+        let _in_span = span.enter();
+        let outcome = match worker.perform(&operation) {
+            Ok(done) => Outcome::Done(done),
+            Err(Stop::Failed(error)) => {
+                tracing::debug!(%error, "the call failed");
+                Outcome::Failed(error)
+            }
+            Err(Stop::Mend(need)) => {
+                tracing::debug!(?need, "the call has to wait for a handle or the login");
+                Outcome::Mend(operation, need)
+            }
+        };
+        // Nobody listens after the deadline: the result is dropped, and wiped where it is secret.
+        let _ = reply.send(outcome);
+    }
+
+    fn refuse(self: Box<Self>, error: TokenError) {
+        let _ = self.reply.send(Outcome::Failed(error));
+    }
+}
+
+/// A key in a span: its id and nothing else.
+struct KeyName<'a>(Option<&'a KeyRef>);
+
+impl fmt::Display for KeyName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("-"),
+            Some(KeyRef::System(key)) => write!(f, "{key:?}"),
+            Some(KeyRef::Kms { material, .. }) => {
+                for byte in material.id {
+                    write!(f, "{byte:02x}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Served {
+    Yes,
+    Nothing,
+    Closed,
+}
+
+/// Takes one job and runs it, unless its deadline has passed or its caller is gone.
+pub(super) fn serve_one<W>(queue: &FairQueue<Work<W>>, patience: Option<Duration>, thread: &mut W) -> Served {
+    let (work, heavy) = match queue.take(patience) {
+        Taken::Job { job, heavy } => (job, heavy),
+        Taken::Nothing => return Served::Nothing,
+        Taken::Closed => return Served::Closed,
+    };
+    if work.deadline <= Instant::now() {
+        work.job.refuse(TokenError::own(ErrorClass::Deadline, "queue", "the deadline passed before a worker was free"));
+    } else if !work.job.abandoned() {
+        // A panic ends the job and not the worker: the reply channel closes, which its caller sees as a failure.
+        if catch_unwind(AssertUnwindSafe(|| work.job.run(thread))).is_err() {
+            tracing::error!("a token job panicked");
+        }
+    }
+    if heavy {
+        queue.heavy_done();
+    }
+    Served::Yes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::queue::Pushed;
+
+    struct Probe(oneshot::Sender<Result<(), TokenError>>);
+
+    impl Job<Vec<&'static str>> for Probe {
+        fn abandoned(&self) -> bool {
+            self.0.is_closed()
+        }
+        fn run(self: Box<Self>, thread: &mut Vec<&'static str>) {
+            thread.push("ran");
+            let _ = self.0.send(Ok(()));
+        }
+        fn refuse(self: Box<Self>, error: TokenError) {
+            let _ = self.0.send(Err(error));
+        }
+    }
+
+    fn queued(deadline: Instant) -> (FairQueue<Work<Vec<&'static str>>>, oneshot::Receiver<Result<(), TokenError>>) {
+        let queue = FairQueue::new(4, 1);
+        let (reply, answer) = oneshot::channel();
+        let pushed = queue.push(&"a".into(), true, Work { deadline, job: Box::new(Probe(reply)) });
+        assert!(matches!(pushed, Pushed::Accepted));
+        (queue, answer)
+    }
+
+    #[test]
+    fn a_job_past_its_deadline_does_not_touch_the_token() {
+        let (queue, mut answer) = queued(Instant::now());
+        let mut calls = Vec::new();
+        assert_eq!(serve_one(&queue, None, &mut calls), Served::Yes);
+        assert!(calls.is_empty());
+        assert_eq!(answer.try_recv().unwrap().unwrap_err().class, ErrorClass::Deadline);
+    }
+
+    #[test]
+    fn a_job_nobody_waits_for_does_not_touch_the_token() {
+        let (queue, answer) = queued(Instant::now() + Duration::from_secs(60));
+        drop(answer);
+        let mut calls = Vec::new();
+        assert_eq!(serve_one(&queue, None, &mut calls), Served::Yes);
+        assert!(calls.is_empty());
+    }
+
+    #[test]
+    fn a_job_in_time_runs() {
+        let (queue, mut answer) = queued(Instant::now() + Duration::from_secs(60));
+        let mut calls = Vec::new();
+        assert_eq!(serve_one(&queue, None, &mut calls), Served::Yes);
+        assert_eq!(calls, ["ran"]);
+        assert!(answer.try_recv().unwrap().is_ok());
+    }
+}

@@ -1,0 +1,89 @@
+//! The token layer against SoftHSM: makes token directories and runs `examples/token_selftest.rs` in processes of their
+//! own, since module state is per process. Needs Debian's softhsm2 and opensc.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+const LABEL: &str = "hsm-bridge-test";
+const PIN: &str = "1234567";
+
+/// A token directory of its own, on tmpfs where there is one: key generation syncs.
+struct Directory {
+    path: tempfile::TempDir,
+}
+
+impl Directory {
+    fn with_tokens(count: usize) -> Directory {
+        let root = [Path::new("/dev/shm"), Path::new("/tmp")].into_iter().find(|root| root.is_dir()).unwrap();
+        let directory = Directory { path: tempfile::Builder::new().prefix("hsm-bridge-").tempdir_in(root).unwrap() };
+        let tokens = directory.path.path().join("tokens");
+        std::fs::create_dir(&tokens).unwrap();
+        let conf =
+            format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
+        std::fs::write(directory.conf(), conf).unwrap();
+        for _ in 0..count {
+            let output = Command::new("softhsm2-util")
+                .env("SOFTHSM2_CONF", directory.conf())
+                .args(["--init-token", "--free", "--label", LABEL, "--pin", PIN, "--so-pin", "12345678"])
+                .output()
+                .expect("softhsm2-util is installed (apt install softhsm2)");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        directory
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.path.path().join("softhsm2.conf")
+    }
+
+    /// Runs a scenario; each of its lines must say `ok`, and there must be `at_least` of them.
+    fn run(&self, scenario: &str, at_least: usize) {
+        let output = Command::new(harness())
+            .args([scenario, MODULE])
+            .arg(self.conf())
+            .args([LABEL, PIN])
+            .output()
+            .expect("the harness starts");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let failed: Vec<&str> = stdout.lines().filter(|line| line.starts_with("FAILED")).collect();
+        let passed = stdout.lines().filter(|line| line.starts_with("ok ")).count();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(failed.is_empty(), "{}\n{stderr}", failed.join("\n"));
+        assert!(output.status.success(), "{}: {stdout}\n{stderr}", output.status);
+        assert!(passed >= at_least, "only {passed} checks ran:\n{stdout}");
+    }
+}
+
+/// `cargo test` builds examples beside the tests.
+fn harness() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join("examples/token_selftest");
+    assert!(path.exists(), "{} is not there: run `cargo build --example token_selftest`", path.display());
+    path
+}
+
+#[test]
+fn keys_live_and_die_as_told() {
+    Directory::with_tokens(1).run("main", 40);
+}
+
+#[test]
+fn a_wrong_pin_is_tried_once() {
+    Directory::with_tokens(1).run("wrong-pin", 3);
+}
+
+#[test]
+fn two_tokens_with_one_label_are_refused() {
+    Directory::with_tokens(2).run("two-tokens", 3);
+}
+
+#[test]
+fn the_queue_is_fair_and_bounded() {
+    Directory::with_tokens(1).run("queue", 4);
+}
+
+#[test]
+fn a_token_that_went_away_is_told_from_a_missing_key() {
+    Directory::with_tokens(1).run("gone", 1);
+}
