@@ -1,4 +1,14 @@
-"""Fixtures: running bridges, and what a failed test should show of them."""
+"""Fixtures: running bridges, and what a failed test should show of them.
+
+    pytest tests/clients                      with target/debug/hsm-bridge built, SoftHSM2, OpenSC, openssl, curl and both
+                                              AWS CLIs installed (version 1 from PyPI beside this Python, Debian's awscli)
+    HSM_BRIDGE_BIN=…                          another binary
+    HSM_BRIDGE_TEST_TMP=…                     where instances live; /dev/shm otherwise
+    HSM_BRIDGE_TEST_KEEP=1                    keeps their directories
+    HSM_BRIDGE_AWS_V1=…, HSM_BRIDGE_AWS_DEBIAN=…   other places of the two CLIs
+
+Expectations come from AWS's documented and recorded answers, never from this program's own code.
+"""
 
 import os
 import sys
@@ -13,9 +23,9 @@ for name in [n for n in os.environ if n.startswith("AWS_")]:
     del os.environ[name]
 os.environ |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
 
-from bridge import INSTANCES, Bridge, binary  # noqa: E402
+pytest.register_assert_rewrite("bridge", "checks", "kmsclient", "token_tool", "cli")
 
-pytest.register_assert_rewrite("checks")
+from bridge import INSTANCES, Bridge, binary  # noqa: E402
 
 
 def pytest_configure(config):

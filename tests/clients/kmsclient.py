@@ -21,8 +21,10 @@ TIMEOUT = 30
 JSON_11 = "application/x-amz-json-1.1"
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
 
-# Errors of callers who did not prove who they are: no audit record of their own.
+# Errors of callers who did not prove who they are, or were refused before that: no audit record of their own.
 STRANGER_ERRORS = {
+    "UnknownOperationException",
+    "InvalidAction",
     "MissingAuthenticationTokenException",
     "IncompleteSignatureException",
     "InvalidSignatureException",
@@ -172,13 +174,16 @@ class RawClient:
             self.close()
         return self._seen(reply)
 
-    def send_bytes(self, data, timeout=10):
-        """Sends bytes as they are on a connection of their own. A server that hangs up without a word gives status 0."""
+    def send_bytes(self, data, timeout=10, finish=False):
+        """Sends bytes as they are on a connection of their own. A server that hangs up without a word gives status 0.
+        `finish` closes our half after the last byte: nothing more will come."""
         plain = socket.create_connection((self.host, self.port), timeout=timeout)
         link = self.context.wrap_socket(plain, server_hostname=self.host) if self.tls else plain
         with link:
             try:
                 link.sendall(data)
+                if finish:
+                    link.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # A server that refuses early may close before it has read everything; its answer may still be there.
             answer = http.client.HTTPResponse(link)
@@ -187,11 +192,12 @@ class RawClient:
                 reply = Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
             except (http.client.HTTPException, ConnectionError, ssl.SSLError):
                 return Reply(0, {}, b"", reset=True)
-        return self._seen(reply)
+        # What is refused for its form was said to nobody in particular.
+        return self._seen(reply, tell=reply.status == 200)
 
-    def _seen(self, reply):
+    def _seen(self, reply, tell=True):
         check_silent(reply.raw(), self.forbidden, error=reply.status != 200)
-        if self.on_reply:
+        if tell and self.on_reply:
             self.on_reply(reply)
         return reply
 

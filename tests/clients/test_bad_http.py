@@ -179,7 +179,7 @@ def test_get_root_unsigned(either):
 ])
 def test_garbage(bridge, data):
     raw = bridge.raw()
-    reply = raw.send_bytes(data)
+    reply = raw.send_bytes(data, finish=True)
     assert reply.reset or 400 <= reply.status < 506, reply
     assert reply.status != 500, reply
     good(raw)

@@ -92,6 +92,9 @@ def test_exports(bridge):
         assert os.path.exists(bridge.env[name]), name
     assert stat.S_IMODE(os.stat(bridge.env["HSM_BRIDGE_PIN_FILE"]).st_mode) & 0o077 == 0
     assert 7 <= len(bridge.pin) <= 32
+    deadline = time.monotonic() + 5
+    while set(parse_exports(bridge.stdout_file.read_text())) != set(bridge.env) and time.monotonic() < deadline:
+        time.sleep(0.05)
     printed = bridge.stdout_file.read_text()
     assert parse_exports(printed) == bridge.env, "printed as written"
     assert "not for production" in (printed + bridge.stderr_file.read_text()).lower()
