@@ -22,10 +22,11 @@ use crate::http::{Metrics, Services};
 use crate::keystore::{CallContext, ErrorClass, KeyStore, Token, TokenError};
 use crate::ops::identity::TokenSecrets;
 use crate::ops::store_key::TokenWrap;
-use crate::ops::{self, ClockWatch, OpError, Ops, OperatorRequest, OperatorResponse};
+use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops};
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
+pub use crate::token::{apply_environment, exit_now};
 pub use operator_socket::{Asked, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 

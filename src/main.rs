@@ -1,1 +1,5 @@
-fn main() {}
+//! The `hsm-bridge` program: everything is in the library.
+
+fn main() -> ! {
+    hsm_bridge::cli::main()
+}

@@ -115,11 +115,16 @@ impl Dev {
 
     fn exports(&self, ready: &Ready) -> Result<SecretString, AppError> {
         let credentials = read(&self.dir.join(CREDENTIALS))?;
-        let (id, secret) = credentials.trim().split_once(' ').ok_or_else(|| {
-            AppError::Refused(format!("`{}` is damaged", self.dir.join(CREDENTIALS).display()))
-        })?;
+        let (id, secret) = credentials
+            .trim()
+            .split_once(' ')
+            .ok_or_else(|| AppError::Refused(format!("`{}` is damaged", self.dir.join(CREDENTIALS).display())))?;
         let address = ready.addresses.first().copied().unwrap_or(self.options.listen);
-        let url = if self.options.tls { format!("https://localhost:{}", address.port()) } else { format!("http://{address}") };
+        let url = if self.options.tls {
+            format!("https://localhost:{}", address.port())
+        } else {
+            format!("http://{address}")
+        };
         let here = &self.config.server.locality;
         let dir = |name: &str| self.dir.join(name).display().to_string();
         let mut pairs = vec![
@@ -192,7 +197,10 @@ fn make_token(dir: &Path) -> Result<(), AppError> {
         .mode(0o700)
         .create(dir.join("tokens"))
         .map_err(|e| io("the token directory", dir, &e))?;
-    let conf = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", dir.join("tokens").display());
+    let conf = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+        dir.join("tokens").display()
+    );
     replace(&dir.join("softhsm2.conf"), conf.as_bytes())?;
     let mut random = [0u8; 24];
     getrandom::fill(&mut random).map_err(|e| AppError::Io(format!("no randomness: {e}")))?;
@@ -206,7 +214,9 @@ fn make_token(dir: &Path) -> Result<(), AppError> {
         .stdin(Stdio::null())
         .output()
         .map_err(|e| {
-            AppError::Token(format!("cannot run softhsm2-util ({e}): install SoftHSM (Debian: `apt-get install softhsm2`)"))
+            AppError::Token(format!(
+                "cannot run softhsm2-util ({e}): install SoftHSM (Debian: `apt-get install softhsm2`)"
+            ))
         })?;
     if !output.status.success() {
         let told = String::from_utf8_lossy(&output.stderr);
@@ -255,7 +265,9 @@ fn configuration(dir: &Path, options: &DevOptions) -> Result<String, AppError> {
         .map(PathBuf::from)
         .or_else(|| MODULES.iter().map(PathBuf::from).find(|path| path.exists()))
         .ok_or_else(|| {
-            AppError::Token("SoftHSM's library is not found: install it (Debian: `apt-get install softhsm2`)".to_owned())
+            AppError::Token(
+                "SoftHSM's library is not found: install it (Debian: `apt-get install softhsm2`)".to_owned(),
+            )
         })?;
     let account = options.account.as_ref().map_or("", AccountId::as_str);
     let region = options.region.as_ref().map_or("", Region::as_str);

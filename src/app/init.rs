@@ -52,8 +52,7 @@ pub async fn create(config: &Config, made_by: &'static str) -> Result<FirstKey, 
     let store = Store::create(opened.lock, &wrap, recovery_key.as_deref()).await?;
     let here = &config.server.locality;
     let now = now_ms();
-    let (record, secret) =
-        make_access_key(&token, &call, &here.account, Owner::Root, &Principal::Root, now).await?;
+    let (record, secret) = make_access_key(&token, &call, &here.account, Owner::Root, &Principal::Root, now).await?;
     let id = record.id.clone();
     let deployment = DeploymentRecord {
         id: store.deployment_id().to_owned(),

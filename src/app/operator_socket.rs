@@ -60,7 +60,9 @@ pub fn ask_running(state_dir: &Path, request: &OperatorRequest) -> Result<Asked,
     match serde_json::from_str(&answer) {
         Ok(Line::Ok(response)) => Ok(Asked::Answered(Ok(response))),
         Ok(Line::Error(error)) => Ok(Asked::Answered(Err(error))),
-        Err(_) if answer.is_empty() => Err(AppError::Io("the server closed the operator socket without an answer".to_owned())),
+        Err(_) if answer.is_empty() => {
+            Err(AppError::Io("the server closed the operator socket without an answer".to_owned()))
+        }
         Err(e) => Err(AppError::Io(format!("the server's answer is not understood: {e}"))),
     }
 }

@@ -27,7 +27,7 @@ pub fn harden() {
 /// Starts logging; once per process.
 pub fn log_to_stderr(log: &Log) {
     let level = log.level.as_str();
-    let (filter, handle) = reload::Layer::new(EnvFilter::new(level));
+    let (filter, handle) = reload::Layer::new(directives(level));
     let registry = tracing_subscriber::registry().with(filter);
     let layer = fmt::layer().with_writer(std::io::stderr);
     let started = match log.format {
@@ -50,7 +50,12 @@ pub fn next_level(configured: &'static str) {
         _ => configured,
     };
     *current = next;
-    if handle.reload(EnvFilter::new(next)).is_ok() {
+    if handle.reload(directives(next)).is_ok() {
         tracing::warn!("log level is now {next}");
     }
+}
+
+/// The PKCS#11 crate logs each vendor mechanism that it has no name for as an error: only our own lines are wanted.
+fn directives(level: &str) -> EnvFilter {
+    EnvFilter::new(format!("{level},cryptoki=off"))
 }

@@ -1,13 +1,17 @@
 //! The running service: listeners, timers, signals, and the orderly end.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{App, AppError, Opened, StartOptions, clock_file, now_ms, open_files, operator_socket, runtime, settle};
+use super::{
+    App, AppError, Opened, StartOptions, audit_directory, clock_file, now_ms, open_files, operator_socket, runtime,
+    settle,
+};
 use crate::audit::AuditError;
 use crate::config::Config;
 use crate::http::metrics::Readings;
@@ -50,14 +54,15 @@ pub async fn serve(
     let reloader = main.tls_reloader();
     let admin = match config.metrics {
         Some(address) => {
-            let settings = ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(&config) };
+            let settings =
+                ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(&config) };
             let admin = bind(settings).await?.with_metrics(services.metrics.clone());
             Some(admin.with_readiness(probe(&services, &stopped)))
         }
         None => None,
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
-    feed(&services);
+    feed(&services, audit_directory(&config));
 
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
@@ -74,15 +79,19 @@ pub async fn serve(
     let level = config.log.level.as_str();
     let failed = loop {
         tokio::select! {
-            () = signals.end() => break None,
-            () = signals.reload() => {
-                services.journal.rotate();
-                match reloader.reload() {
-                    Ok(()) => tracing::info!("certificates read again, audit segment closed"),
-                    Err(error) => tracing::error!(%error, "the old certificates stay"),
+            event = signals.next() => match event {
+                Event::End => break None,
+                Event::Level => runtime::next_level(level),
+                Event::Reload => {
+                    if let Err(error) = services.journal.rotate().await {
+                        tracing::error!(%error, "the audit segment stays open");
+                    }
+                    match reloader.reload() {
+                        Ok(()) => tracing::info!("certificates read again, audit segment closed"),
+                        Err(error) => tracing::error!(%error, "the old certificates stay"),
+                    }
                 }
-            }
-            () = signals.level() => runtime::next_level(level),
+            },
             reason = services.journal.failed() => break Some(reason),
             ended = &mut main => {
                 tracing::error!(?ended, "the listeners ended");
@@ -151,7 +160,8 @@ async fn open_when_there_is_room(
             && let Some(address) = config.metrics
         {
             let reason = error.to_string();
-            let settings = ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(config) };
+            let settings =
+                ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(config) };
             let probe = Arc::new(move || Readiness { ready: false, reasons: vec![reason.clone()] });
             let server = bind(settings).await?.with_metrics(Arc::new(Metrics::new())).with_readiness(probe);
             health = Some(tokio::spawn(server.run_admin(stopped.clone())));
@@ -227,7 +237,7 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
 }
 
 /// Numbers that `/metrics` reads when it is asked.
-fn feed(services: &Arc<Services>) {
+fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
     let source = Arc::downgrade(services);
     services.metrics.read_from(move || {
         let Some(services) = source.upgrade() else { return Readings::default() };
@@ -241,17 +251,22 @@ fn feed(services: &Arc<Services>) {
             token_errors: gauges.errors,
             token_ready: token.status() == Status::Ready,
             audit_failures: u64::from(services.journal.failure().is_some()),
-            audit_free_bytes: services.journal.free_bytes(),
+            audit_free_bytes: free_bytes(&audit_dir),
             keys: services.ops.keys_by_state(),
             gcm_usage: vec![
-                ("below_quarter", budgets.below_quarter),
-                ("below_half", budgets.below_half),
-                ("below_limit", budgets.below_limit),
-                ("at_limit", budgets.at_limit),
+                ("under_quarter", budgets.below_quarter),
+                ("quarter", budgets.below_half),
+                ("half", budgets.below_limit),
+                ("reached", budgets.at_limit),
             ],
             unsettled: services.ops.unsettled(),
         }
     });
+}
+
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(dir).ok()?;
+    space.f_bavail.checked_mul(space.f_frsize)
 }
 
 async fn bind(settings: ServerSettings) -> Result<Server, AppError> {
@@ -277,12 +292,18 @@ fn limits(config: &Config) -> ServerSettings {
 fn server_settings(config: &Config) -> ServerSettings {
     let listeners = config.listeners.iter().map(|listener| ListenerSettings {
         address: listener.address,
-        tls: listener
-            .tls
-            .as_ref()
-            .map(|tls| TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }),
+        tls: listener.tls.as_ref().map(|tls| TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }),
     });
     ServerSettings { listeners: listeners.collect(), ..limits(config) }
+}
+
+enum Event {
+    /// SIGTERM, SIGINT
+    End,
+    /// SIGHUP
+    Reload,
+    /// SIGUSR1
+    Level,
 }
 
 struct Signals {
@@ -303,18 +324,16 @@ impl Signals {
         })
     }
 
-    async fn end(&mut self) {
+    async fn next(&mut self) -> Event {
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+            _ = self.term.recv() => Event::End,
+            _ = self.int.recv() => Event::End,
+            _ = self.hup.recv() => Event::Reload,
+            _ = self.usr1.recv() => Event::Level,
         }
     }
 
-    async fn reload(&mut self) {
-        self.hup.recv().await;
-    }
-
-    async fn level(&mut self) {
-        self.usr1.recv().await;
+    async fn end(&mut self) {
+        while !matches!(self.next().await, Event::End) {}
     }
 }

@@ -26,7 +26,11 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
     let settlements = ops.judge(dangling.collect());
     let undone = ops.undo_creating(&app.call()).await?;
     for settlement in &settlements {
-        tracing::warn!(request_id = settlement.request_id, effect = settlement.effect.as_str(), "an intent had no outcome");
+        tracing::warn!(
+            request_id = settlement.request_id,
+            effect = settlement.effect.as_str(),
+            "an intent had no outcome"
+        );
         app.services.journal.append(outcome_unknown(app, settlement)).await?;
     }
     ops.forget_applied().await?;
@@ -66,10 +70,11 @@ async fn not_older(app: &App, last: u64, options: &StartOptions) -> Result<Optio
 /// Raises the budgets of all keys to what the journal shows.
 pub(super) async fn raise_budgets(app: &App) -> Result<(), AppError> {
     let dir = super::audit_directory(&app.config);
-    let counted: HashMap<String, u64> = tokio::task::spawn_blocking(move || crate::audit::scan::successes(&dir, ENCRYPTING))
-        .await
-        .map_err(|e| AppError::Io(e.to_string()))?
-        .map_err(|e| AppError::Io(format!("cannot read the audit log: {e}")))?;
+    let counted: HashMap<String, u64> =
+        tokio::task::spawn_blocking(move || crate::audit::scan::successes(&dir, ENCRYPTING))
+            .await
+            .map_err(|e| AppError::Io(e.to_string()))?
+            .map_err(|e| AppError::Io(format!("cannot read the audit log: {e}")))?;
     let by_key = counted.into_iter().filter_map(|(arn, count)| {
         let id: KeyId = arn.rsplit_once("key/")?.1.parse().ok()?;
         Some((id, count))

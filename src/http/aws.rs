@@ -131,12 +131,9 @@ impl Front for AwsFront {
 
     fn reply(&self, caller: &Caller, outcome: Result<Answer, Failure>, _recorded: Recorded) -> WireReply {
         match outcome {
-            Ok(Answer::Kms(response)) => WireReply {
-                status: 200,
-                content_type: JSON,
-                body: kms::render(&response),
-                extra_headers: Vec::new(),
-            },
+            Ok(Answer::Kms(response)) => {
+                WireReply { status: 200, content_type: JSON, body: kms::render(&response), extra_headers: Vec::new() }
+            }
             Ok(Answer::CallerIdentity) => WireReply {
                 status: 200,
                 content_type: sts::CONTENT_TYPE,

@@ -134,7 +134,8 @@ async fn steps<F: Front>(
     }
     // 6. the outcome on disk before the answer
     let outcome = acted.result.map_err(Failure::Op);
-    let recorded = services.journal.append(sheet.outcome(services, &outcome, permit.resolved(), &acted.effects)).await?;
+    let recorded =
+        services.journal.append(sheet.outcome(services, &outcome, permit.resolved(), &acted.effects)).await?;
     if changes {
         services.ops.outcome_recorded(&scene.request_id);
     }
@@ -160,9 +161,12 @@ impl Failure {
             Failure::Denied(message) => kms::access_denied(message.clone()),
             Failure::Op(error) => kms::wire_error(error),
             // STS has a table of its own; this is what a record says.
-            Failure::Sts(error) => {
-                WireError { status: error.status(), code: error.code(), message: Some(error.message()), capital_message: false }
-            }
+            Failure::Sts(error) => WireError {
+                status: error.status(),
+                code: error.code(),
+                message: Some(error.message()),
+                capital_message: false,
+            },
         }
     }
 }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::audit::{
-    Additional, Authorization, Event, EventType, HsmFacts, Resource, TlsDetails, UserIdentity,
-};
+use crate::audit::{Additional, Authorization, Event, EventType, HsmFacts, Resource, TlsDetails, UserIdentity};
 use crate::authn::{Caller, Principal};
 use crate::authz::Grounds;
 use crate::http::pipeline::{Failure, Services};

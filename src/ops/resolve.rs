@@ -63,7 +63,6 @@ pub struct Resolved {
     task: Task,
     subject: Subject,
     snapshot: Arc<Snapshot>,
-    proof: (),
 }
 
 impl std::fmt::Debug for Resolved {
@@ -155,8 +154,8 @@ pub fn resolve(
     new_id: KeyId,
 ) -> Result<Resolved, (OpError, Task)> {
     match subject(&task, &snapshot, locality, new_id) {
-        Ok(subject) => Ok(Resolved { task, subject, snapshot, proof: () }),
-        Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, snapshot, proof: () }),
+        Ok(subject) => Ok(Resolved { task, subject, snapshot }),
+        Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, snapshot }),
         Err(Unresolved::Error(error)) => Err((error, task)),
     }
 }

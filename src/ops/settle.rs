@@ -82,6 +82,20 @@ impl Ops {
         self.finished.lock().unwrap_or_else(PoisonError::into_inner).push(request_id.to_owned());
     }
 
+    /// How many keys have an unsettled change.
+    pub fn unsettled(&self) -> u64 {
+        self.unsettled.load().len() as u64
+    }
+
+    /// Keys by state, for metrics.
+    pub fn keys_by_state(&self) -> Vec<(&'static str, u64)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for record in self.store.snapshot().keys.values() {
+            *counts.entry(super::keys::state(&record.lifecycle).as_str()).or_insert(0) += 1;
+        }
+        counts.into_iter().collect()
+    }
+
     /// Changes to a key with an unsettled change are refused; its use goes on.
     pub(super) fn settled(&self, id: &KeyId, arn: &str) -> Result<(), OpError> {
         if self.unsettled.load().contains(id) { Err(OpError::Unsettled { arn: arn.to_owned() }) } else { Ok(()) }

@@ -14,17 +14,6 @@ pub struct MaterialId {
     pub generation: u32,
 }
 
-impl MaterialId {
-    /// The bytes of `CKA_ID`.
-    pub fn cka_id(&self) -> Vec<u8> {
-        let mut id = self.id.to_vec();
-        if self.generation != 0 {
-            id.extend_from_slice(&self.generation.to_be_bytes());
-        }
-        id
-    }
-}
-
 /// Keys of the bridge itself, found by label; never reachable through a KMS call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SystemKey {

@@ -1,0 +1,221 @@
+//! The command line. Commands that read or change keys, identities or the log go to the running server over the operator
+//! socket; with no server running they take its locks and run the same pipeline here.
+
+mod args;
+mod ciphertext;
+mod log;
+mod show;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use crate::app::dev::{Dev, DevOptions};
+use crate::app::serve::serve;
+use crate::app::{self, App, AppError, Asked, StartOptions, ask_running, init};
+use crate::config::Config;
+use crate::ops::OperatorRequest;
+use crate::store::database_path;
+use args::{AccessKeyCommand, Arguments, AuditCommand, CiphertextCommand, Command, KeyCommand, StoreCommand};
+
+/// Usage errors of the command line (sysexits.h EX_USAGE).
+const USAGE: u8 = 64;
+
+/// A command that failed: what to print, and the exit code.
+pub struct Failed {
+    message: String,
+    code: u8,
+}
+
+impl From<AppError> for Failed {
+    fn from(error: AppError) -> Self {
+        Failed { code: error.exit_code(), message: error.to_string() }
+    }
+}
+
+impl Failed {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { message: message.into(), code }
+    }
+}
+
+/// Parses the arguments, runs the command and ends the process. Exit handlers do not run: a PKCS#11 library that stays
+/// loaded may crash in them.
+pub fn main() -> ! {
+    let code = match Arguments::try_parse() {
+        Ok(arguments) => match run(arguments) {
+            Ok(code) => code,
+            Err(failed) => {
+                eprintln!("error: {}", failed.message);
+                failed.code
+            }
+        },
+        Err(error) => {
+            let _ = error.print();
+            if error.use_stderr() { USAGE } else { 0 }
+        }
+    };
+    let _ = std::io::stdout().flush();
+    app::exit_now(i32::from(code))
+}
+
+fn run(arguments: Arguments) -> Result<u8, Failed> {
+    let config = ConfigPath(arguments.config);
+    match arguments.command {
+        // These need no lock, no token and no configuration where a path is given.
+        Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
+        Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
+        Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
+
+        Command::Dev(options) => dev(options),
+        Command::Serve { accept_store_rollback } => {
+            let config = config.load()?;
+            prepare(&config);
+            in_runtime(serve(config, StartOptions { accept_store_rollback }, |_| Ok(())))?;
+            Ok(0)
+        }
+        Command::Init(options) => initialise(*options, config),
+        Command::Doctor { json } => operate(&config.load()?, OperatorRequest::Doctor, json),
+        Command::Key(KeyCommand::List { json }) => operate(&config.load()?, OperatorRequest::KeyList, json),
+        Command::Key(KeyCommand::Show { key, json }) => {
+            operate(&config.load()?, OperatorRequest::KeyShow { key }, json)
+        }
+        Command::AccessKey(AccessKeyCommand::Create { user, json }) => {
+            operate(&config.load()?, OperatorRequest::AccessKeyCreate { user }, json)
+        }
+        Command::AccessKey(AccessKeyCommand::List { json }) => {
+            operate(&config.load()?, OperatorRequest::AccessKeyList, json)
+        }
+        Command::AccessKey(AccessKeyCommand::Disable { id, json }) => {
+            operate(&config.load()?, OperatorRequest::AccessKeyDisable { id }, json)
+        }
+        Command::Store(StoreCommand::Backup { path, json }) => {
+            operate(&config.load()?, OperatorRequest::StoreBackup { path: absolute(path)? }, json)
+        }
+        Command::Store(StoreCommand::Restore { path, ticket, json }) => {
+            restore(config.load()?, absolute(path)?, ticket, json)
+        }
+        Command::Sweeper { confirm: Some(ticket), json } => {
+            operate(&config.load()?, OperatorRequest::SweeperConfirm { ticket }, json)
+        }
+        Command::Sweeper { confirm: None, json } => operate(&config.load()?, OperatorRequest::SweeperShow, json),
+    }
+}
+
+/// The running server does it; with none running, this process.
+fn operate(config: &Config, request: OperatorRequest, json: bool) -> Result<u8, Failed> {
+    let answer = match ask_running(&config.server.state_dir, &request)? {
+        Asked::Answered(answer) => answer,
+        Asked::NobodyThere => {
+            prepare(config);
+            let config = config.clone();
+            let uid = rustix::process::geteuid().as_raw();
+            in_runtime(async move {
+                let app = App::open(config, &StartOptions::default()).await?;
+                let answer = app.operate(request, uid).await;
+                app.close();
+                Ok(answer)
+            })?
+        }
+    };
+    match answer {
+        Ok(response) => {
+            show::response(&response, json).map_err(|e| Failed::new(74, e.to_string()))?;
+            Ok(0)
+        }
+        Err(told) => Err(Failed::new(1, format!("{}: {}", told.code, told.message))),
+    }
+}
+
+/// A store that is lost cannot be opened: the backup is put in its place.
+fn restore(config: Config, path: PathBuf, ticket: String, json: bool) -> Result<u8, Failed> {
+    if database_path(&config.server.state_dir).exists() {
+        return operate(&config, OperatorRequest::StoreRestore { path, ticket }, json);
+    }
+    prepare(&config);
+    let shown = path.display().to_string();
+    in_runtime(async move { init::restore_missing(config, &path, &ticket).await })?;
+    println!("restored `{shown}` in place of the missing store");
+    Ok(0)
+}
+
+fn initialise(options: args::InitOptions, config: ConfigPath) -> Result<u8, Failed> {
+    let path = config.0.ok_or_else(|| Failed::new(USAGE, "name the configuration to write with --config FILE"))?;
+    let text = options.configuration();
+    let parsed = if path.exists() {
+        Config::load(&path).map_err(AppError::from)?
+    } else {
+        let base = std::path::absolute(&path).map_err(|e| Failed::new(74, e.to_string()))?;
+        let parsed = Config::parse(&text, base.parent().unwrap_or(Path::new("/"))).map_err(AppError::from)?;
+        write_config(&path, &text)?;
+        parsed
+    };
+    prepare(&parsed);
+    let key = in_runtime(async move { init::create(&parsed, "init").await })?;
+    show::first_key(&path, &key, options.json).map_err(|e| Failed::new(74, e.to_string()))?;
+    Ok(0)
+}
+
+fn write_config(path: &Path, text: &str) -> Result<(), Failed> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let told = |e: std::io::Error| Failed::new(74, format!("writing `{}`: {e}", path.display()));
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(told)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(told)
+}
+
+fn dev(options: args::DevArguments) -> Result<u8, Failed> {
+    let options = DevOptions {
+        dir: options.dir,
+        listen: options.listen,
+        account: options.account,
+        region: options.region,
+        env_file: options.env_file,
+        tls: options.tls,
+    };
+    let dev = Dev::prepare(options)?;
+    prepare(dev.config());
+    in_runtime(dev.run())?;
+    Ok(0)
+}
+
+/// What has to happen before any thread exists.
+fn prepare(config: &Config) {
+    app::harden();
+    app::apply_environment(&config.token.environment);
+    app::log_to_stderr(&config.log);
+}
+
+fn in_runtime<T>(work: impl Future<Output = Result<T, AppError>>) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failed::new(71, format!("cannot start: {e}")))?;
+    let done = runtime.block_on(work);
+    // Work that outlives its answer is given a moment, and no more.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(done?)
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Failed> {
+    std::path::absolute(&path).map_err(|e| Failed::new(USAGE, format!("`{}`: {e}", path.display())))
+}
+
+/// From `--config` or `HSM_BRIDGE_CONFIG`.
+struct ConfigPath(Option<PathBuf>);
+
+impl ConfigPath {
+    fn load(&self) -> Result<Config, Failed> {
+        let path = self.0.as_deref().ok_or_else(|| {
+            Failed::new(USAGE, "no configuration: name one with --config FILE or in HSM_BRIDGE_CONFIG")
+        })?;
+        Ok(Config::load(path).map_err(AppError::from)?)
+    }
+
+    fn audit_dir(&self, given: Option<PathBuf>) -> Result<PathBuf, Failed> {
+        match given {
+            Some(dir) => Ok(dir),
+            None => Ok(app::audit_directory(&self.load()?)),
+        }
+    }
+}

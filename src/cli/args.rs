@@ -1,0 +1,285 @@
+//! The arguments as clap sees them, with their help texts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::ids::{AccessKeyId, AccountId, Region, UserName};
+
+const AFTER: &str = "\
+Exit codes: 0 done; 1 refused or failed; 64 wrong usage; 69 token or address not available; 74 log or file cannot be
+written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
+
+Examples:
+  hsm-bridge dev --env-file dev.env          try it: a SoftHSM token, keys and credentials in one place
+  hsm-bridge --config bridge.toml init --module /usr/lib/softhsm/libsofthsm2.so --token-label prod --pin-file pin
+  hsm-bridge --config bridge.toml serve
+  hsm-bridge --config bridge.toml key list";
+
+/// AWS KMS for clients, PKCS#11 for the token: customer master keys stay in your HSM.
+#[derive(Parser)]
+#[command(name = "hsm-bridge", version, after_help = AFTER)]
+pub struct Arguments {
+    /// The configuration file.
+    #[arg(long, global = true, env = "HSM_BRIDGE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make an instance: system keys in an initialised token, a store, the account and root's first access key.
+    #[command(
+        after_help = "Writes the configuration where --config points if there is none yet, and refuses where a store exists.\n\
+        The secret of the access key is shown once.\n\nExample:\n  hsm-bridge --config /etc/hsm-bridge/bridge.toml init \\\n    \
+        --module /usr/lib/softhsm/libsofthsm2.so --token-label prod --pin-file /etc/hsm-bridge/pin \\\n    \
+        --state-dir /var/lib/hsm-bridge --account 111122223333 --region eu-central-1"
+    )]
+    Init(Box<InitOptions>),
+    /// Serve until SIGTERM. SIGHUP reads certificates again and closes the audit segment, SIGUSR1 changes the log level.
+    Serve {
+        /// Start although the store is older than the audit log says; TICKET stands in the log.
+        #[arg(long, value_name = "TICKET")]
+        accept_store_rollback: Option<String>,
+    },
+    /// A self-contained instance for trying things out. Not for production.
+    #[command(
+        after_help = "Once ready it prints shell exports (AWS_ENDPOINT_URL, credentials, paths) and writes them to --env-file.\n\
+        The same --dir keeps everything and gives the same credentials.\n\nExample:\n  \
+        hsm-bridge dev --env-file dev.env & sleep 2; . ./dev.env; aws kms create-key"
+    )]
+    Dev(DevArguments),
+    /// Print what the token is and can do, and how token and store agree. Paste it in bug reports: it holds no secret.
+    Doctor {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Make, list and disable access keys.
+    #[command(subcommand)]
+    AccessKey(AccessKeyCommand),
+    /// Back the store up, and put a backup back.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Read and check the audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Look into a ciphertext blob, without a key.
+    #[command(subcommand)]
+    Ciphertext(CiphertextCommand),
+    /// Show whether scheduled deletions are carried out, or let them go on after a jump of the clock.
+    Sweeper {
+        /// The clock is right: go on now. TICKET stands in the log.
+        #[arg(long, value_name = "TICKET")]
+        confirm: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// All keys, a line each.
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// One key: state, tags, policy, token objects and their attributes, encryption budget.
+    Show {
+        /// Key id, key ARN, alias name or alias ARN.
+        key: String,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum AccessKeyCommand {
+    /// A new access key; its secret is shown once.
+    #[command(
+        after_help = "Without --user it is one more key of the account's root user. A user is made with its first key."
+    )]
+    Create {
+        #[arg(long, value_name = "NAME")]
+        user: Option<UserName>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// All access keys, without secrets.
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refuse an access key from the next request on.
+    Disable {
+        id: AccessKeyId,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum StoreCommand {
+    /// A consistent copy of the store, while it serves or not. Back the token up by its own means as well.
+    Backup {
+        path: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a backup back, while it serves or not. Keys made since are then objects without a record.
+    Restore {
+        path: PathBuf,
+        /// Why the store goes back in time; stands in the log.
+        #[arg(long, value_name = "TICKET", default_value = "-")]
+        ticket: String,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum AuditCommand {
+    /// Print the log as it grows. Needs no server, no token and no lock.
+    Tail(TailOptions),
+    /// Check the chain. Needs no server, no token and no lock.
+    #[command(
+        after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
+    )]
+    Verify {
+        /// The trail's directory; by default the configuration's.
+        dir: Option<PathBuf>,
+        /// ARN that the trail must have.
+        #[arg(long, value_name = "ARN")]
+        trail: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct TailOptions {
+    /// The trail's directory; by default the configuration's.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Wait for more.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Records to begin with.
+    #[arg(short = 'n', long, default_value_t = 10)]
+    pub last: usize,
+    /// Begin with this record instead.
+    #[arg(long, value_name = "SEQ")]
+    pub since: Option<u64>,
+    /// Only records of this event.
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// Only records about this ARN (or a part of it).
+    #[arg(long, value_name = "ARN")]
+    pub resource: Option<String>,
+    /// Only records of this caller: a part of ARN, user name or access key.
+    #[arg(long, value_name = "TEXT")]
+    pub caller: Option<String>,
+    /// Only failures.
+    #[arg(long)]
+    pub errors: bool,
+    /// The lines as they are, instead of one short line each.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum CiphertextCommand {
+    /// Which key and generation made a blob, and its parts. Nothing in it is authenticated until the token opens it.
+    Inspect {
+        /// The blob, binary or base64; `-` is standard input.
+        file: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct DevArguments {
+    /// Where everything is kept; a temporary directory by default, removed at the end.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Address of the endpoint; port 0 picks one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
+    pub listen: SocketAddr,
+    /// Account of the ARNs, 111122223333 by default.
+    #[arg(long, value_name = "ID")]
+    pub account: Option<AccountId>,
+    /// Region of the ARNs, us-east-1 by default.
+    #[arg(long)]
+    pub region: Option<Region>,
+    /// Write the exports here once requests are answered (mode 0600, whole or not at all).
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// Serve TLS with a certificate made for localhost.
+    #[arg(long)]
+    pub tls: bool,
+}
+
+#[derive(Args)]
+pub struct InitOptions {
+    /// The vendor's PKCS#11 library.
+    #[arg(long, value_name = "FILE", default_value = "/usr/lib/softhsm/libsofthsm2.so")]
+    pub module: PathBuf,
+    /// Label of the initialised token.
+    #[arg(long, value_name = "LABEL", default_value = "hsm-bridge")]
+    pub token_label: String,
+    /// File with the user PIN.
+    #[arg(long, value_name = "FILE", default_value = "pin")]
+    pub pin_file: PathBuf,
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/hsm-bridge")]
+    pub state_dir: PathBuf,
+    #[arg(long, value_name = "ID", default_value = "111122223333")]
+    pub account: AccountId,
+    #[arg(long, default_value = "us-east-1")]
+    pub region: Region,
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
+    pub listen: SocketAddr,
+    /// Variable for the library, NAME=VALUE; may be given again.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub environment: Vec<(String, String)>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE is wanted".to_owned()),
+    }
+}
+
+impl InitOptions {
+    /// A configuration with what was given; everything else has its default.
+    pub fn configuration(&self) -> String {
+        let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let path = |path: &PathBuf| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            quote(&absolute.display().to_string())
+        };
+        let environment: Vec<String> =
+            self.environment.iter().map(|(name, value)| format!("{} = {}", quote(name), quote(value))).collect();
+        format!(
+            "# Written by `hsm-bridge init`. hsm-config/hsm-bridge.example.toml explains every key.\n[server]\n\
+             state_dir = {}\naccount = {}\nregion = {}\n\n[[listener]]\naddress = {}\n\n[token]\nmodule = {}\n\
+             label = {}\npin_file = {}\nenvironment = {{ {} }}\n",
+            path(&self.state_dir),
+            quote(self.account.as_str()),
+            quote(self.region.as_str()),
+            quote(&self.listen.to_string()),
+            path(&self.module),
+            quote(&self.token_label),
+            path(&self.pin_file),
+            environment.join(", ")
+        )
+    }
+}

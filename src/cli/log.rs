@@ -1,0 +1,51 @@
+//! `audit tail` and `audit verify`: from the files alone.
+
+use std::path::Path;
+
+use super::Failed;
+use super::args::TailOptions;
+use crate::audit::tail::{Filter, Format, Options};
+use crate::audit::verify::{self, Progress};
+
+pub fn tail(dir: &Path, options: &TailOptions) -> Result<u8, Failed> {
+    let wanted = Options {
+        follow: options.follow,
+        since_seq: options.since,
+        last: options.last,
+        format: if options.json { Format::Json } else { Format::Human },
+        filter: Filter {
+            event: options.event.clone(),
+            resource: options.resource.clone(),
+            caller: options.caller.clone(),
+            errors_only: options.errors,
+        },
+        ..Options::default()
+    };
+    // Ends with the process: SIGINT, or a reader that went away.
+    match crate::audit::tail::tail(dir, &wanted, &|| false, &mut std::io::stdout().lock()) {
+        Ok(_) => Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        Err(error) => Err(Failed::new(74, format!("reading the log in `{}`: {error}", dir.display()))),
+    }
+}
+
+pub fn verify(dir: &Path, trail: Option<String>, json: bool) -> Result<u8, Failed> {
+    let options = verify::Options { trail_arn: trail };
+    let mut shown = 0;
+    let mut progress = |now: Progress| {
+        // A line for every tenth of a large log.
+        let tenth = (now.bytes * 10).checked_div(now.total).unwrap_or(10);
+        if now.total > 256 << 20 && tenth > shown {
+            shown = tenth;
+            eprintln!("{} % of {} MiB", tenth * 10, now.total >> 20);
+        }
+    };
+    let report = verify::directory(dir, &options, &mut progress);
+    if json {
+        let text = serde_json::to_string(&report).map_err(|e| Failed::new(74, e.to_string()))?;
+        println!("{text}");
+    } else {
+        println!("{report}");
+    }
+    Ok(report.verdict.exit_code())
+}

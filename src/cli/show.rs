@@ -1,0 +1,194 @@
+//! Answers on the terminal: text for people, JSON for machines.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::app::init::FirstKey;
+use crate::ops::{KeyDetails, OperatorResponse};
+
+pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, &plain(response)?)?;
+        return writeln!(out);
+    }
+    match response {
+        OperatorResponse::Keys { keys } => {
+            let rows = keys.iter().map(|k| {
+                [
+                    k.key_id.clone(),
+                    k.spec.clone(),
+                    k.usage.clone(),
+                    k.state.clone(),
+                    k.aliases.join(","),
+                    k.description.clone(),
+                ]
+            });
+            table(&mut out, ["KEY ID", "SPEC", "USAGE", "STATE", "ALIASES", "DESCRIPTION"], rows.collect())
+        }
+        OperatorResponse::Key { key } => key_details(&mut out, key),
+        OperatorResponse::AccessKeyCreated { id, secret, owner } => {
+            writeln!(out, "access key id      {id}")?;
+            writeln!(out, "secret access key  {}", secret.0.expose())?;
+            writeln!(out, "owner              {owner}")?;
+            writeln!(out, "The secret is not shown again.")
+        }
+        OperatorResponse::AccessKeys { keys } => {
+            let rows = keys.iter().map(|k| [k.id.to_string(), k.owner.clone(), k.status.clone(), k.created.clone()]);
+            table(&mut out, ["ACCESS KEY ID", "OWNER", "STATUS", "CREATED"], rows.collect())
+        }
+        OperatorResponse::AccessKeyDisabled { id } => writeln!(out, "{id} is disabled"),
+        OperatorResponse::Backup { facts } => writeln!(
+            out,
+            "backed up version {} ({} keys, {} aliases, {} bytes) to {}",
+            facts.version,
+            facts.keys,
+            facts.aliases,
+            facts.bytes,
+            facts.path.display()
+        ),
+        OperatorResponse::Restored { facts } => writeln!(
+            out,
+            "restored version {} ({} keys, {} aliases) from {}",
+            facts.version,
+            facts.keys,
+            facts.aliases,
+            facts.path.display()
+        ),
+        OperatorResponse::Doctor { report } => tree(&mut out, report, 0),
+        OperatorResponse::Sweeper { status } => {
+            writeln!(out, "keys pending deletion  {}", status.pending_deletions)?;
+            match &status.stopped_because {
+                None => writeln!(out, "deletions              are carried out when their window has passed"),
+                Some(why) => writeln!(out, "deletions              wait: {why}"),
+            }
+        }
+    }
+}
+
+pub fn first_key(config: &Path, key: &FirstKey, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        let value = json!({ "config": config, "accessKeyId": key.id, "secretAccessKey": key.secret.expose() });
+        return writeln!(out, "{value}");
+    }
+    writeln!(out, "The instance is made. Configuration: {}", config.display())?;
+    writeln!(out, "Root user's access key, the secret is not shown again:")?;
+    writeln!(out, "  AWS_ACCESS_KEY_ID={}", key.id)?;
+    writeln!(out, "  AWS_SECRET_ACCESS_KEY={}", key.secret.expose())
+}
+
+/// What a machine reads: the answer's own member, without the envelope of the socket.
+fn plain(response: &OperatorResponse) -> io::Result<Value> {
+    Ok(match response {
+        OperatorResponse::Keys { keys } => json!({ "keys": keys }),
+        OperatorResponse::Key { key } => serde_json::to_value(key)?,
+        OperatorResponse::AccessKeyCreated { id, secret, owner } => {
+            json!({ "accessKeyId": id, "secretAccessKey": secret.0.expose(), "owner": owner })
+        }
+        OperatorResponse::AccessKeys { keys } => json!({ "accessKeys": keys }),
+        OperatorResponse::AccessKeyDisabled { id } => json!({ "accessKeyId": id, "status": "Inactive" }),
+        OperatorResponse::Backup { facts } | OperatorResponse::Restored { facts } => serde_json::to_value(facts)?,
+        OperatorResponse::Doctor { report } => report.clone(),
+        OperatorResponse::Sweeper { status } => serde_json::to_value(status)?,
+    })
+}
+
+fn key_details(out: &mut dyn Write, key: &KeyDetails) -> io::Result<()> {
+    let line = &key.line;
+    for (name, value) in [
+        ("key id", line.key_id.as_str()),
+        ("ARN", &line.arn),
+        ("spec", &line.spec),
+        ("usage", &line.usage),
+        ("state", &line.state),
+        ("created", &key.created),
+        ("description", &line.description),
+    ] {
+        writeln!(out, "{name:<20} {value}")?;
+    }
+    if let Some(date) = &key.deletion_date {
+        writeln!(out, "{:<20} {date}", "deletion date")?;
+    }
+    writeln!(out, "{:<20} {}", "aliases", line.aliases.join(", "))?;
+    for (name, value) in &key.tags {
+        writeln!(out, "{:<20} {name} = {value}", "tag")?;
+    }
+    if let (Some(reserved), Some(limit)) = (key.gcm_reserved, key.gcm_limit) {
+        #[allow(clippy::cast_precision_loss)]
+        let share = 100.0 * reserved as f64 / limit as f64;
+        writeln!(out, "{:<20} {reserved} of {limit} set aside ({share:.4} %)", "encryptions")?;
+    }
+    for material in &key.materials {
+        writeln!(out, "{:<20} generation {}, material id {}", "material", material.generation, material.material_id)?;
+        writeln!(out, "{:<20} CKA_ID {}, CKA_LABEL {}", "", material.cka_id, material.cka_label)?;
+        writeln!(out, "{:<20} {}", "", material.evidence)?;
+    }
+    writeln!(out, "policy (version {}):\n{}", key.policy_version, key.policy)?;
+    if let Some(pem) = &key.public_key {
+        write!(out, "{pem}")?;
+    }
+    Ok(())
+}
+
+fn table<const N: usize>(out: &mut dyn Write, head: [&str; N], rows: Vec<[String; N]>) -> io::Result<()> {
+    let mut widths = head.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(out, "{}", padded.join("  ").trim_end())
+    };
+    line(&mut head.into_iter())?;
+    for row in &rows {
+        line(&mut row.iter().map(String::as_str))?;
+    }
+    Ok(())
+}
+
+/// A JSON value as indented lines.
+fn tree(out: &mut dyn Write, value: &Value, depth: usize) -> io::Result<()> {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value {
+                    Value::Object(inner) if !inner.is_empty() => {
+                        writeln!(out, "{indent}{name}:")?;
+                        tree(out, value, depth + 1)?;
+                    }
+                    Value::Array(list) if list.iter().all(|v| !v.is_object() && !v.is_array()) => {
+                        let texts: Vec<String> = list.iter().map(scalar).collect();
+                        writeln!(
+                            out,
+                            "{indent}{name}: {}",
+                            if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+                        )?;
+                    }
+                    Value::Array(list) => {
+                        writeln!(out, "{indent}{name}:")?;
+                        for item in list {
+                            writeln!(out, "{indent}  {item}")?;
+                        }
+                    }
+                    _ => writeln!(out, "{indent}{name}: {}", scalar(value))?,
+                }
+            }
+            Ok(())
+        }
+        _ => writeln!(out, "{indent}{}", scalar(value)),
+    }
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
