@@ -97,11 +97,24 @@ impl Worker {
         let mut retried = false;
         loop {
             let started = Instant::now();
+            let epoch = self.shared.handles.epoch();
             let handle = match operation.key() {
                 Some((key, class)) => Some(self.checked_handle(key, class, operation.checks())?),
                 None => None,
             };
             let error = match operation.run(&mut self.seat, handle) {
+                // RULE: a result made while a login was renewed may come from another key under the old number: void.
+                Ok(_) if handle.is_some() && self.shared.handles.epoch() != epoch => {
+                    if retried {
+                        return Err(failed(
+                            ErrorClass::Session,
+                            O::NAME,
+                            "the login was renewed twice during the call",
+                        ));
+                    }
+                    retried = true;
+                    continue;
+                }
                 Ok(Some(value)) => {
                     let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
                     return Ok(Done { value, facts: Facts { mechanism: operation.mechanism(), micros } });
