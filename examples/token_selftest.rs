@@ -3,6 +3,7 @@
 //!
 //! `token_selftest SCENARIO MODULE SOFTHSM2_CONF LABEL PIN`
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
+#![allow(unsafe_code, reason = "one scenario closes all sessions behind the bridge's back")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -39,10 +40,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         match scenario.as_str() {
-            "main" => bench.main().await,
+            "main" => bench.main(conf).await,
             "wrong-pin" => bench.wrong_pin().await,
             "two-tokens" => bench.two_tokens().await,
             "queue" => bench.queue().await,
+            "logged-out" => bench.logged_out().await,
             "gone" => bench.gone(conf).await,
             "measure" => bench.measure().await,
             other => panic!("no scenario `{other}`"),
@@ -154,12 +156,24 @@ impl Bench {
         )
     }
 
-    async fn main(&self) {
+    async fn main(&self, conf: &str) {
         // Two AES keys with one id, made before the token is opened.
         let twin = hex::encode([0xdd; 16]);
         self.check("officer makes twins", async {
             for _ in 0..2 {
                 self.officer(&["--keygen", "--key-type", "AES:32", "--id", &twin, "--label", "twin"])?;
+            }
+            Ok(())
+        })
+        .await;
+
+        self.check("somebody leaves odd objects", async {
+            self.officer(&["--keygen", "--key-type", "AES:32", "--id", "0102", "--label", "odd"])?;
+            let tokens = PathBuf::from(conf).parent().unwrap().join("tokens");
+            // What a SoftHSM that was killed leaves.
+            for directory in std::fs::read_dir(tokens).unwrap() {
+                let file = "00000000-0000-0000-0000-000000000000.object";
+                std::fs::write(directory.unwrap().path().join(file), b"").unwrap();
             }
             Ok(())
         })
@@ -177,7 +191,8 @@ impl Bench {
             want(found.rsa_pkcs1v15 && found.rsa_pss.len() == 4, "RSA")?;
             want(found.oaep_hashes.is_empty(), "SoftHSM 2.6 knows OAEP with SHA-1 only")?;
             want(found.supports(KeyKind::Rsa(4096)) && found.supports(KeyKind::Aes256), "key kinds")?;
-            want(token.status() == Status::Ready, "status")
+            want(token.status() == Status::Ready, "status")?;
+            want(token.gauges().debris == 1, &format!("{} pieces of debris", token.gauges().debris))
         })
         .await;
 
@@ -651,7 +666,59 @@ impl Bench {
         token.close();
     }
 
-    /// The token directory goes away and comes back.
+    /// Every session is closed behind the bridge's back, which logs the process out.
+    async fn logged_out(&self) {
+        let token = self.open(self.settings()).unwrap();
+        token.ensure_system_key(&ctx("a"), SystemKey::StoreKek).await.unwrap();
+        let make = async |n, kind| {
+            let made = token.generate(&ctx("a"), kind, material(n), "key").await.unwrap().value;
+            key_ref(material(n), &made)
+        };
+        let aes = make(1, KeyKind::Aes256).await;
+        let pair = make(2, KeyKind::Ec(Curve::P256)).await;
+        let hmac = make(3, KeyKind::Hmac(Hash::Sha256)).await;
+        let sealed = token.encrypt(&ctx("a"), &aes, vec![], secret(b"x")).await.unwrap().value;
+        for round in 1..=3u64 {
+            self.check(&format!("everything works after a lost login, round {round}"), async {
+                self.close_all_sessions(token.info().slot);
+                let mut calls = tokio::task::JoinSet::new();
+                for _ in 0..8 {
+                    let (token, aes, pair, hmac) = (token.clone(), aes.clone(), pair.clone(), hmac.clone());
+                    let sealed = sealed.clone();
+                    calls.spawn(async move {
+                        let opened = token.decrypt(&ctx("a"), &aes, sealed.iv, vec![], sealed.ciphertext).await?;
+                        assert!(opened.value == secret(b"x"));
+                        token.sign(&ctx("a"), &pair, SignMechanism::Ecdsa, hashed(Hash::Sha256, b"m")).await?;
+                        token.mac(&ctx("a"), &hmac, Hash::Sha256, secret(b"m")).await?;
+                        token.encrypt(&ctx("a"), &KeyRef::System(SystemKey::StoreKek), vec![], secret(b"x")).await
+                    });
+                }
+                for call in calls.join_all().await {
+                    call.map_err(text)?;
+                }
+                want(login_attempts() == 1 + round, &format!("{} logins", login_attempts()))
+            })
+            .await;
+        }
+        self.check("keys are made and destroyed after a lost login", async {
+            self.close_all_sessions(token.info().slot);
+            token.generate(&ctx("a"), KeyKind::Aes256, material(9), "key").await.map_err(text)?;
+            self.close_all_sessions(token.info().slot);
+            want(token.destroy(&ctx("a"), material(9)).await.map_err(text)?.value == 1, "count")
+        })
+        .await;
+        token.close();
+    }
+
+    fn close_all_sessions(&self, slot: u64) {
+        // SAFETY: the module is loaded already and stays so; the function takes a slot id. No call runs on a session now.
+        unsafe {
+            let module = std::mem::ManuallyDrop::new(cryptoki_sys::Pkcs11::new(&self.module).unwrap());
+            assert_eq!(module.C_CloseAllSessions.as_ref().unwrap()(slot), cryptoki_sys::CKR_OK);
+        }
+    }
+
+    /// The token directory goes away. (SoftHSM sees it again only after C_Finalize and C_Initialize.)
     async fn gone(&self, conf: &str) {
         let directory = PathBuf::from(conf).parent().unwrap().join("tokens");
         let away = directory.with_extension("away");

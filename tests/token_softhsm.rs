@@ -1,5 +1,6 @@
 //! The token layer against SoftHSM: makes token directories and runs `examples/token_selftest.rs` in processes of their
 //! own, since module state is per process. Needs Debian's softhsm2 and opensc.
+#![allow(clippy::unwrap_used, reason = "a test file; clippy's own setting covers test functions only")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,17 +56,24 @@ impl Directory {
     }
 }
 
-/// `cargo test` builds examples beside the tests.
+/// `cargo test` builds examples beside the tests; `cargo test --test token_softhsm` does not.
 fn harness() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples/token_selftest");
-    assert!(path.exists(), "{} is not there: run `cargo build --example token_selftest`", path.display());
+    let built = std::fs::metadata(&path).and_then(|file| file.modified()).ok();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = std::fs::read_dir(root.join("src/token")).unwrap().map(|entry| entry.unwrap().path());
+    let newest = sources
+        .chain([root.join("examples/token_selftest.rs")])
+        .map(|source| std::fs::metadata(source).and_then(|file| file.modified()).unwrap())
+        .max();
+    assert!(built >= newest, "{} is old: run `cargo build --example token_selftest`", path.display());
     path
 }
 
 #[test]
 fn keys_live_and_die_as_told() {
-    Directory::with_tokens(1).run("main", 40);
+    Directory::with_tokens(1).run("main", 45);
 }
 
 #[test]
@@ -81,6 +89,11 @@ fn two_tokens_with_one_label_are_refused() {
 #[test]
 fn the_queue_is_fair_and_bounded() {
     Directory::with_tokens(1).run("queue", 4);
+}
+
+#[test]
+fn lost_sessions_and_a_lost_login_come_back() {
+    Directory::with_tokens(1).run("logged-out", 4);
 }
 
 #[test]

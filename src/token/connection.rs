@@ -65,6 +65,8 @@ pub struct Gauges {
 impl Token {
     /// Loads the module (once per process), selects the token, logs the keeper session in (one try), starts the session
     /// workers, enumerates the objects, runs self-test and probe. Blocking.
+    ///
+    /// One connection per token and process: creating and finding exclude each other within a connection only.
     pub fn open(settings: Settings, pin: SecretString) -> Result<Token, TokenError> {
         let module = Module::load(&settings.module)?;
         let selected = module.select(&settings.selector)?;
@@ -344,7 +346,7 @@ fn push<W>(queue: &FairQueue<Work<W>>, ctx: &CallContext, heavy: bool, work: Wor
     let full = || TokenError::own(ErrorClass::Capacity, "queue", "the queue is full");
     match queue.push(&ctx.principal, heavy, work) {
         Pushed::Accepted => Ok(()),
-        Pushed::PushedOut(victim) => {
+        Pushed::Displaced(victim) => {
             victim.job.refuse(full());
             Ok(())
         }

@@ -2,6 +2,7 @@
 //! fingerprint of its key was checked in the same epoch: after a login a number may name another key.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -78,7 +79,11 @@ pub(super) enum Lookup {
 }
 
 #[derive(Default)]
-pub(super) struct Handles(RwLock<Table>);
+pub(super) struct Handles {
+    table: RwLock<Table>,
+    /// Grows before any login and with any enumeration: handles of an older epoch may name other keys.
+    epoch: AtomicU64,
+}
 
 /// One enumeration's result.
 #[derive(Default)]
@@ -173,7 +178,13 @@ impl Handles {
     /// A new enumeration begins a new epoch: nothing in it is checked.
     pub(super) fn replace(&self, table: Table) {
         let mut current = self.write();
-        *current = Table { epoch: current.epoch + 1, ..table };
+        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+        *current = Table { epoch, ..table };
+    }
+
+    /// Forgets every handle. RULE: before a login, not after it: from then on old numbers may name other keys.
+    pub(super) fn forget(&self) {
+        self.replace(Table::default());
     }
 
     pub(super) fn system(&self, key: SystemKey) -> Option<ObjectHandle> {
@@ -184,7 +195,7 @@ impl Handles {
     }
 
     pub(super) fn epoch(&self) -> u64 {
-        self.read().epoch
+        self.epoch.load(Ordering::SeqCst)
     }
 
     pub(super) fn debris(&self) -> usize {
@@ -205,11 +216,11 @@ impl Handles {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -276,6 +287,19 @@ impl Material {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forgetting_begins_an_epoch() {
+        let handles = Handles::default();
+        let material = MaterialId { id: [1; 16], generation: 0 };
+        handles.put(material, &[], None);
+        let key = KeyRef::Kms { material, fingerprint: [0u8; 2].into() };
+        assert_eq!(handles.lookup(&key, Class::Secret), Lookup::Missing, "asked a moment ago");
+        let epoch = handles.epoch();
+        handles.forget();
+        assert_eq!(handles.epoch(), epoch + 1);
+        assert_eq!(handles.lookup(&key, Class::Secret), Lookup::Unknown);
+    }
 
     #[test]
     fn ids() {

@@ -45,11 +45,10 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Opens the session and logs in again where either was lost. `true`: there was a new login, so that every handle
-    /// known before is stale.
-    pub(super) fn ensure(&mut self) -> Result<bool, TokenError> {
+    /// Opens the session and logs in where either was lost. A login makes every handle known before stale.
+    pub(super) fn ensure(&mut self) -> Result<(), TokenError> {
         match self.session.as_ref().map(Session::get_session_info) {
-            Some(Ok(info)) if logged_in(info.session_state()) => return Ok(false),
+            Some(Ok(info)) if logged_in(info.session_state()) => return Ok(()),
             Some(Ok(_)) => {}
             Some(Err(_)) | None => self.session = None,
         }
@@ -60,8 +59,7 @@ impl Keeper {
             })?;
             self.session = Some(session);
         }
-        self.try_login()?;
-        Ok(true)
+        self.try_login()
     }
 
     /// Whether the login stands, in one round trip.

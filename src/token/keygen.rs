@@ -102,7 +102,9 @@ impl Keygen {
 
     /// The login stands and this thread's session lives. After a new login everything is enumerated again.
     pub(super) fn ready(&mut self) -> Result<(), TokenError> {
-        if self.keeper.ensure()? {
+        if self.keeper.alive().is_err() {
+            self.shared.handles.forget();
+            self.keeper.ensure()?;
             self.seat.renew();
             self.enumerate()?;
         }

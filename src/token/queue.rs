@@ -18,7 +18,7 @@ pub(super) struct FairQueue<J> {
 pub(super) enum Pushed<J> {
     Accepted,
     /// Accepted in the place of this job: the newest of the principal that has most jobs waiting.
-    PushedOut(J),
+    Displaced(J),
     /// The queue is full, and no principal has more jobs waiting than this one.
     Full(J),
     Closed(J),
@@ -86,7 +86,7 @@ impl<J> FairQueue<J> {
             drop(state);
             self.ready.notify_one();
         }
-        pushed_out.map_or(Pushed::Accepted, Pushed::PushedOut)
+        pushed_out.map_or(Pushed::Accepted, Pushed::Displaced)
     }
 
     /// Waits for a job, at most for `patience`.
@@ -263,8 +263,8 @@ mod tests {
             queue.push(&a, false, format!("a{n}"));
         }
         assert!(matches!(queue.push(&a, false, "a4".into()), Pushed::Full(job) if job == "a4"));
-        assert!(matches!(queue.push(&b, false, "b0".into()), Pushed::PushedOut(job) if job == "a3"));
-        assert!(matches!(queue.push(&b, false, "b1".into()), Pushed::PushedOut(job) if job == "a2"));
+        assert!(matches!(queue.push(&b, false, "b0".into()), Pushed::Displaced(job) if job == "a3"));
+        assert!(matches!(queue.push(&b, false, "b1".into()), Pushed::Displaced(job) if job == "a2"));
         // Two each: nobody has more than the other.
         assert!(matches!(queue.push(&b, false, "b2".into()), Pushed::Full(_)));
         assert_eq!(queue.waiting(), 4);

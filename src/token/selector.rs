@@ -14,7 +14,7 @@ impl Selector {
             _ => return Err(refused(format!("`{uri}` is not a PKCS#11 URI: it does not begin with `pkcs11:`"))),
         };
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        for attribute in query.split('&').filter(|attribute| !attribute.is_empty()) {
+        if let Some(attribute) = query.split('&').find(|attribute| !attribute.is_empty()) {
             let name = attribute.split('=').next().unwrap_or_default();
             return Err(refused(match name {
                 // Said without the value.

@@ -58,13 +58,14 @@ impl Shared {
             ErrorClass::Operator => "the token refuses the login: an operator has to act",
             _ => return,
         };
-        tracing::warn!(%error, "the token failed");
+        // The change of status is logged as an error; what follows is more of the same.
+        tracing::debug!(%error, "the token failed");
         self.set_status(Status::Down(reason.to_owned()));
         // A full queue means that the thread is awake anyway; a refused nudge needs no answer.
         let nudge = Work { deadline: Instant::now() + Duration::from_secs(3600), job: Box::new(Nudge) };
         match self.keygen.push(&"token".into(), false, nudge) {
             Pushed::Accepted | Pushed::Full(_) | Pushed::Closed(_) => {}
-            Pushed::PushedOut(work) => {
+            Pushed::Displaced(work) => {
                 work.job.refuse(TokenError::own(ErrorClass::Capacity, "queue", "the queue is full"))
             }
         }
