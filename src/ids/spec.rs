@@ -98,8 +98,8 @@ wire_enum!(DataKeySpec {
 });
 
 impl DataKeySpec {
-    /// Length in bytes.
-    pub fn len(self) -> usize {
+    /// Length of the data key in bytes.
+    pub fn byte_length(self) -> usize {
         match self {
             DataKeySpec::Aes256 => 32,
             DataKeySpec::Aes128 => 16,

@@ -107,7 +107,7 @@ impl Ops {
         let done = self
             .keystore
             .token()
-            .data_key(&self.call(ctx), &key_ref(key, material), aad, size.len())
+            .data_key(&self.call(ctx), &key_ref(key, material), aad, size.byte_length())
             .await
             .map_err(|e| token_error(e, &key.arn))?;
         effects.hsm = Some(done.facts);

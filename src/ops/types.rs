@@ -194,9 +194,10 @@ pub enum DataKeySize {
 }
 
 impl DataKeySize {
-    pub fn len(self) -> usize {
+    /// Length of the data key in bytes.
+    pub fn byte_length(self) -> usize {
         match self {
-            DataKeySize::Spec(spec) => spec.len(),
+            DataKeySize::Spec(spec) => spec.byte_length(),
             DataKeySize::Bytes(n) => n as usize,
         }
     }
