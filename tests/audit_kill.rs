@@ -1,5 +1,7 @@
 //! kill -9 at any moment: what was acknowledged is in the log, and the log verifies after the next start.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
