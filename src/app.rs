@@ -57,8 +57,8 @@ pub enum AppError {
 impl AppError {
     pub fn exit_code(&self) -> u8 {
         match self {
+            AppError::Store(StoreError::Locked { .. }) | AppError::Audit(AuditError::Locked { .. }) => 75,
             AppError::Refused(_) | AppError::Store(_) => 1,
-            AppError::Audit(AuditError::Locked { .. }) => 75,
             AppError::Audit(_) | AppError::Io(_) => 74,
             AppError::Token(_) | AppError::Listen(_) => 69,
             AppError::Pin(_) => 77,
@@ -269,6 +269,11 @@ fn system_call(name: &str, deadline: Duration) -> CallContext {
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether the state directory has a store.
+pub fn store_exists(config: &Config) -> bool {
+    crate::store::database_path(&config.server.state_dir).exists()
 }
 
 /// `<audit.dir>/<trail>`: what `audit tail` and `audit verify` take by default.

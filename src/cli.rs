@@ -16,7 +16,6 @@ use crate::app::serve::serve;
 use crate::app::{self, App, AppError, Asked, StartOptions, ask_running, init};
 use crate::config::Config;
 use crate::ops::OperatorRequest;
-use crate::store::database_path;
 use args::{AccessKeyCommand, Arguments, AuditCommand, CiphertextCommand, Command, KeyCommand, StoreCommand};
 
 /// Usage errors of the command line (sysexits.h EX_USAGE).
@@ -130,7 +129,7 @@ fn operate(config: &Config, request: OperatorRequest, json: bool) -> Result<u8, 
 
 /// A store that is lost cannot be opened: the backup is put in its place.
 fn restore(config: Config, path: PathBuf, ticket: String, json: bool) -> Result<u8, Failed> {
-    if database_path(&config.server.state_dir).exists() {
+    if app::store_exists(&config) {
         return operate(&config, OperatorRequest::StoreRestore { path, ticket }, json);
     }
     prepare(&config);

@@ -166,6 +166,7 @@ fn shown<'a>(resource: &'a Resource<'_>) -> &'a str {
 mod tests {
     use super::*;
 
+    #[derive(Debug)]
     struct Asks(Vec<&'static str>);
     impl Checks for Asks {
         fn checks(&self) -> Vec<Check<'_>> {
@@ -199,6 +200,7 @@ mod tests {
 
     #[test]
     fn the_operator_is_no_principal_of_kms_and_the_service_only_has_its_timers() {
+        #[derive(Debug)]
         struct Any;
         impl Checks for Any {
             fn checks(&self) -> Vec<Check<'_>> {

@@ -104,7 +104,7 @@ async fn steps<F: Front>(
     let new_id = new_key_id(&task);
     let resolved = match ops::resolve(task, services.ops.store().snapshot(), services.ops.locality(), new_id) {
         Ok(resolved) => resolved,
-        Err((error, _)) => return refuse(services, sheet, Failure::Op(error)).await,
+        Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
     };
     sheet.resolved(&resolved);
     // 3. may they: every check, on what was resolved

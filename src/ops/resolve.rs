@@ -147,16 +147,11 @@ fn on_key<'a>(action: &'static str, target: &'a KeyTarget) -> Check<'a> {
 }
 
 /// Resolves everything that a task names. `new_id`: the id for a key that CreateKey would make.
-pub fn resolve(
-    task: Task,
-    snapshot: Arc<Snapshot>,
-    locality: &Locality,
-    new_id: KeyId,
-) -> Result<Resolved, (OpError, Task)> {
+pub fn resolve(task: Task, snapshot: Arc<Snapshot>, locality: &Locality, new_id: KeyId) -> Result<Resolved, OpError> {
     match subject(&task, &snapshot, locality, new_id) {
         Ok(subject) => Ok(Resolved { task, subject, snapshot }),
         Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, snapshot }),
-        Err(Unresolved::Error(error)) => Err((error, task)),
+        Err(Unresolved::Error(error)) => Err(error),
     }
 }
 
