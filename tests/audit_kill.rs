@@ -1,6 +1,6 @@
 //! kill -9 at any moment: what was acknowledged is in the log, and the log verifies after the next start.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
