@@ -28,6 +28,8 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "store:backup",
     "store:restore",
     "doctor",
+    "sweeper:show",
+    "sweeper:confirm",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
