@@ -57,6 +57,7 @@ pub enum AppError {
 impl AppError {
     pub fn exit_code(&self) -> u8 {
         match self {
+            // Another process serves this directory, whichever of the two locks says so.
             AppError::Store(StoreError::Locked { .. }) | AppError::Audit(AuditError::Locked { .. }) => 75,
             AppError::Refused(_) | AppError::Store(_) => 1,
             AppError::Audit(_) | AppError::Io(_) => 74,
