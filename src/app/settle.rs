@@ -1,6 +1,6 @@
 //! Store and journal agree before anything is served: no older store, no change without an outcome.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::json;
 
@@ -34,6 +34,7 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
         app.services.journal.append(outcome_unknown(app, settlement)).await?;
     }
     ops.forget_applied().await?;
+    availability(app).await?;
     let details = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uncleanStop": recovery.unclean,
@@ -45,6 +46,36 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
         "token": app.services.token_serial,
     });
     app.services.journal.append(system_event(app, "Start", None, details)).await?;
+    Ok(())
+}
+
+/// A record is never dropped because the token lacks the object: the key becomes `Unavailable`, a person is told, and it
+/// comes back when the object does.
+async fn availability(app: &App) -> Result<(), AppError> {
+    let held: BTreeSet<_> = app.token.known_materials().into_iter().map(|(material, _)| material).collect();
+    let changes = app.services.ops.availability(&held);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let arns = |now_held: bool| -> Vec<String> {
+        changes.iter().filter(|c| c.held == now_held).map(|c| c.arn.clone()).collect()
+    };
+    let details = json!({ "unavailable": arns(false), "availableAgain": arns(true) });
+    for change in &changes {
+        let what = if change.held { "is in the token again" } else { "is not in the token: it is unavailable" };
+        tracing::error!(key = change.arn, "the key {what}");
+    }
+    let event = |kind| Event {
+        event_type: kind,
+        ..system_event(app, "KeyAvailability", Some(request_id.clone()), details.clone())
+    };
+    app.services.journal.append(event(EventType::HsmBridgeIntent)).await?;
+    let version = app.services.ops.set_availability(changes.clone(), &request_id).await?;
+    let mut outcome = event(EventType::HsmBridgeSystem);
+    outcome.additional.store_version = Some(version);
+    app.services.journal.append(outcome).await?;
+    app.services.ops.outcome_recorded(&request_id);
     Ok(())
 }
 

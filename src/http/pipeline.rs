@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+
 use crate::audit::{AuditError, Journal, Recorded, Strangers};
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
 use crate::authz::{self, OperatorCommands, Permit};
@@ -69,8 +72,9 @@ pub async fn run<F: Front>(services: &Services, front: &F) -> F::Reply {
         Err(reply) => return reply,
     };
     let mut sheet = Sheet::new(front.scene(), &caller, services);
+    let span = tracing::debug_span!("request", request_id = %front.scene().request_id, call = Empty, key = Empty);
     let settled = match services.journal.admit() {
-        Ok(()) => steps(services, front, caller.clone(), &mut sheet, started).await,
+        Ok(()) => steps(services, front, caller.clone(), &mut sheet, started).instrument(span).await,
         Err(error) => Err(error),
     };
     let (outcome, recorded) = match settled {
@@ -100,6 +104,7 @@ async fn steps<F: Front>(
         Err(failure) => return refuse(services, sheet, failure).await,
     };
     sheet.asked(&task);
+    Span::current().record("call", sheet.name());
     // 2. on what: names become things, once, from one snapshot
     let new_id = new_key_id(&task);
     let resolved = match ops::resolve(task, services.ops.store().snapshot(), services.ops.locality(), new_id) {
@@ -107,6 +112,9 @@ async fn steps<F: Front>(
         Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
     };
     sheet.resolved(&resolved);
+    if let Some(arn) = resolved.key_arn() {
+        Span::current().record("key", arn);
+    }
     // 3. may they: every check, on what was resolved
     let context = Context {
         request_id: scene.request_id.clone(),

@@ -1,12 +1,13 @@
 //! Changes and what is left of them after a crash. Every change writes, in its own transaction, the id of the request that
 //! made it; so an intent without an outcome is settled by looking, not by guessing.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use crate::ids::KeyId;
 use crate::keystore::{CallContext, MaterialId};
 use crate::ops::{Context, OpError, Ops, store_error, update_error};
-use crate::store::{AppliedRecord, Decision, Lifecycle, Snapshot, UpdateError, Write};
+use crate::store::{AppliedRecord, Decision, KeyRecord, Lifecycle, Snapshot, UpdateError, Write};
 
 /// Outcomes whose markers one transaction takes away at most.
 const FORGET_AT_ONCE: usize = 64;
@@ -36,6 +37,14 @@ impl Effect {
             Effect::InProgress => "in progress",
         }
     }
+}
+
+/// A key whose objects left the token (`held` false) or are there again.
+#[derive(Debug, Clone)]
+pub struct Availability {
+    pub id: KeyId,
+    pub arn: String,
+    pub held: bool,
 }
 
 /// An intent without an outcome, as the journal has it.
@@ -159,6 +168,55 @@ impl Ops {
             }
         }
         Ok(creating.len())
+    }
+
+    /// Keys whose objects left the token, or are there again. `held`: what the token has.
+    pub fn availability(&self, held: &BTreeSet<MaterialId>) -> Vec<Availability> {
+        let snapshot = self.store.snapshot();
+        let all_held = |record: &KeyRecord| {
+            record
+                .materials
+                .iter()
+                .all(|m| held.contains(&MaterialId { id: record.id.bytes(), generation: m.generation }))
+        };
+        let changed = snapshot.keys.values().filter_map(|record| {
+            let now_held = all_held(record);
+            let change = match record.lifecycle {
+                Lifecycle::Enabled | Lifecycle::Disabled => !now_held,
+                Lifecycle::Unavailable { .. } => now_held,
+                // A deletion goes on without the object.
+                Lifecycle::Creating | Lifecycle::PendingDeletion { .. } | Lifecycle::Deleting => false,
+            };
+            change.then(|| Availability { id: record.id, arn: self.locality.key_arn(&record.id), held: now_held })
+        });
+        changed.collect()
+    }
+
+    /// Writes what `availability` found. Returns the store's version.
+    pub async fn set_availability(&self, changes: Vec<Availability>, request_id: &str) -> Result<u64, OpError> {
+        let ctx = Context {
+            request_id: request_id.into(),
+            principal: "service".into(),
+            now: 0,
+            deadline: std::time::Instant::now(),
+        };
+        let ((), version) = self
+            .change(&ctx, move |snapshot| {
+                let writes = changes.iter().filter_map(|change| {
+                    let record = snapshot.keys.get(&change.id)?;
+                    let lifecycle = match (&record.lifecycle, change.held) {
+                        (Lifecycle::Enabled, false) => Lifecycle::Unavailable { was_enabled: true },
+                        (Lifecycle::Disabled, false) => Lifecycle::Unavailable { was_enabled: false },
+                        (Lifecycle::Unavailable { was_enabled: true }, true) => Lifecycle::Enabled,
+                        (Lifecycle::Unavailable { was_enabled: false }, true) => Lifecycle::Disabled,
+                        _ => return None,
+                    };
+                    Some(Write::PutKey(KeyRecord { lifecycle, ..record.as_ref().clone() }))
+                });
+                Ok((writes.collect(), ()))
+            })
+            .await?;
+        Ok(version)
     }
 
     /// All outcomes are in the journal: the markers go.
