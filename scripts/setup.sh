@@ -12,7 +12,8 @@ CARGO_DENY_VERSION=0.20.2
 BUILD_PACKAGES=(build-essential pkg-config)
 TOKEN_PACKAGES=(softhsm2 opensc openssl)
 CLIENT_PACKAGES=(python3 python3-venv ca-certificates curl)
-TEST_PACKAGES=(util-linux)
+# Debian's AWS CLI beside the current one of .venv: both are tested.
+TEST_PACKAGES=(util-linux awscli)
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{App, AppError, connect, now_ms, open_files, settle, system_call};
-use crate::audit::{Additional, Event, EventType, UserIdentity};
+use crate::audit::{Event, EventType, UserIdentity};
 use crate::authn::Principal;
 use crate::config::Config;
 use crate::ids::AccessKeyId;
@@ -110,33 +110,19 @@ fn operator_event(
 ) -> Event {
     let here = &config.server.locality;
     let uid = rustix::process::geteuid().as_raw();
+    let event = Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details);
     Event {
         event_type,
         user_identity: UserIdentity {
             kind: Some("HsmBridgeOperator"),
-            principal_id: None,
             arn: Some(format!("hsm-bridge:operator/{uid}")),
-            account_id: Some(here.account.to_string()),
-            access_key_id: None,
-            user_name: None,
             invoked_by: None,
             os_user_id: Some(uid),
+            ..event.user_identity
         },
-        time: now_ms(),
-        source: "hsm-bridge",
-        name: name.to_owned(),
-        region: here.region.to_string(),
         source_ip: "localhost".to_owned(),
         user_agent: Some(format!("hsm-bridge/{}", env!("CARGO_PKG_VERSION"))),
-        error_code: None,
-        error_message: None,
-        request_parameters: None,
-        response_elements: None,
         request_id: Some(request_id.to_owned()),
-        read_only: false,
-        resources: Vec::new(),
-        recipient_account: here.account.to_string(),
-        tls: None,
-        additional: Additional { details: Some(details), ..Additional::default() },
+        ..event
     }
 }

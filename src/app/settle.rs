@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::json;
 
 use super::{App, AppError, StartOptions, now_ms};
-use crate::audit::{Additional, Event, EventType, Recovery, UserIdentity};
+use crate::audit::{Event, EventType, Recovery};
 use crate::ids::KeyId;
 use crate::ops::settle::{Dangling, Settlement};
 
@@ -126,33 +126,6 @@ fn outcome_unknown(app: &App, settlement: &Settlement) -> Event {
 /// A record of the service about itself.
 pub(super) fn system_event(app: &App, name: &str, request_id: Option<String>, details: serde_json::Value) -> Event {
     let here = app.services.ops.locality();
-    Event {
-        event_type: EventType::HsmBridgeSystem,
-        user_identity: UserIdentity {
-            kind: None,
-            principal_id: None,
-            arn: None,
-            account_id: Some(here.account.to_string()),
-            access_key_id: None,
-            user_name: None,
-            invoked_by: Some("AWS Internal"),
-            os_user_id: None,
-        },
-        time: now_ms(),
-        source: "hsm-bridge",
-        name: name.to_owned(),
-        region: here.region.to_string(),
-        source_ip: "AWS Internal".to_owned(),
-        user_agent: None,
-        error_code: None,
-        error_message: None,
-        request_parameters: None,
-        response_elements: None,
-        request_id,
-        read_only: false,
-        resources: Vec::new(),
-        recipient_account: here.account.to_string(),
-        tls: None,
-        additional: Additional { details: Some(details), ..Additional::default() },
-    }
+    let event = Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details);
+    Event { request_id, ..event }
 }

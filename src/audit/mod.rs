@@ -140,6 +140,42 @@ pub struct Event {
     pub additional: Additional,
 }
 
+impl Event {
+    /// A record of the service about itself; other kinds of records change what differs. `time`: milliseconds since the
+    /// epoch.
+    pub fn system(name: &str, region: &str, account: &str, time: i64, details: serde_json::Value) -> Event {
+        Event {
+            event_type: EventType::HsmBridgeSystem,
+            user_identity: UserIdentity {
+                kind: None,
+                principal_id: None,
+                arn: None,
+                account_id: Some(account.to_owned()),
+                access_key_id: None,
+                user_name: None,
+                invoked_by: Some("AWS Internal"),
+                os_user_id: None,
+            },
+            time,
+            source: "hsm-bridge",
+            name: name.to_owned(),
+            region: region.to_owned(),
+            source_ip: "AWS Internal".to_owned(),
+            user_agent: None,
+            error_code: None,
+            error_message: None,
+            request_parameters: None,
+            response_elements: None,
+            request_id: None,
+            read_only: false,
+            resources: Vec::new(),
+            recipient_account: account.to_owned(),
+            tls: None,
+            additional: Additional { details: Some(details), ..Additional::default() },
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Additional {

@@ -51,35 +51,7 @@ impl Origin {
 
     /// A record of the log about itself.
     pub fn system(&self, name: &str, time_micros: i64, details: serde_json::Value) -> Event {
-        Event {
-            event_type: EventType::HsmBridgeSystem,
-            user_identity: UserIdentity {
-                kind: None,
-                principal_id: None,
-                arn: None,
-                account_id: Some(self.account.clone()),
-                access_key_id: None,
-                user_name: None,
-                invoked_by: Some("AWS Internal"),
-                os_user_id: None,
-            },
-            time: time_micros.div_euclid(1000),
-            source: "hsm-bridge",
-            name: name.to_string(),
-            region: self.region.clone(),
-            source_ip: "AWS Internal".to_string(),
-            user_agent: None,
-            error_code: None,
-            error_message: None,
-            request_parameters: None,
-            response_elements: None,
-            request_id: None,
-            read_only: false,
-            resources: Vec::new(),
-            recipient_account: self.account.clone(),
-            tls: None,
-            additional: Additional { details: Some(details), ..Additional::default() },
-        }
+        Event::system(name, &self.region, &self.account, time_micros.div_euclid(1000), details)
     }
 }
 

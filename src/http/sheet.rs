@@ -111,6 +111,10 @@ impl<'a> Sheet<'a> {
                     event.response_elements = None;
                 }
             }
+            (Ok(Answer::Timer), _) => {
+                let told = serde_json::json!({ "keyId": self.key_arn });
+                event.response_elements = serde_json::value::to_raw_value(&told).ok();
+            }
             (Err(failure), _) => fail(&mut event, failure),
             _ => {}
         }

@@ -4,10 +4,10 @@
 use std::ops::Bound;
 
 use crate::ids::AliasName;
-use crate::ops::keys::newest;
+use crate::ops::keys::{newest, not_pending};
 use crate::ops::resolve::{AliasSubject, KeyTarget};
 use crate::ops::{AliasEntry, Context, Effects, OpError, Ops, Page, Response};
-use crate::store::{AliasHistory, AliasRecord, Lifecycle, Snapshot, Write};
+use crate::store::{AliasHistory, AliasRecord, Snapshot, Write};
 
 const LIST_ALIASES_DEFAULT: u32 = 50;
 
@@ -28,7 +28,7 @@ impl Ops {
                     return Err(OpError::AliasExists { arn: alias_arn });
                 }
                 let key = newest(snapshot, &id, &key_arn)?;
-                not_pending(&key.lifecycle, &key_arn)?;
+                not_pending(&key, &key_arn)?;
                 let record = AliasRecord {
                     name,
                     account: key.account,
@@ -71,7 +71,7 @@ impl Ops {
                 if record.target != authorised {
                     return Err(OpError::Throttled);
                 }
-                not_pending(&newest(snapshot, &id, &key_arn)?.lifecycle, &key_arn)?;
+                not_pending(&newest(snapshot, &id, &key_arn)?, &key_arn)?;
                 if record.target == id {
                     return Ok((Vec::new(), ()));
                 }
@@ -169,11 +169,4 @@ fn writable(alias: &AliasSubject) -> Result<&KeyTarget, OpError> {
 
 fn not_reserved(name: &AliasName) -> Result<(), OpError> {
     if name.is_reserved() { Err(OpError::ReservedAlias(name.to_string())) } else { Ok(()) }
-}
-
-fn not_pending(lifecycle: &Lifecycle, arn: &str) -> Result<(), OpError> {
-    match lifecycle {
-        Lifecycle::PendingDeletion { .. } => Err(OpError::PendingDeletion { arn: arn.to_owned() }),
-        _ => Ok(()),
-    }
 }

@@ -1,9 +1,8 @@
 //! Description, tags and policy of a key.
 
-use crate::ops::keys::check_policy;
+use crate::ops::keys::{check_policy, not_pending};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, Effects, OpError, Ops, Page, Response, Tag};
-use crate::store::{KeyRecord, Lifecycle};
 
 const MAX_TAGS: usize = 50;
 const LIST_TAGS_DEFAULT: u32 = 50;
@@ -110,12 +109,5 @@ impl Ops {
         })
         .await?;
         Ok(Response::Empty)
-    }
-}
-
-fn not_pending(record: &KeyRecord, arn: &str) -> Result<(), OpError> {
-    match record.lifecycle {
-        Lifecycle::PendingDeletion { .. } => Err(OpError::PendingDeletion { arn: arn.to_owned() }),
-        _ => Ok(()),
     }
 }

@@ -211,9 +211,7 @@ impl Ops {
     ) -> Result<Response, OpError> {
         let deletion_date = ctx.now + i64::from(days) * DAY_MS;
         self.change_key(key, ctx, effects, move |record, arn| {
-            if let Lifecycle::PendingDeletion { .. } = record.lifecycle {
-                return Err(OpError::PendingDeletion { arn: arn.to_owned() });
-            }
+            not_pending(record, arn)?;
             record.lifecycle = Lifecycle::PendingDeletion { deletion_date };
             Ok(())
         })
@@ -320,6 +318,14 @@ pub(super) fn newest(snapshot: &Snapshot, id: &KeyId, arn: &str) -> Result<KeyRe
             Ok(record.as_ref().clone())
         }
         _ => Err(OpError::KeyNotFound { arn: arn.to_owned() }),
+    }
+}
+
+/// What a key that waits for its deletion refuses.
+pub(super) fn not_pending(record: &KeyRecord, arn: &str) -> Result<(), OpError> {
+    match record.lifecycle {
+        Lifecycle::PendingDeletion { .. } => Err(OpError::PendingDeletion { arn: arn.to_owned() }),
+        _ => Ok(()),
     }
 }
 
