@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::verify::line::{Leaf, end_id};
 use super::verify::lines::MAX_LINE;
-use super::{Additional, Event, EventType, Settings, UserIdentity};
+use super::{Event, EventType, Settings};
 
 /// RULE CloudTrail: userAgent and errorMessage end after 1 KiB.
 const MAX_TEXT: usize = 1024;
@@ -324,7 +324,7 @@ fn truncated(text: &str) -> serde_json::Value {
 pub(super) mod tests {
     use super::*;
     use crate::audit::verify::line::Line;
-    use crate::audit::{Authorization, HsmFacts, Resource, TlsDetails};
+    use crate::audit::{Additional, Authorization, HsmFacts, Resource, TlsDetails, UserIdentity};
 
     pub fn settings(dir: &std::path::Path) -> Settings {
         Settings {
