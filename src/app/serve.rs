@@ -54,10 +54,7 @@ pub async fn serve(
     let reloader = main.tls_reloader();
     let admin = match config.metrics {
         Some(address) => {
-            let settings =
-                ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(&config) };
-            let admin = bind(settings).await?.with_metrics(services.metrics.clone());
-            Some(admin.with_readiness(probe(&services, &stopped)))
+            Some(bind_admin(&config, address, services.metrics.clone(), probe(&services, &stopped)).await?)
         }
         None => None,
     };
@@ -160,10 +157,8 @@ async fn open_when_there_is_room(
             && let Some(address) = config.metrics
         {
             let reason = error.to_string();
-            let settings =
-                ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(config) };
             let probe = Arc::new(move || Readiness { ready: false, reasons: vec![reason.clone()] });
-            let server = bind(settings).await?.with_metrics(Arc::new(Metrics::new())).with_readiness(probe);
+            let server = bind_admin(config, address, Arc::new(Metrics::new()), probe).await?;
             health = Some(tokio::spawn(server.run_admin(stopped.clone())));
         }
         tokio::time::sleep(wait).await;
@@ -271,6 +266,20 @@ fn free_bytes(dir: &Path) -> Option<u64> {
 
 async fn bind(settings: ServerSettings) -> Result<Server, AppError> {
     Server::bind(settings).await.map_err(|error| AppError::Listen(error.to_string()))
+}
+
+async fn bind_admin(
+    config: &Config,
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    probe: Arc<dyn Fn() -> Readiness + Send + Sync>,
+) -> Result<Server, AppError> {
+    let settings = ServerSettings { listeners: vec![ListenerSettings { address, tls: None }], ..limits(config) };
+    let admin = bind(settings).await?.with_metrics(metrics).with_readiness(probe);
+    for address in admin.local_addrs() {
+        tracing::info!(%address, "health and metrics");
+    }
+    Ok(admin)
 }
 
 fn limits(config: &Config) -> ServerSettings {
