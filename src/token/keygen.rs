@@ -156,13 +156,13 @@ impl Keygen {
 
     /// Objects with a material's id.
     pub(super) fn find_material(&mut self, material: MaterialId) -> Result<Vec<Seen>, TokenError> {
-        report::find(&mut self.seat, &[Attribute::Token(true), Attribute::Id(material.cka_id())])
+        report::find(&mut self.seat, &[Attribute::Id(material.cka_id())])
             .map_err(|error| error.into_error("the objects cannot be found"))
     }
 
     pub(super) fn find_system(&mut self, key: SystemKey) -> Result<Vec<ObjectHandle>, TokenError> {
         let label = key.label(&self.shared.prefix).into_bytes();
-        let seen = report::find(&mut self.seat, &[Attribute::Token(true), Attribute::Label(label)])
+        let seen = report::find(&mut self.seat, &[Attribute::Label(label)])
             .map_err(|error| error.into_error("the system key cannot be found"))?;
         let secret = |seen: &Seen| seen.class.and_then(Class::of) == Some(Class::Secret);
         Ok(seen.iter().filter(|seen| secret(seen)).map(|seen| seen.handle).collect())

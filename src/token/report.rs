@@ -16,8 +16,11 @@ pub(super) struct Seen {
     pub(super) label: Vec<u8>,
 }
 
-/// Finds objects and reads their class, id and label. Only the key generation thread may call it: C_FindObjects beside
-/// C_GenerateKey makes SoftHSM fail.
+/// Finds objects of the token and reads their class, id and label. Only the key generation thread may call it:
+/// C_FindObjects beside C_GenerateKey makes SoftHSM fail.
+///
+/// CKA_TOKEN is no part of the template, and is not asked for: an object that was being written when its process was
+/// killed may lack it, which SoftHSM reads as false. We keep no session objects that could be mistaken for keys.
 pub(super) fn find(seat: &mut Seat, template: &[Attribute]) -> Result<Vec<Seen>, CallError> {
     let handles = seat.with(|_, session| {
         session.find_objects(template).map_err(|error| CallError::from_cryptoki("C_FindObjects", &error))
@@ -46,7 +49,7 @@ fn look(seat: &mut Seat, handle: ObjectHandle) -> Seen {
 /// Enumerates the token into a handle table.
 pub(super) fn enumerate(seat: &mut Seat, prefix: &str) -> Result<Table, CallError> {
     let mut table = Table::default();
-    for seen in find(seat, &[Attribute::Token(true)])? {
+    for seen in find(seat, &[])? {
         let Some(class) = seen.class else {
             table.debris += 1;
             continue;
@@ -67,7 +70,7 @@ pub(super) fn system_key(label: &[u8], prefix: &str) -> Option<SystemKey> {
 }
 
 pub(super) fn report(seat: &mut Seat) -> Result<Vec<ObjectReport>, CallError> {
-    let seen = find(seat, &[Attribute::Token(true)])?;
+    let seen = find(seat, &[])?;
     Ok(seen
         .into_iter()
         .map(|seen| ObjectReport {

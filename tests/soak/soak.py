@@ -1,0 +1,100 @@
+"""Long runs: `soak.py NAME --rounds N`. NAME is kill, generate, or all. `small` rounds are what every run of the tests does."""
+
+import argparse
+import json
+import random
+import secrets
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
+
+from instance import Instance, disk_dir  # noqa: E402
+from generate import Generate  # noqa: E402
+from judge import Judge, Ledger  # noqa: E402
+from kill import Kill  # noqa: E402
+
+SOAKS = {"kill": Kill, "generate": Generate}
+SMALL = {"kill": 5, "generate": 15}
+# Kills that came too early or too late do not count; so many for each that does are too many.
+TRIES = 6
+
+
+def soak(name, rounds, seed):
+    dice, attack = random.Random(f"{name} {seed}"), SOAKS[name]()
+    journal = disk_dir(name)
+    instance = Instance(name, audit_dir=journal)
+    ledger = Ledger()
+    judge = Judge(instance, ledger, seed)
+    starts, began = [], time.monotonic()
+    try:
+        instance.init()
+        starts.append(timed_start(instance, judge))
+        attack.warm_up(instance, ledger)
+        judge.look()
+        done = tries = 0
+        while done < rounds:
+            tries += 1
+            assert tries <= TRIES * rounds + 20, f"only {done} of {tries} kills met what they aimed at"
+            ledger.begin_round()
+            attack.attack(instance, ledger, dice, done)
+            starts.append(timed_start(instance, judge))
+            judge.look()
+            done += attack.hit(judge.starts[-1])
+            if tries % 25 == 0:
+                progress(name, done, tries, ledger, starts, began)
+        judge.look(everything=True)
+        outside = judge.check_token_from_outside()
+        instance.stop()
+        judge.read_journal()
+        judge.journal.reread_all()
+        assert instance.verify()["verdict"] == "OK"
+    except BaseException:
+        print(f"soak {name}: seed {seed}, after {len(starts)} starts; the server's last words:\n{instance.said()[-4000:]}", file=sys.stderr)
+        instance.kill()
+        print(f"soak {name}: kept {instance.root} and {journal}", file=sys.stderr)
+        raise
+    print(json.dumps({
+        "soak": name, "rounds": done, "seconds": round(time.monotonic() - began, 1),
+        "acknowledged": {"requests": len(ledger.requests), "keys": len(ledger.keys), "aliases": len(ledger.aliases),
+                         "ciphertexts": len(ledger.sealed), "signatures": len(ledger.signed)},
+        "unanswered": dict(ledger.unanswered), "unknown outcomes": dict(judge.effects),
+        "records": len(judge.journal.records), "token": outside, **attack.about(judge),
+        "start seconds": {"first": round(starts[0], 2), "median": round(statistics.median(starts), 2),
+                          "longest": round(max(starts), 2), "last": round(starts[-1], 2)},
+    }, indent=1), flush=True)
+    instance.close()
+    shutil.rmtree(journal, ignore_errors=True)
+
+
+def timed_start(instance, judge):
+    began = time.monotonic()
+    instance.start()
+    judge.connect()
+    return time.monotonic() - began
+
+
+def progress(name, done, tries, ledger, starts, began):
+    print(f"{name}: {done} rounds, {tries} kills, {len(ledger.keys)} keys, {len(ledger.requests)} requests, last start "
+          f"{starts[-1]:.2f} s, {time.monotonic() - began:.0f} s in all", flush=True)
+
+
+def rounds(text):
+    return text if text == "small" else int(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/soak")
+    parser.add_argument("name", choices=[*SOAKS, "all"])
+    parser.add_argument("--rounds", type=rounds, default="small", metavar="N", help="a number, or `small`")
+    parser.add_argument("--seed", default=secrets.token_hex(4), help="of the random choices; printed when a run fails")
+    options = parser.parse_args()
+    for name in SOAKS if options.name == "all" else [options.name]:
+        soak(name, SMALL[name] if options.rounds == "small" else options.rounds, options.seed)
+
+
+if __name__ == "__main__":
+    main()
