@@ -153,7 +153,13 @@ impl App {
 
     /// One operator's request through the same pipeline as every other.
     pub async fn operate(&self, request: OperatorRequest, os_user_id: u32) -> Result<OperatorResponse, Told> {
-        operator_socket::operate(&self.services, request, os_user_id).await
+        let confirms = matches!(request, OperatorRequest::SweeperConfirm { .. });
+        let answer = operator_socket::operate(&self.services, request, os_user_id).await;
+        if confirms && answer.is_ok() {
+            // Nobody serves: without this the next start would be in doubt again.
+            let _ = clock_file::write(&self.config.server.state_dir, now_ms());
+        }
+        answer
     }
 
     /// Ends an instance that was opened for one command.

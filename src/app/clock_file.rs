@@ -1,4 +1,4 @@
-//! The wall clock when the service last ran: one number in `<state>/clock`, for `ClockWatch`.
+//! The wall clock when the service last ran and trusted it: one number in `<state>/clock`, for `ClockWatch`.
 
 use std::path::Path;
 

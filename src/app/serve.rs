@@ -114,7 +114,7 @@ pub async fn serve(
         let _ = admin.await;
     }
     let _ = std::fs::remove_file(operator_socket::socket_path(&config.server.state_dir));
-    let _ = clock_file::write(&config.server.state_dir, now_ms());
+    trust_clock(&services, &config, now_ms());
     match failed {
         Some(reason) => Err(AppError::Audit(AuditError::Failed(reason))),
         None => {
@@ -170,7 +170,6 @@ async fn open_when_there_is_room(
 async fn sweep(services: Arc<Services>, config: Config, mut stopped: watch::Receiver<bool>) {
     loop {
         let now = now_ms();
-        let _ = clock_file::write(&config.server.state_dir, now);
         match services.ops.clock().look(now, Instant::now()) {
             Look::Jumped(_) => {
                 let because = services.ops.clock().stopped_because().unwrap_or_default();
@@ -179,6 +178,7 @@ async fn sweep(services: Arc<Services>, config: Config, mut stopped: watch::Rece
             Look::Resumed => tracing::warn!("the clock was steady for 24 hours: the sweeper goes on"),
             Look::Steady | Look::Waiting => {}
         }
+        trust_clock(&services, &config, now);
         if services.ops.clock().stopped_because().is_none() {
             for key in services.ops.due_for_deletion(now) {
                 match operator::delete_key(&services, key).await {
@@ -191,6 +191,13 @@ async fn sweep(services: Arc<Services>, config: Config, mut stopped: watch::Rece
             () = tokio::time::sleep(config.sweeper.interval) => {}
             _ = stopped.changed() => return,
         }
+    }
+}
+
+/// Notes the time for the next start, unless the clock is in doubt: then the next start has to be in doubt too.
+fn trust_clock(services: &Services, config: &Config, now: i64) {
+    if services.ops.clock().stopped_because().is_none() {
+        let _ = clock_file::write(&config.server.state_dir, now);
     }
 }
 

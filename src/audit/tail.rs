@@ -216,12 +216,14 @@ impl Shown {
     fn human(&self) -> String {
         let caller = &self.user_identity;
         let who = [&caller.arn, &caller.user_name, &caller.access_key_id, &caller.invoked_by];
+        // All of them: an alias and its key, the source and the destination of ReEncrypt.
+        let resources: Vec<&str> = self.resources.iter().map(|resource| resource.arn.as_str()).collect();
         let mut text = format!(
             "{} {} {} {}",
             self.event_time,
             self.event_name,
             who.into_iter().flatten().next().map_or("-", String::as_str),
-            self.resources.last().map_or("-", |resource| &resource.arn),
+            if resources.is_empty() { "-".to_owned() } else { resources.join(",") },
         );
         if self.event_type == "HsmBridgeIntent" {
             text.push_str(" (intent)");

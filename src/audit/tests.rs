@@ -858,6 +858,27 @@ fn tail_prints_complete_records() {
 }
 
 #[test]
+fn tail_names_every_resource() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&settings(dir.path()));
+    let mut event = call(1);
+    event.resources = ["alias/app", "key/k"]
+        .map(|name| Resource {
+            account_id: "111122223333".into(),
+            kind: "AWS::KMS::Key",
+            arn: format!("arn:aws:kms:eu-central-1:111122223333:{name}"),
+        })
+        .into();
+    append(&journal, [event]);
+    let mut out = Vec::new();
+    let options = tail::Options { format: tail::Format::Human, ..Default::default() };
+    tail::tail(dir.path(), &options, &|| true, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let both = "arn:aws:kms:eu-central-1:111122223333:alias/app,arn:aws:kms:eu-central-1:111122223333:key/k";
+    assert!(text.contains(both), "{text}");
+}
+
+#[test]
 fn tail_follows_over_segments() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(&settings(dir.path()));

@@ -9,7 +9,8 @@ use super::value::{Fields, Value};
 
 /// Violations told in one answer; a list of thousands of bad values must not make an answer of megabytes.
 const MOST: usize = 20;
-/// Characters of a value that an error echoes: more than any value that AWS's constraints allow to be echoed.
+/// Characters of a value that an error echoes. Longer ones (descriptions, policies) are cut: no recorded answer of AWS echoes
+/// one, and answers stay small.
 const ECHO: usize = 4096;
 
 /// All members against the model.

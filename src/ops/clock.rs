@@ -37,12 +37,13 @@ struct Stopped {
 }
 
 impl ClockWatch {
-    /// `last_seen`: the wall clock when the service last ran, `None` for a new instance. Milliseconds since the epoch.
+    /// `last_seen`: the wall clock when the service last ran and trusted it, `None` for a new instance. Milliseconds since
+    /// the epoch.
     pub fn new(last_seen: Option<i64>, wall: i64, now: Instant) -> Self {
         let stopped =
             last_seen.map(|seen| wall - seen).filter(|step| step.abs() > LARGEST_STEP_MS).map(|step| Stopped {
                 because: format!(
-                    "the clock moved by {} while the service did not run: a stop cannot be told from a jump",
+                    "the clock moved by {} since the service last trusted it: a long stop cannot be told from a jump",
                     shown(step)
                 ),
                 since: now,

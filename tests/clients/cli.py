@@ -5,7 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from functools import cache
 from pathlib import Path
+
+from bridge import clean_env
 
 TIMEOUT = 60
 
@@ -20,9 +24,32 @@ def debian():
 
 
 class CliError(AssertionError):
-    def __init__(self, command, done):
-        super().__init__(f"{' '.join(command)} gave {done.returncode}\n{done.stdout}\n{done.stderr}")
-        self.stderr, self.returncode = done.stderr, done.returncode
+    def __init__(self, command, code, stdout, stderr):
+        super().__init__(f"aws {' '.join(command)} gave {code}\n{stdout}\n{stderr}")
+        self.stderr, self.returncode = stderr, code
+
+
+@cache
+def server(program):
+    """A process with this CLI's modules loaded: see `cli_server`. One for the whole session."""
+    with open(program, encoding="utf-8") as script:
+        interpreter = script.readline().removeprefix("#!").split()
+    return subprocess.Popen([*interpreter, Path(__file__).with_name("cli_server.py")], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True, env=clean_env())
+
+
+def ask(program, args, env, cwd):
+    """(exit code, standard output, standard error) of one command."""
+    child = server(program)
+    child.stdin.write(json.dumps({"args": args, "env": env, "cwd": str(cwd)}) + "\n")
+    child.stdin.flush()
+    watchdog = threading.Timer(TIMEOUT, child.kill)
+    watchdog.start()
+    try:
+        answer = json.loads(child.stdout.readline())
+    finally:
+        watchdog.cancel()
+    return answer["code"], answer["stdout"], answer["stderr"]
 
 
 class AwsCli:
@@ -43,12 +70,17 @@ class AwsCli:
 
     def run(self, service, command, *args):
         point = ["--endpoint-url", self.bridge.env["AWS_ENDPOINT_URL"]] if self.by_option else []
-        words = [self.program, *point, "--output", "json", service, command, *map(str, args)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT, env=self.env(), cwd=self.directory)
-        if done.returncode != 0:
-            raise CliError(words, done)
+        words = [*point, "--output", "json", service, command, *map(str, args)]
+        code, stdout, stderr = ask(self.program, words, self.env(), self.directory)
+        if code != 0:
+            raise CliError(words, code, stdout, stderr)
         self.called.add(command)
-        return json.loads(done.stdout) if done.stdout.strip() else {}
+        return json.loads(stdout) if stdout.strip() else {}
+
+    def alone(self, *words):
+        """One command as a person starts it: the program itself, a process of its own."""
+        return subprocess.run([self.program, *words], capture_output=True, text=True, timeout=TIMEOUT, env=self.env(),
+                              cwd=self.directory)
 
     def kms(self, command, *args):
         return self.run("kms", command, *args)
@@ -59,5 +91,5 @@ class AwsCli:
         return f"fileb://{name}"
 
     def version(self):
-        done = subprocess.run([self.program, "--version"], capture_output=True, text=True, timeout=TIMEOUT, env=self.env())
+        done = self.alone("--version")
         return (done.stdout + done.stderr).strip()

@@ -27,7 +27,12 @@ def unb64(text):
 
 
 def test_the_cli_is_what_this_test_is_about(aws):
-    assert aws.version().startswith("aws-cli/2." if aws.by_option else "aws-cli/1."), aws.version()
+    version = aws.version()
+    assert version.startswith("aws-cli/2." if aws.by_option else "aws-cli/1."), version
+    point = ["--endpoint-url", aws.bridge.env["AWS_ENDPOINT_URL"]] if aws.by_option else []
+    done = aws.alone(*point, "kms", "describe-key", "--key-id", aws.bridge.key(), "--output", "json")
+    # The other tests start no program for each command; what they get is the same.
+    assert done.returncode == 0 and json.loads(done.stdout) == aws.kms("describe-key", "--key-id", aws.bridge.key()), done
 
 
 def test_every_operation_once(aws):
