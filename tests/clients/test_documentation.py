@@ -138,6 +138,27 @@ def test_backup_and_restore(shell):
     assert bridge.run("audit", "verify").returncode == 0
 
 
+def test_exit_codes(own_bridge):
+    """Those of the README's table that a test can have without harm to a token."""
+    bridge = own_bridge
+    assert bridge.run("sweeper").returncode == 0
+    assert bridge.run("key", "show", "alias/nobody", check=False).returncode == 1
+    assert bridge.run("frobnicate", check=False).returncode == 64
+    second = bridge.run("serve", check=False)
+    assert second.returncode == 75 and str(bridge.process.pid) in second.stderr
+    broken = bridge.root / "broken.toml"
+    broken.write_text("[servre]\n")
+    refused = bridge.run("--config", broken, "serve", check=False)
+    assert refused.returncode == 78 and "`server`" in refused.stderr
+    bridge.stop()
+    pin = bridge.dir / "pin"
+    good = pin.read_text()
+    pin.write_text("0000000\n")
+    assert bridge.run("serve", check=False).returncode == 77
+    pin.write_text(good)
+    assert bridge.run("sweeper", "--confirm", "CHG-7", "--json").returncode == 0
+
+
 # -- docs/ciphertext-format.md ----------------------------------------------------------------------------------------------
 
 def test_the_worked_example_of_the_ciphertext_format(shell):
