@@ -1,5 +1,6 @@
 //! `audit tail` and `audit verify`: from the files alone.
 
+use std::io::Write;
 use std::path::Path;
 
 use super::Failed;
@@ -41,11 +42,14 @@ pub fn verify(dir: &Path, trail: Option<String>, json: bool) -> Result<u8, Faile
         }
     };
     let report = verify::directory(dir, &options, &mut progress);
-    if json {
-        let text = serde_json::to_string(&report).map_err(|e| Failed::new(74, e.to_string()))?;
-        println!("{text}");
+    let text = if json {
+        serde_json::to_string(&report).map_err(|e| Failed::new(74, e.to_string()))? + "\n"
     } else {
-        println!("{report}");
+        report.to_string()
+    };
+    // The verdict counts, whether or not the reader wants the whole text.
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failed::new(74, error.to_string())),
+        _ => Ok(report.verdict.exit_code()),
     }
-    Ok(report.verdict.exit_code())
 }
