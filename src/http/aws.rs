@@ -115,7 +115,9 @@ impl Front for AwsFront {
         let body = self.request.body.as_slice();
         match self.service {
             Service::Kms => {
-                let operation = kms::target(value(&self.request, "x-amz-target")).map_err(Failure::Front)?;
+                // Every operation of the service model is a POST.
+                let target = value(&self.request, "x-amz-target").filter(|_| self.request.method == Method::POST);
+                let operation = kms::target(target).map_err(Failure::Front)?;
                 kms::parse(operation, body).map(Task::Kms).map_err(Failure::Front)
             }
             Service::Sts => match sts::parse(self.request.method.as_str(), &self.request.query, body) {

@@ -33,8 +33,7 @@ class refused:
         body = error.response
         self.seen.response, self.seen.code = body, body["Error"]["Code"]
         self.seen.message = body["Error"].get("Message", "")
-        codes = self.code if isinstance(self.code, (tuple, set, list)) else (self.code,)
-        assert self.seen.code in codes, body
+        assert self.seen.code == self.code, body
         assert body["ResponseMetadata"]["HTTPStatusCode"] == self.status, body
         assert body["ResponseMetadata"].get("RequestId"), body
         check_text(self.seen.message or None, self.message)

@@ -186,7 +186,8 @@ class RawClient:
                     link.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # A server that refuses early may close before it has read everything; its answer may still be there.
-            answer = http.client.HTTPResponse(link)
+            # An answer to HEAD has no body, whatever its Content-Length says.
+            answer = http.client.HTTPResponse(link, method="HEAD" if data.startswith(b"HEAD ") else None)
             try:
                 answer.begin()
                 reply = Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())

@@ -129,10 +129,12 @@ def test_markers_belong_to_one_operation(bridge, many):
 @pytest.mark.parametrize("operation, limit, text", [
     ("list_keys", 0, "Value '0' at 'limit' failed to satisfy constraint: Member must have value greater than or equal to 1"),
     ("list_keys", 1001, "Value '1001' at 'limit' failed to satisfy constraint: Member must have value less than or equal to 1000"),
-    ("list_aliases", 1001,
-     "Value '1001' at 'limit' failed to satisfy constraint: Member must have value less than or equal to 1000"),
     # These bounds stand in the prose of the model only.
-    ("list_aliases", 101, None), ("list_resource_tags", 51, None), ("list_grants", 101, None),
+    ("list_aliases", 101, "Value '101' at 'limit' failed to satisfy constraint: Member must have value less than or equal to 100"),
+    ("list_aliases", 1001, "Value '1001' at 'limit' failed to satisfy constraint: Member must have value less than or equal to 100"),
+    ("list_resource_tags", 51,
+     "Value '51' at 'limit' failed to satisfy constraint: Member must have value less than or equal to 50"),
+    ("list_grants", 101, "Value '101' at 'limit' failed to satisfy constraint: Member must have value less than or equal to 100"),
 ])
 def test_limits(bridge, operation, limit, text):
     params = {} if operation in ("list_keys", "list_aliases") else {"KeyId": bridge.key()}
