@@ -37,7 +37,7 @@ pub struct Filter {
 pub struct Options {
     /// Wait for more at the end.
     pub follow: bool,
-    /// From this record on; without it, the last `last` records of the newest segment.
+    /// From this record on; without it, the last `last` records (of those that were looked at, where a filter is set).
     pub since_seq: Option<u64>,
     pub last: usize,
     pub format: Format,
@@ -64,15 +64,12 @@ impl Default for Options {
 pub fn tail(dir: &Path, options: &Options, stop: &dyn Fn() -> bool, out: &mut dyn Write) -> io::Result<u64> {
     let journal = dir.join("journal");
     let names = files::segments(&journal, false)?;
-    // The newest segment that can hold the first wanted record.
-    let name = match options.since_seq {
-        Some(seq) => names
-            .iter()
-            .rev()
-            .find(|name| segment_name(name).is_some_and(|(first, _)| first <= seq))
-            .or_else(|| names.first()),
-        None => names.last(),
-    };
+    // The newest segment that can hold the first wanted record. How many the newest holds is not known from its name, so
+    // the last ones are looked for from as many records before it on.
+    let newest = names.last().and_then(|name| segment_name(name)).map_or(0, |(first, _)| first);
+    let wanted = options.since_seq.unwrap_or_else(|| newest.saturating_sub(options.last as u64));
+    let begins_by = |name: &&String| segment_name(name).is_some_and(|(first, _)| first <= wanted);
+    let name = names.iter().rev().find(begins_by).or_else(|| names.first());
     let Some(mut name) = name.cloned() else {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("no audit log in `{}`", dir.display())));
     };

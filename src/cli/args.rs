@@ -135,7 +135,7 @@ pub enum StoreCommand {
     Restore {
         path: PathBuf,
         /// Why the store goes back in time; stands in the log.
-        #[arg(long, value_name = "TICKET", default_value = "-")]
+        #[arg(long, value_name = "TICKET")]
         ticket: String,
         #[arg(long)]
         json: bool,

@@ -1,6 +1,6 @@
 //! `ciphertext inspect`: what a blob says of itself. Needs no lock and no token.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use base64::Engine;
@@ -20,13 +20,14 @@ pub fn inspect(file: &Path, json: bool) -> Result<u8, Failed> {
     } else {
         std::fs::File::open(file).map_err(told)?.take(LIMIT).read_to_end(&mut bytes).map_err(told)?;
     }
-    let text: Vec<u8> = bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-    let decoded = STANDARD.decode(&text).unwrap_or(bytes);
+    let packed: Vec<u8> = bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    let decoded = STANDARD.decode(&packed).unwrap_or(bytes);
     let blob = Blob::parse(&decoded)
         .map_err(|_| Failed::new(1, "this is no ciphertext of hsm-bridge: docs/ciphertext-format.md has the form"))?;
     let header = blob.header;
     let tag_at = blob.ciphertext.len().saturating_sub(16);
     let (body, tag) = blob.ciphertext.split_at(tag_at);
+    let mut text;
     if json {
         let report = serde_json::json!({
             "formatVersion": 1,
@@ -39,17 +40,23 @@ pub fn inspect(file: &Path, json: bool) -> Result<u8, Failed> {
             "associatedDataWithoutContext": hex::encode(header.associated_data(&[])),
             "totalBytes": decoded.len(),
         });
-        println!("{report}");
+        text = format!("{report}\n");
     } else {
-        println!("format version   1");
-        println!("suite            AES-256-GCM, tag of 16 bytes");
-        println!("key id           {}", header.key);
-        println!("generation       {}", header.generation);
-        println!("IV               {}", hex::encode(blob.iv));
-        println!("plaintext        {} bytes", body.len());
-        println!("tag              {}", hex::encode(tag));
-        println!("AAD (no context) {}", hex::encode(header.associated_data(&[])));
-        println!("Nothing of this is authenticated until the token has opened it.");
+        let lines = [
+            ("format version", "1".to_owned()),
+            ("suite", "AES-256-GCM, tag of 16 bytes".to_owned()),
+            ("key id", header.key.to_string()),
+            ("generation", header.generation.to_string()),
+            ("IV", hex::encode(blob.iv)),
+            ("plaintext", format!("{} bytes", body.len())),
+            ("tag", hex::encode(tag)),
+            ("AAD (no context)", hex::encode(header.associated_data(&[]))),
+        ];
+        text = lines.iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect();
+        text.push_str("Nothing of this is authenticated until the token has opened it.\n");
     }
-    Ok(0)
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failed::new(74, error.to_string())),
+        _ => Ok(0),
+    }
 }

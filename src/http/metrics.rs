@@ -107,7 +107,7 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
-    /// `operation` and `code` are constants of this program: an operation's name or `Unknown`, an exception's name or `OK`.
+    /// `operation` and `code` are constants of this program: an operation's name or `Unknown`, an exception's name or `Success`.
     pub fn observe(&self, operation: &'static str, code: &'static str, seconds: f64) {
         self.requests.get_or_create(&Outcome { operation, code }).inc();
         self.seconds.get_or_create(&OperationLabel { operation }).observe(seconds);
