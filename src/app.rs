@@ -179,7 +179,9 @@ pub use crate::http::operator::Told;
 fn open_files(config: &Config) -> Result<Opened, AppError> {
     private_directory(&config.server.state_dir)?;
     let lock = Store::lock(&config.server.state_dir)?;
-    let (journal, recovery) = Journal::open(audit_settings(config))?;
+    let settings = audit_settings(config);
+    audit::room(&settings)?;
+    let (journal, recovery) = Journal::open(settings)?;
     Ok(Opened { lock, journal, recovery })
 }
 

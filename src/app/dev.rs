@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::http::tls;
 use crate::ids::{AccountId, Region};
 use crate::secret::SecretString;
-use crate::store::database_path;
+use crate::store::{Store, database_path};
 
 const MODULES: &[&str] = &[
     "/usr/lib/softhsm/libsofthsm2.so",
@@ -58,6 +58,11 @@ impl Dev {
             None => (temporary_directory()?, true),
         };
         own_directory(&dir)?;
+        let state = dir.join("state");
+        if state.exists() {
+            // Before anything is written: whoever serves this directory keeps its configuration.
+            drop(Store::lock(&state)?);
+        }
         if !dir.join(MARKER).exists() {
             make_token(&dir)?;
             replace(&dir.join(MARKER), b"hsm-bridge dev: not for production\n")?;

@@ -26,6 +26,15 @@ const UNIT: usize = 4096;
 const BATCH_BYTES: usize = 4 << 20;
 const TICK: Duration = Duration::from_secs(1);
 
+/// Whether there is room enough to open the journal. Asked before it is opened: each opening writes a segment, and a service
+/// that waits for room must not use up what is left.
+pub fn room(settings: &Settings) -> Result<(), AuditError> {
+    if !settings.dir.exists() {
+        return Ok(());
+    }
+    Space::new(settings.dir.clone(), settings.refuse_below_free).check()
+}
+
 /// The open journal. Cheap to clone. One writer thread; group commit; a record, or an error.
 #[derive(Clone)]
 pub struct Journal {

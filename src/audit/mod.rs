@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-pub use journal::Journal;
+pub use journal::{Journal, room};
 pub use strangers::Strangers;
 
 /// Proof that a record is on stable storage. Only the journal makes it, and an answer cannot leave without it.

@@ -69,10 +69,8 @@ class Instance:
         self.listener = listener
         self.process = self.address = self.metrics_address = None
         self.access_key = self.secret_key = None
-        self.umask_root()
-
-    def umask_root(self):
-        os.chmod(self.root, 0o700)
+        # False: the server ignores the signals that this process ignores.
+        self.restore_signals = True
 
     # -- what it is made of -------------------------------------------------------------------------------------------
 
@@ -139,7 +137,8 @@ class Instance:
         self.address = self.metrics_address = None
         with open(self.stderr_file, "ab") as err:
             self.process = subprocess.Popen([str(binary()), "--config", str(config or self.config), "serve", *args],
-                                            stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=clean_env(), cwd=self.root)
+                                            stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=clean_env(), cwd=self.root,
+                                            restore_signals=self.restore_signals)
         return self.process
 
     def start(self, *args):

@@ -92,8 +92,10 @@ def main():
     parser.add_argument("--rounds", type=rounds, default="small", metavar="N", help="a number, or `small`")
     parser.add_argument("--seed", default=secrets.token_hex(4), help="of the random choices; printed when a run fails")
     options = parser.parse_args()
-    for name in SOAKS if options.name == "all" else [options.name]:
+    names, began = list(SOAKS) if options.name == "all" else [options.name], time.monotonic()
+    for name in names:
         soak(name, SMALL[name] if options.rounds == "small" else options.rounds, options.seed)
+    print(f"{len(names)} passed in {time.monotonic() - began:.1f}s")
 
 
 if __name__ == "__main__":
