@@ -27,7 +27,7 @@ JUMPED = r"the clock jumped by 74[34] h \d+ min"
 JUMPED_BACK = r"the clock jumped by -74[34] h \d+ min"
 MOVED = r"deletions +wait: the clock moved by 74[34] h \d+ min since the service last trusted it"
 # Each round of the sweeper takes a second here; what must not happen gets this long to happen.
-ROUNDS = 3.5
+ROUNDS = 2.5
 
 
 def library():
