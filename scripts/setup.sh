@@ -13,7 +13,7 @@ BUILD_PACKAGES=(build-essential pkg-config)
 TOKEN_PACKAGES=(softhsm2 opensc openssl)
 CLIENT_PACKAGES=(python3 python3-venv ca-certificates curl)
 # Debian's AWS CLI beside the current one of .venv: both are tested.
-TEST_PACKAGES=(util-linux awscli)
+TEST_PACKAGES=(util-linux awscli faketime)
 
 say() { printf '%s\n' "$*" >&2; }
 

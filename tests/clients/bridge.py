@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
-from kmsclient import STRANGER_ERRORS, RawClient
+from kmsclient import STRANGER_ERRORS, RawClient, check_silent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 60
@@ -207,7 +207,8 @@ class Bridge:
     def forbidden(self):
         return [self.secret_key, self.pin, str(self.root), self.env["SOFTHSM2_CONF"], self.env["HSM_BRIDGE_PKCS11_MODULE"]]
 
-    def _after_call(self, parsed, **_):
+    def _after_call(self, http_response, parsed, **_):
+        check_silent(http_response.content, self.forbidden(), error=http_response.status_code != 200)
         meta = parsed.get("ResponseMetadata", {})
         self._acknowledge(meta.get("RequestId"), parsed.get("Error", {}).get("Code"))
 

@@ -1,7 +1,7 @@
 """Fixtures: running bridges, and what a failed test should show of them.
 
-    pytest tests/clients                      with target/debug/hsm-bridge built, SoftHSM2, OpenSC, openssl, curl and both
-                                              AWS CLIs installed (version 1 from PyPI beside this Python, Debian's awscli)
+    pytest tests/clients                      with target/debug/hsm-bridge built, SoftHSM2, OpenSC, openssl, curl, faketime and
+                                              both AWS CLIs installed (version 1 from PyPI beside this Python, Debian's awscli)
     HSM_BRIDGE_BIN=…                          another binary
     HSM_BRIDGE_TEST_TMP=…                     where instances live; /dev/shm otherwise
     HSM_BRIDGE_TEST_KEEP=1                    keeps their directories

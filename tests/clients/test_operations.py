@@ -303,6 +303,52 @@ def test_unserved_operations_are_refused_loudly(either, operation):
     assert seen.message, "the reason is told"
 
 
+def test_boto3_does_every_operation(either):
+    """One success each, over either transport; what the answers hold is the matter of the other tests."""
+    kms, done = either.kms, set()
+
+    def noted(model, parsed, **_):
+        if "Error" not in parsed:
+            done.add(model.name)
+
+    kms.meta.events.register("after-call", noted)
+    try:
+        key = kms.create_key(Tags=[{"TagKey": "a", "TagValue": "b"}])["KeyMetadata"]["KeyId"]
+        name = f"alias/every-{secrets.token_hex(6)}"
+        kms.create_alias(AliasName=name, TargetKeyId=key)
+        kms.update_alias(AliasName=name, TargetKeyId=key)
+        for list_name, params in (("list_keys", {}), ("list_aliases", {}), ("list_resource_tags", {"KeyId": key}),
+                                  ("list_key_policies", {"KeyId": key}), ("list_grants", {"KeyId": key})):
+            assert getattr(kms, list_name)(**params)["Truncated"] in (True, False)
+        kms.tag_resource(KeyId=key, Tags=[{"TagKey": "c", "TagValue": "d"}])
+        kms.untag_resource(KeyId=key, TagKeys=["a"])
+        kms.update_key_description(KeyId=key, Description="every operation")
+        kms.put_key_policy(KeyId=key, Policy=kms.get_key_policy(KeyId=key)["Policy"])
+        kms.get_key_rotation_status(KeyId=key)
+
+        blob = kms.encrypt(KeyId=name, Plaintext=b"p")["CiphertextBlob"]
+        assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"p"
+        kms.re_encrypt(CiphertextBlob=blob, DestinationKeyId=key)
+        kms.generate_data_key(KeyId=key, KeySpec="AES_256")
+        kms.generate_data_key_without_plaintext(KeyId=key, KeySpec="AES_256")
+        kms.generate_random(NumberOfBytes=8)
+        signing = {"KeyId": either.key("ECC_NIST_P256"), "Message": b"m", "SigningAlgorithm": "ECDSA_SHA_256"}
+        kms.verify(Signature=kms.sign(**signing)["Signature"], **signing)
+        kms.get_public_key(KeyId=signing["KeyId"])
+        macking = {"KeyId": either.key("HMAC_256"), "Message": b"m", "MacAlgorithm": "HMAC_SHA_256"}
+        kms.verify_mac(Mac=kms.generate_mac(**macking)["Mac"], **macking)
+
+        kms.delete_alias(AliasName=name)
+        kms.disable_key(KeyId=key)
+        kms.enable_key(KeyId=key)
+        kms.schedule_key_deletion(KeyId=key)
+        kms.cancel_key_deletion(KeyId=key)
+        assert kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Disabled"
+    finally:
+        kms.meta.events.unregister("after-call", noted)
+    assert done >= set(vocabulary.SERVED), set(vocabulary.SERVED) - done
+
+
 def test_the_tables_cover_the_service_model(bridge):
     assert len(vocabulary.SERVED) == 31 and len(vocabulary.UNSERVED) == 25 == len(UNSERVED_PARAMS)
     known = set(bridge.kms.meta.service_model.operation_names)

@@ -18,10 +18,10 @@ def key_id_hex(key):
     return uuid.UUID(key).hex
 
 
-def token(bridge, command, *, key=None, raw_id=None, algorithm=None, message=b""):
+def token(bridge, command, *, key=None, raw_id=None, algorithm=None, message=b"", iv=b"", aad=b""):
     """Runs one command of this script on the bridge's token; gives what it found."""
     request = {"command": command, "id": raw_id or (key_id_hex(key) if key else None), "algorithm": algorithm,
-               "message": message.hex()}
+               "message": message.hex(), "iv": iv.hex(), "aad": aad.hex()}
     done = subprocess.run([sys.executable, __file__], input=json.dumps(request), capture_output=True, text=True, timeout=TIMEOUT,
                           env=bridge.tool_env())
     assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -55,7 +55,7 @@ def listed_objects(bridge):
 
 def main():
     import pkcs11
-    from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
+    from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass
 
     request = json.load(sys.stdin)
     wanted = bytes.fromhex(request["id"]) if request["id"] else None
@@ -69,6 +69,11 @@ def main():
                 mechanism = {"HMAC_SHA_224": Mechanism.SHA224_HMAC, "HMAC_SHA_256": Mechanism.SHA256_HMAC,
                              "HMAC_SHA_384": Mechanism.SHA384_HMAC, "HMAC_SHA_512": Mechanism.SHA512_HMAC}[request["algorithm"]]
                 return {"bytes": key.sign(bytes.fromhex(request["message"]), mechanism=mechanism).hex()}
+            case "gcm-open" | "gcm-make" as command:
+                key = session.get_key(object_class=ObjectClass.SECRET_KEY, key_type=KeyType.AES, id=wanted)
+                message, iv, aad = (bytes.fromhex(request[name]) for name in ("message", "iv", "aad"))
+                how = {"mechanism": Mechanism.AES_GCM, "mechanism_param": GCMParams(iv, aad, 128)}
+                return {"bytes": (key.decrypt if command == "gcm-open" else key.encrypt)(message, **how).hex()}
             case "secrets":
                 # What each value of each private or secret object with this CKA_ID gives: the error's name, or the value.
                 outcome = []
