@@ -84,7 +84,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub fn prepare(places: &Places, keys: usize) -> Instance {
+    pub fn prepare(places: &Places, keys: usize, workers: Option<usize>) -> Instance {
         let cached = places.cache.join(format!("keys-{keys}-{FORMAT}"));
         if !cached.join("keys").exists() {
             make(places, keys, &cached);
@@ -93,7 +93,7 @@ impl Instance {
         std::fs::create_dir(&memory).expect("the run's directory is new");
         copy(&cached, &dir);
         copy(&cached.join("tokens"), &memory.join("tokens"));
-        configure(&dir, &memory.join("tokens"));
+        configure(&dir, &memory.join("tokens"), workers);
         let text = std::fs::read_to_string(dir.join("credentials")).expect("`dev` wrote it");
         let (id, secret) = text.trim().split_once(' ').expect("id and secret");
         let credentials = Credentials { id: id.to_owned(), secret: secret.to_owned(), region: "us-east-1".to_owned() };
@@ -102,7 +102,7 @@ impl Instance {
 
     pub fn serve(&self) -> Server {
         let log = std::fs::File::create(self.dir.join("log")).expect("the run's directory can be written");
-        let child = Command::new(env!("CARGO_BIN_EXE_hsm-bridge"))
+        let child = Command::new(program())
             .args(["serve", "--config"])
             .arg(&self.config)
             .stdin(Stdio::null())
@@ -146,6 +146,11 @@ impl Drop for Server {
     }
 }
 
+/// The server of this build, or another one to measure.
+fn program() -> PathBuf {
+    std::env::var_os("HSM_BRIDGE_BIN").map_or_else(|| env!("CARGO_BIN_EXE_hsm-bridge").into(), PathBuf::from)
+}
+
 fn end(child: &mut Child) {
     if let Some(pid) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -158,7 +163,7 @@ fn make(places: &Places, keys: usize, cached: &Path) {
     let new = places.memory.join(format!("new-{keys}"));
     let env = places.memory.join("env");
     let _ = std::fs::remove_file(&env);
-    let mut dev = Command::new(env!("CARGO_BIN_EXE_hsm-bridge"))
+    let mut dev = Command::new(program())
         .args(["dev", "--listen", "127.0.0.1:0", "--dir"])
         .arg(&new)
         .arg("--env-file")
@@ -172,7 +177,7 @@ fn make(places: &Places, keys: usize, cached: &Path) {
         env.exists().then_some(())
     });
     end(&mut dev);
-    configure(&new, &new.join("tokens"));
+    configure(&new, &new.join("tokens"), None);
     let filled = Command::new(std::env::current_exe().expect("a program has a path"))
         .arg("fill")
         .arg(&new)
@@ -189,7 +194,7 @@ fn make(places: &Places, keys: usize, cached: &Path) {
 }
 
 /// SoftHSM's configuration and the server's, for where the files are now.
-fn configure(dir: &Path, tokens: &Path) {
+fn configure(dir: &Path, tokens: &Path, workers: Option<usize>) {
     let softhsm = dir.join("softhsm2.conf");
     let text = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
     std::fs::write(&softhsm, text).expect("the instance's directory can be written");
@@ -198,9 +203,10 @@ fn configure(dir: &Path, tokens: &Path) {
     let text = format!(
         "[server]\nstate_dir = {:?}\naccount = \"111122223333\"\nregion = \"us-east-1\"\n\n[[listener]]\naddress = \
          \"127.0.0.1:0\"\n\n[metrics]\naddress = \"off\"\n\n[token]\n{module}\nlabel = \"hsm-bridge-dev\"\npin_file = \
-         {:?}\nenvironment = {{ SOFTHSM2_CONF = {softhsm:?} }}\n",
+         {:?}\nenvironment = {{ SOFTHSM2_CONF = {softhsm:?} }}\n{}",
         dir.join("state"),
         dir.join("pin"),
+        workers.map(|n| format!("workers = {n}\n")).unwrap_or_default(),
     );
     std::fs::write(dir.join("bench.toml"), text).expect("the instance's directory can be written");
 }

@@ -35,6 +35,7 @@ Usage: scripts/bench [--smoke] [--memory] [OPTIONS]
   --operations NAME,…  (Encrypt,Decrypt,GenerateDataKey,Sign)
   --rounds N           rounds over everything; medians are printed (5)
   --seconds S          of load for each number in a round (1)
+  --workers N          session workers of the server (the configuration's default)
   --requests N         with --memory: requests sent after the first look (1000000)
 ";
 
@@ -46,6 +47,7 @@ pub struct Options {
     rounds: usize,
     time: Duration,
     requests: u64,
+    workers: Option<usize>,
 }
 
 fn main() {
@@ -107,6 +109,7 @@ fn options(words: &[&str]) -> Option<Options> {
         rounds: if smoke { 1 } else { 5 },
         time: Duration::from_secs_f64(if smoke { 0.1 } else { 1.0 }),
         requests: if smoke { 2_000 } else { 1_000_000 },
+        workers: None,
     };
     let numbers = |text: &str| text.split(',').map(|n| n.parse().ok()).collect::<Option<Vec<usize>>>();
     let mut words = words.iter();
@@ -122,6 +125,7 @@ fn options(words: &[&str]) -> Option<Options> {
             }
             "--rounds" => options.rounds = words.next()?.parse().ok()?,
             "--seconds" => options.time = Duration::from_secs_f64(words.next()?.parse().ok()?),
+            "--workers" => options.workers = Some(words.next()?.parse().ok()?),
             "--requests" => options.requests = words.next()?.parse().ok()?,
             _ => return None,
         }
@@ -150,7 +154,7 @@ struct Sample {
 async fn measure(places: &Places, options: &Options) -> std::io::Result<()> {
     let mut sides = Vec::new();
     for keys in &options.keys {
-        let instance = Instance::prepare(places, *keys);
+        let instance = Instance::prepare(places, *keys, options.workers);
         let server = instance.serve();
         let raw = Yardstick::new(&instance);
         sides.push(Side { instance, server, raw });

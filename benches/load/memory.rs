@@ -15,7 +15,7 @@ const SIGNED_FOR: u64 = 100_000;
 
 pub async fn measure(places: &Places, options: &Options) -> std::io::Result<()> {
     let keys = *options.keys.iter().max().expect("there is a size");
-    let instance = Instance::prepare(places, keys);
+    let instance = Instance::prepare(places, keys, options.workers);
     let mib = |kib: f64| kib / 1024.0;
 
     let mut raw = Yardstick::new(&instance);
