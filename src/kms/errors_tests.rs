@@ -21,7 +21,12 @@ fn rows() -> Vec<(OpError, u16, &'static str, Option<String>)> {
             "AlreadyExistsException",
             Some(format!("An alias with the name {} already exists", alias())),
         ),
-        (E::ReservedAlias("alias/aws/s3".into()), 400, "NotAuthorizedException", None),
+        (
+            E::ReservedAlias("alias/aws/s3".into()),
+            400,
+            "ValidationException",
+            Some("Aliases that begin with alias/aws/ are reserved for AWS managed keys.".into()),
+        ),
         (E::Disabled { arn: arn() }, 400, "DisabledException", Some(format!("{ARN} is disabled."))),
         (
             E::PendingDeletion { arn: arn() },

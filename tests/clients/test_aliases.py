@@ -53,8 +53,8 @@ PREFIX = ('Alias must start with the prefix "alias/". Please see '
 @pytest.mark.parametrize("name, code, text", [
     ("no-prefix", "ValidationException", PREFIX),
     ("alias", "ValidationException", PREFIX),
-    # Reserved for AWS's own keys; refused without a text.
-    ("alias/aws/mine", "NotAuthorizedException", ABSENT),
+    # Reserved for AWS's own keys.
+    ("alias/aws/mine", "ValidationException", "Aliases that begin with alias/aws/ are reserved for AWS managed keys."),
     ("alias/", "InvalidAliasNameException", re.compile(".+")),
     ("alias/with space", "ValidationException",
      one_validation_error("Value 'alias/with space' at 'aliasName' failed to satisfy constraint: "
