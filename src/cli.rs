@@ -186,7 +186,11 @@ fn prepare(config: &Config) {
 }
 
 fn in_runtime<T>(work: impl Future<Output = Result<T, AppError>>) -> Result<T, Failed> {
+    // The other half is for session workers and the audit log's writer, which are threads of their own: more threads here
+    // would only take work from each other.
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cpus / 2).max(1))
         .enable_all()
         .build()
         .map_err(|e| Failed::new(71, format!("cannot start: {e}")))?;

@@ -3,6 +3,7 @@
 
 pub mod spec;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,6 +20,28 @@ pub struct IdError {
 
 fn bad<T>(text: &str, expected: &'static str) -> Result<T, IdError> {
     Err(IdError { text: text.chars().take(128).collect(), expected })
+}
+
+/// A UUID v4. Random bytes are fetched for many ids at a time: a system call per request would be felt.
+pub fn random_uuid() -> uuid::Uuid {
+    const IDS_PER_FETCH: usize = 64;
+    struct Pool {
+        bytes: [[u8; 16]; IDS_PER_FETCH],
+        used: usize,
+    }
+    thread_local! {
+        static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [[0; 16]; IDS_PER_FETCH], used: IDS_PER_FETCH }) };
+    }
+    let random = POOL.with_borrow_mut(|pool| {
+        if pool.used >= IDS_PER_FETCH {
+            getrandom::fill(pool.bytes.as_flattened_mut()).expect("the system has a random generator");
+            pool.used = 0;
+        }
+        let bytes = pool.bytes.get(pool.used).copied().unwrap_or_default();
+        pool.used += 1;
+        bytes
+    });
+    uuid::Builder::from_random_bytes(random).into_uuid()
 }
 
 macro_rules! text_id {

@@ -10,7 +10,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot, watch};
-use uuid::Uuid;
 
 use super::files::{self, Trouble, Wrap};
 use super::record::{Draft, Origin};
@@ -18,6 +17,7 @@ use super::recovery;
 use super::segment::Segments;
 use super::space::Space;
 use super::{AuditError, Event, Recorded, Recovery, Settings};
+use crate::ids::random_uuid;
 
 /// The queue is bounded by memory: units of 4 KiB, at least one per record.
 const QUEUE_UNITS: u32 = 16 * 1024;
@@ -115,7 +115,7 @@ impl Journal {
     /// same once it is in the queue.
     pub async fn append(&self, event: Event) -> Result<Recorded, AuditError> {
         let shared = &*self.shared;
-        let draft = Draft::new(event, &shared.origin, Uuid::new_v4());
+        let draft = Draft::new(event, &shared.origin, random_uuid());
         let units = units(&draft);
         match shared.room.acquire_many(units).await {
             Ok(permit) => permit.forget(),

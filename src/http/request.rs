@@ -1,6 +1,5 @@
 //! What the transport hands to the pipeline and takes back: a whole request, a whole answer, plain types only.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -129,27 +128,9 @@ impl AsRef<[u8]> for Exposed {
     }
 }
 
-/// A UUID v4. Random bytes are fetched for many ids at a time: a system call per request would be felt.
+/// A UUID v4.
 pub(super) fn new_request_id() -> Arc<str> {
-    const IDS_PER_FETCH: usize = 64;
-    struct Pool {
-        bytes: [[u8; 16]; IDS_PER_FETCH],
-        used: usize,
-    }
-    thread_local! {
-        static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [[0; 16]; IDS_PER_FETCH], used: IDS_PER_FETCH }) };
-    }
-    let random = POOL.with_borrow_mut(|pool| {
-        if pool.used >= IDS_PER_FETCH {
-            getrandom::fill(pool.bytes.as_flattened_mut()).expect("the system has a random generator");
-            pool.used = 0;
-        }
-        let bytes = pool.bytes.get(pool.used).copied().unwrap_or_default();
-        pool.used += 1;
-        bytes
-    });
-    let id = uuid::Builder::from_random_bytes(random).into_uuid();
-    Arc::from(&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()))
+    Arc::from(&*crate::ids::random_uuid().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()))
 }
 
 #[cfg(test)]

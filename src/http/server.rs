@@ -243,11 +243,12 @@ impl<H: Handler> Api<H> {
 
         // A task of its own: the work and its audit record are finished even if the client hangs up or time is over.
         let handler = self.handler.clone();
-        let task = tokio::spawn(async move {
+        // Boxed: the runtime moves a new task several times, and this one has the whole pipeline's state.
+        let task = tokio::spawn(Box::pin(async move {
             let (_alive, _room) = (arrival.alive, room);
             let request = wire_request(parts, body, arrival.request_id, &arrival.origin, arrival.received);
             handler.handle(request).await
-        });
+        }));
         match tokio::time::timeout(self.limits.request_timeout, task).await {
             Ok(Ok(reply)) => http_response(reply),
             Ok(Err(error)) => {
