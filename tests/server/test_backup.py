@@ -109,10 +109,10 @@ def test_a_backup_that_was_touched_is_refused(serving):
 
     for how in (without_a_row, cut, no_store, backup.unlink):
         how()
-        instance.run("store", "restore", backup, expect=1)
+        instance.run("store", "restore", backup, "--ticket", "TICKET-4", expect=1)
         works(instance)
         backup.write_bytes(whole)
-    answer(instance, "store", "restore", backup)
+    answer(instance, "store", "restore", backup, "--ticket", "TICKET-4")
     works(instance)
 
 
@@ -121,5 +121,5 @@ def test_a_backup_of_another_instance_is_refused(serving, make):
     other = make().init()
     backup = serving.root / "other.sqlite"
     other.run("store", "backup", backup)
-    serving.run("store", "restore", backup, expect=1)
+    serving.run("store", "restore", backup, "--ticket", "TICKET-4", expect=1)
     works(serving)
