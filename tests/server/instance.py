@@ -31,9 +31,12 @@ MODULE = os.environ.get("HSM_BRIDGE_PKCS11_MODULE", "/usr/lib/softhsm/libsofthsm
 ACCOUNT, REGION, TRAIL = "111122223333", "eu-central-1", "hsm-bridge"
 
 
-def memory_dir(name):
-    base = os.environ.get("HSM_BRIDGE_TEST_TMP") or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
-    return Path(tempfile.mkdtemp(prefix=f"hsm-bridge-{name}-", dir=base))
+def memory_dir(name, reachable=False):
+    """`reachable`: below directories that other users can pass through."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    base = None if reachable else os.environ.get("HSM_BRIDGE_TEST_TMP")
+    # A short name: a socket's path has at most 107 characters.
+    return Path(tempfile.mkdtemp(prefix=f"hb-{name}-", dir=base or memory))
 
 
 def disk_dir(name):
@@ -55,8 +58,9 @@ def until(what, check, timeout=PATIENCE, step=0.02):
 
 
 class Instance:
-    def __init__(self, name="server", audit_dir=None, sections=None, listener="", pin="0123456789", label="bridge"):
-        self.root = memory_dir(name)
+    def __init__(self, name="server", audit_dir=None, sections=None, listener="", pin="0123456789", label="bridge",
+                 reachable=False):
+        self.root = memory_dir(name, reachable)
         self.state = self.root / "state"
         self.audit_root = Path(audit_dir) if audit_dir else self.root / "audit"
         self.config = self.root / "bridge.toml"

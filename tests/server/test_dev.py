@@ -161,7 +161,7 @@ def test_a_second_one_on_the_same_directory(dev, place):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_temporary_directory_goes_at_the_end(dev, place, how):
-    temporary = place / "tmp"
+    temporary = place / "t"
     temporary.mkdir()
     run = dev(env=clean_env(TMPDIR=str(temporary))).ready()
     (made,) = temporary.iterdir()
@@ -175,7 +175,7 @@ def test_a_temporary_directory_goes_at_the_end(dev, place, how):
 def test_a_temporary_directory_goes_when_the_start_fails(place, dev):
     """The address is taken."""
     first = dev("--dir", place / "d").ready()
-    temporary = place / "tmp"
+    temporary = place / "t"
     temporary.mkdir()
     done = subprocess.run([str(binary()), "dev", "--listen", first.env["AWS_ENDPOINT_URL"].removeprefix("http://")], timeout=COMMAND,
                           env=clean_env(TMPDIR=str(temporary)), capture_output=True, text=True, stdin=subprocess.DEVNULL)

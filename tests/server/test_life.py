@@ -137,7 +137,7 @@ def test_no_core_dumps(serving):
 
 def test_not_dumpable(make, root):
     """RULE proc(5): the files of a process that is not dumpable belong to root, whoever the process runs as."""
-    made = make().init()
+    made = make(reachable=True).init()
     shutil.copy(binary(), made.root / "hsm-bridge")
     for path in [made.root, *made.root.rglob("*")]:
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)

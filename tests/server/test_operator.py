@@ -140,7 +140,8 @@ def ask_as(user, path):
         return end.read().decode()
 
 
-def test_another_user_gets_no_answer_even_where_the_modes_let_him_in(serving, root):
+def test_another_user_gets_no_answer_even_where_the_modes_let_him_in(make, root):
+    serving = make(reachable=True).init().start()
     path = serving.state / "operator.sock"
 
     assert ask_as(NOBODY, path) == "PermissionError"
