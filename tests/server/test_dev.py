@@ -54,7 +54,7 @@ class Dev:
 @pytest.fixture
 def place():
     import shutil
-    root = memory_dir("dev")
+    root = memory_dir("dev", reachable=True)
     yield root
     shutil.rmtree(root, ignore_errors=True)
 
