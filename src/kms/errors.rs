@@ -53,9 +53,10 @@ pub fn wire_error(error: &OpError) -> WireError {
         OpError::AliasExists { arn } => {
             client("AlreadyExistsException", format!("An alias with the name {arn} already exists"))
         }
-        // The model has no exception for it; AWS answers this one, without a text.
         // authorization.md §1.6: a ValidationException; the text is ours.
-        OpError::ReservedAlias(_) => validation("Aliases that begin with alias/aws/ are reserved for AWS managed keys."),
+        OpError::ReservedAlias(_) => {
+            validation("Aliases that begin with alias/aws/ are reserved for AWS managed keys.")
+        }
         OpError::Disabled { arn } => client("DisabledException", format!("{arn} is disabled.")),
         OpError::PendingDeletion { arn } => invalid_state(format!("{arn} is pending deletion.")),
         OpError::NotPendingDeletion { arn } => invalid_state(format!("{arn} is not pending deletion.")),
