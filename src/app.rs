@@ -17,9 +17,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
 use crate::authn::{self, Authenticator};
 use crate::authz::OperatorCommands;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, DecryptAliasMode};
 use crate::http::{Metrics, Services};
-use crate::keystore::{CallContext, ErrorClass, KeyStore, Token, TokenError};
+use crate::keystore::{CallContext, ErrorClass, KeyStores, Token, TokenError};
 use crate::ops::identity::TokenSecrets;
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops};
@@ -127,8 +127,15 @@ impl App {
             locality: config.server.locality.clone(),
             gcm_limit: config.limits.gcm_encryptions,
             generate_deadline: config.token.generate_deadline,
+            custom_store_key_specs: config.key_stores.custom_store_key_specs.clone(),
+            rotation: ops::RotationSettings {
+                alias_history_decrypts: config.rotation.decrypt_alias_mode == DecryptAliasMode::History,
+                at_usage: config.rotation.at_usage,
+                max_age_days: config.rotation.max_age_days,
+                retire_unused_days: config.rotation.retire_unused_days,
+            },
         };
-        let ops = Arc::new(Ops::new(store, KeyStore::new(token.clone()), clock, settings)?);
+        let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone()), clock, settings)?);
         let info = token.info();
         let services = Arc::new(Services {
             ops,

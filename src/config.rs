@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::ids::{Locality, Region};
+use crate::ids::spec::KeySpec;
+use crate::ids::{ClusterId, Locality, Region};
 use document::{Document, Section, nearest_word};
 pub use pin::PinSource;
 
@@ -30,6 +31,19 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "doctor",
     "sweeper:show",
     "sweeper:confirm",
+    "token:list",
+    "token:reconcile",
+    "token:pin",
+    "token:replace",
+    "key:adopt",
+    "key:attest",
+    "alias:list",
+    "alias:history",
+    "alias:history-drop",
+    "rotate",
+    "rotate:plan",
+    "rotate:report",
+    "rotate:retire",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +54,12 @@ pub struct Config {
     pub http: Http,
     /// Where `/healthz`, `/readyz` and `/metrics` are; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// The default key store's token.
     pub token: Token,
+    /// `[[custom_token]]`: tokens for custom key stores.
+    pub custom_tokens: Vec<CustomToken>,
+    pub key_stores: KeyStores,
+    pub rotation: Rotation,
     pub store: Store,
     pub audit: Audit,
     pub authn: Authn,
@@ -92,6 +111,8 @@ pub struct Http {
 pub struct Token {
     /// The vendor's PKCS#11 library.
     pub module: PathBuf,
+    /// As `CustomToken::cluster`: CreateCustomKeyStore refuses it as in use.
+    pub cluster: Option<ClusterId>,
     pub selector: TokenSelector,
     /// A file of `hsm-config/profiles/`.
     pub profile: Option<PathBuf>,
@@ -104,6 +125,53 @@ pub struct Token {
     pub generate_deadline: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
+}
+
+/// A token that a custom key store can be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomToken {
+    /// What the operator calls it; unique, not `default`.
+    pub name: String,
+    /// By default `[token]`'s.
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    pub profile: Option<PathBuf>,
+    /// `None`: derived from the serial when the token is first seen, and kept.
+    pub cluster: Option<ClusterId>,
+    /// The crypto user's name, for tokens whose PIN is `user:password`.
+    pub user: String,
+    /// `CKA_LABEL` of the token's identity certificate, a public CKO_CERTIFICATE.
+    pub identity_certificate: Option<String>,
+    pub workers: usize,
+    pub queue: usize,
+    pub deadline: Duration,
+    pub generate_deadline: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyStores {
+    /// Key specs beyond SYMMETRIC_DEFAULT that CreateKey takes in a custom key store. Beyond AWS; none by default.
+    pub custom_store_key_specs: Vec<KeySpec>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    pub decrypt_alias_mode: DecryptAliasMode,
+    /// Share of the GCM budget, in thousandths, at which a key that is reached through an alias is rotated; `None`: never.
+    pub at_usage: Option<u32>,
+    /// A key older than this is overdue in `rotate report`.
+    pub max_age_days: u32,
+    /// `rotate retire` refuses keys that were used within this many days.
+    pub retire_unused_days: u32,
+}
+
+/// What an alias may have meant at Decrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecryptAliasMode {
+    /// Its current key or one of its history.
+    History,
+    /// Its current key, as in AWS.
+    Strict,
 }
 
 /// Which token, by label or serial at least; what is `None` may be anything.
@@ -251,6 +319,14 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
         listeners: listeners(&document, base_dir, &http)?,
         metrics: metrics(&document.section("metrics"))?,
         token: token(&document.section("token"), base_dir)?,
+        custom_tokens: Vec::new(),
+        key_stores: KeyStores { custom_store_key_specs: Vec::new() },
+        rotation: Rotation {
+            decrypt_alias_mode: DecryptAliasMode::History,
+            at_usage: None,
+            max_age_days: 365,
+            retire_unused_days: 30,
+        },
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
         authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
@@ -345,6 +421,7 @@ fn metrics(section: &Section<'_>) -> Result<Option<SocketAddr>, Problem> {
 fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
     Ok(Token {
         module: base_dir.join(section.required_text("module")?),
+        cluster: None,
         selector: selector(section)?,
         profile: path(section, "profile", base_dir)?,
         pin: pin(section, base_dir)?,

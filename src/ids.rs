@@ -129,6 +129,28 @@ text_id!(
 );
 
 text_id!(
+    /// A custom key store: `cks-` and 17 hex digits, as AWS makes them.
+    KeyStoreId,
+    "a custom key store id `cks-` with 17 hex digits",
+    |t| {
+        t.strip_prefix("cks-")
+            .is_some_and(|rest| rest.len() == 17 && rest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+    }
+);
+
+text_id!(
+    /// What AWS calls a CloudHSM cluster and the bridge a configured token: `cluster-` and 11 to 16 of `[2-7a-zA-Z]`.
+    ClusterId,
+    "a cluster id `cluster-` with 11 to 16 characters of [2-7a-zA-Z]",
+    |t| {
+        t.strip_prefix("cluster-").is_some_and(|rest| {
+            (11..=16).contains(&rest.len())
+                && rest.bytes().all(|b| b.is_ascii_alphabetic() || (b'2'..=b'7').contains(&b))
+        })
+    }
+);
+
+text_id!(
     /// An alias name with its prefix: `alias/` and 1 to 250 characters of `[a-zA-Z0-9:/_-]`.
     AliasName,
     "an alias name `alias/…`",

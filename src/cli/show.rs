@@ -65,6 +65,7 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
                 Some(why) => writeln!(out, "deletions              wait: {why}"),
             }
         }
+        other => tree(&mut out, &plain(other)?, 0),
     }
 }
 
@@ -93,6 +94,22 @@ fn plain(response: &OperatorResponse) -> io::Result<Value> {
         OperatorResponse::Backup { facts } | OperatorResponse::Restored { facts } => serde_json::to_value(facts)?,
         OperatorResponse::Doctor { report } => report.clone(),
         OperatorResponse::Sweeper { status } => serde_json::to_value(status)?,
+        OperatorResponse::Tokens { tokens } => json!({ "tokens": tokens }),
+        OperatorResponse::Reconciliation { report } | OperatorResponse::RotationReport { report } => report.clone(),
+        OperatorResponse::RotationPlan { plan } => plan.clone(),
+        OperatorResponse::PinChanged { token } => json!({ "token": token, "pin": "changed" }),
+        OperatorResponse::TokenReplaced { token, serial, keys_checked } => {
+            json!({ "token": token, "serial": serial, "keysChecked": keys_checked })
+        }
+        OperatorResponse::Adopted { key } => serde_json::to_value(key)?,
+        OperatorResponse::Attestation { statement, signature, public_key, algorithm } => {
+            json!({ "statement": statement, "signature": signature, "publicKey": public_key, "algorithm": algorithm })
+        }
+        OperatorResponse::Aliases { aliases } => json!({ "aliases": aliases }),
+        OperatorResponse::AliasHistory { alias, entries } => json!({ "alias": alias, "history": entries }),
+        OperatorResponse::AliasHistoryDropped { alias, key } => json!({ "alias": alias, "dropped": key }),
+        OperatorResponse::Rotated { done } => serde_json::to_value(done)?,
+        OperatorResponse::Retired { scheduled, refused } => json!({ "scheduled": scheduled, "refused": refused }),
     })
 }
 

@@ -14,7 +14,7 @@ use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
 use crate::ids::KeyId;
 use crate::kms::{self, WireError};
-use crate::ops::{self, Answer, Context, OpError, Ops, Request, Resolved, Task};
+use crate::ops::{self, Answer, Context, OpError, OperatorRequest, Ops, Request, Resolved, Task, TimerRequest};
 use crate::sts::StsError;
 
 /// What the pipeline works with. Put together in `app`.
@@ -56,6 +56,11 @@ pub trait Front: Send + Sync {
     fn task(&self) -> Result<Task, Failure>;
 
     fn scene(&self) -> &Scene;
+
+    /// Where a long operation says how far it is, if anybody watches.
+    fn progress(&self) -> Option<Arc<ops::Progress>> {
+        None
+    }
 
     /// The answer. It takes the proof that the record of it is on stable storage.
     fn reply(&self, caller: &Caller, outcome: Result<Answer, Failure>, recorded: Recorded) -> Self::Reply;
@@ -117,6 +122,7 @@ async fn steps<F: Front>(
     }
     // 3. may they: every check, on what was resolved
     let context = Context {
+        progress: front.progress(),
         request_id: scene.request_id.clone(),
         principal: fair_share_of(&caller),
         now: (services.now)(),
@@ -186,10 +192,12 @@ fn code(outcome: &Result<Answer, Failure>) -> &'static str {
     }
 }
 
-/// Only CreateKey needs an id, and it needs it before the intent record.
+/// What makes a key needs its id before the intent record.
 fn new_key_id(task: &Task) -> KeyId {
     match task {
-        Task::Kms(Request::CreateKey(_)) => KeyId::new(uuid::Uuid::new_v4().into_bytes(), false),
+        Task::Kms(Request::CreateKey(_) | Request::RotateAlias(_))
+        | Task::Operator(OperatorRequest::Rotate { .. } | OperatorRequest::KeyAdopt(_))
+        | Task::Timer(TimerRequest::Rotate { .. }) => KeyId::new(uuid::Uuid::new_v4().into_bytes(), false),
         _ => KeyId::new([0; 16], false),
     }
 }

@@ -1,22 +1,34 @@
-//! Key stores: connected tokens. Today there is one, the default key store (`Origin = AWS_KMS`).
+//! Key stores: connected tokens. The default key store (`Origin = AWS_KMS`) is always there; custom key stores
+//! (`Origin = AWS_CLOUDHSM`) are connected and disconnected while the service runs.
 
 pub use crate::token::{
     CallContext, Capabilities, Curve, Done, ErrorClass, Evidence, Facts, GcmOutput, Generated, Hash, KeyKind, KeyRef,
     MaterialId, ObjectReport, SignMechanism, Status, SystemKey, Token, TokenError, TokenInfo,
 };
 
-/// The default key store.
+use crate::ids::KeyStoreId;
+
+/// All key stores of this instance.
 #[derive(Clone)]
-pub struct KeyStore {
+pub struct KeyStores {
     token: Token,
 }
 
-impl KeyStore {
+impl KeyStores {
     pub fn new(token: Token) -> Self {
         Self { token }
     }
 
+    /// The default key store's token.
     pub fn token(&self) -> &Token {
         &self.token
+    }
+
+    /// The token that holds the keys of a key store; `None`: it is not connected.
+    pub fn token_of(&self, store: Option<&KeyStoreId>) -> Option<Token> {
+        match store {
+            None => Some(self.token.clone()),
+            Some(_) => None,
+        }
     }
 }

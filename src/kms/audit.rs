@@ -98,6 +98,16 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
         },
         // AWS logs no parameter of GenerateRandom; the body of a refused operation is not read.
         Request::GenerateRandom { .. } | Request::Unsupported { .. } => return None,
+        Request::GetKeyLastUsage { key } | Request::RefusedOnKey { key, .. } => {
+            Parameters { key_id: Some(key), ..Parameters::default() }
+        }
+        Request::CreateCustomKeyStore(_)
+        | Request::UpdateCustomKeyStore(_)
+        | Request::DescribeCustomKeyStores { .. }
+        | Request::ConnectCustomKeyStore { .. }
+        | Request::DisconnectCustomKeyStore { .. }
+        | Request::DeleteCustomKeyStore { .. }
+        | Request::RotateAlias(_) => return None,
     };
     Some(raw(&shown))
 }
@@ -137,7 +147,11 @@ pub fn audit_response(request: &Request, response: &Response, key_arn: Option<&s
             | Response::GetKeyPolicy { .. }
             | Response::ListKeyPolicies
             | Response::GetKeyRotationStatus { .. }
-            | Response::ListGrants,
+            | Response::ListGrants
+            | Response::GetKeyLastUsage(_)
+            | Response::CreateCustomKeyStore { .. }
+            | Response::DescribeCustomKeyStores { .. }
+            | Response::RotateAlias(_),
         ) => None,
     }
 }

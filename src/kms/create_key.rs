@@ -34,6 +34,7 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<CreateKey, WireError> {
         policy,
         tags,
         bypass_policy_lockout_safety_check: input.flag("BypassPolicyLockoutSafetyCheck"),
+        key_store: None,
     })
 }
 

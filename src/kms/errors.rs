@@ -9,12 +9,22 @@ use crate::ops::OpError;
 pub const ALL_CODES: &[&str] = &[
     "AccessDeniedException",
     "AlreadyExistsException",
+    "CloudHsmClusterInUseException",
+    "CloudHsmClusterInvalidConfigurationException",
+    "CloudHsmClusterNotActiveException",
+    "CloudHsmClusterNotFoundException",
+    "CloudHsmClusterNotRelatedException",
+    "CustomKeyStoreHasCMKsException",
+    "CustomKeyStoreInvalidStateException",
+    "CustomKeyStoreNameInUseException",
+    "CustomKeyStoreNotFoundException",
     "DependencyTimeoutException",
     "DisabledException",
     "DryRunOperationException",
     "ExpiredTokenException",
     "IncompleteSignatureException",
     "IncorrectKeyException",
+    "IncorrectTrustAnchorException",
     "InvalidAliasNameException",
     "InvalidArnException",
     "InvalidCiphertextException",
@@ -61,6 +71,34 @@ pub fn wire_error(error: &OpError) -> WireError {
         OpError::PendingDeletion { arn } => invalid_state(format!("{arn} is pending deletion.")),
         OpError::NotPendingDeletion { arn } => invalid_state(format!("{arn} is not pending deletion.")),
         OpError::KeyUnavailable { arn } => server(500, "KeyUnavailableException", format!("{arn} is unavailable.")),
+        OpError::KeyStoreDisconnected { arn } => {
+            invalid_state(format!("{arn} is unavailable because its custom key store is not connected."))
+        }
+        OpError::KeyStoreNotFound(id) => {
+            client("CustomKeyStoreNotFoundException", format!("Custom key store {id} is not found."))
+        }
+        OpError::KeyStoreNameInUse(name) => client(
+            "CustomKeyStoreNameInUseException",
+            format!("The custom key store name {name} is used by another custom key store."),
+        ),
+        OpError::KeyStoreInvalidState(text) => client("CustomKeyStoreInvalidStateException", text),
+        OpError::KeyStoreHasKeys(id) => {
+            client("CustomKeyStoreHasCMKsException", format!("Custom key store {id} contains KMS keys."))
+        }
+        OpError::ClusterNotFound(id) => {
+            client("CloudHsmClusterNotFoundException", format!("Cluster {id} is not found."))
+        }
+        OpError::ClusterInUse(id) => {
+            client("CloudHsmClusterInUseException", format!("Cluster {id} is already associated with a key store."))
+        }
+        OpError::ClusterNotActive(text) => client("CloudHsmClusterNotActiveException", text),
+        OpError::ClusterInvalidConfiguration(text) => client("CloudHsmClusterInvalidConfigurationException", text),
+        OpError::ClusterNotRelated(text) => client("CloudHsmClusterNotRelatedException", text),
+        OpError::IncorrectTrustAnchor(text) => client("IncorrectTrustAnchorException", text),
+        OpError::WrongOrigin { arn, origin } => {
+            unsupported(format!("{arn} origin is {origin} which is not valid for this operation."))
+        }
+        OpError::InvalidState(text) => invalid_state(text.clone()),
         OpError::Unsettled { arn } => {
             invalid_state(format!("{arn} has a change of unknown outcome that is being settled."))
         }

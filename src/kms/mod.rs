@@ -4,10 +4,12 @@
 mod audit;
 mod create_key;
 mod errors;
+mod key_stores;
 mod model;
 mod parse;
 mod patterns;
 mod render;
+mod rotate_alias;
 mod validate;
 mod value;
 

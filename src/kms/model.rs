@@ -64,6 +64,7 @@ const PROSE: &[(&str, &str, i64, i64)] =
 /// By `Operation as usize`.
 static MODEL: LazyLock<Vec<Vec<Member>>> = LazyLock::new(|| {
     let mut table = table();
+    table.operations.extend(extension().operations);
     let row = |operation: &Operation| {
         let name = operation.name();
         let mut members = structure(table.operations.remove(name).expect("the table has all operations").members);
@@ -122,6 +123,11 @@ enum TypeRow {
     List,
     Map,
     Structure,
+}
+
+/// Operations that are ours.
+fn extension() -> Table {
+    serde_json::from_str(include_str!("extension.json")).expect("the built-in extension parses: a test reads it")
 }
 
 fn table() -> Table {

@@ -1,22 +1,26 @@
 //! A body to a typed request: syntax, then the model's constraints, then the rules that AWS states only in prose. What
 //! is not served is refused here with its reason, never ignored.
 
-use super::create_key;
 use super::errors::{client, unknown_operation, unsupported, validation};
 use super::value::{self, Fields, Value};
 use super::{WireError, model, validate};
+use super::{create_key, key_stores, rotate_alias};
 use crate::ids::AliasName;
 use crate::ids::spec::{DataKeySpec, EncryptionAlgorithm, MacAlgorithm, MessageType, SigningAlgorithm};
 use crate::ops::{DataKeySize, EncryptionContext, KeyIdText, Operation, Page, ReEncrypt, Request, Service, Tag};
 use crate::secret::SecretBytes;
 
+/// The one operation that is ours.
+const ROTATE_ALIAS: &str = "HsmBridge.RotateAlias";
+
 /// `X-Amz-Target` to an operation: `TrentService.<name>`; anything else is UnknownOperationException.
 pub fn target(header: Option<&[u8]>) -> Result<Operation, WireError> {
-    header
-        .and_then(|bytes| std::str::from_utf8(bytes).ok())
-        .and_then(|text| text.strip_prefix("TrentService."))
-        .and_then(Operation::from_name)
-        .ok_or_else(unknown_operation)
+    let text = header.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(unknown_operation)?;
+    let known = match text {
+        ROTATE_ALIAS => Some(Operation::RotateAlias),
+        _ => text.strip_prefix("TrentService.").and_then(Operation::from_name),
+    };
+    known.ok_or_else(unknown_operation)
 }
 
 /// Parses and validates a body. Strings that carry secrets are zeroised. Errors: SerializationException,
@@ -101,10 +105,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
                 return Err(validation("NumberOfBytes is required."));
             };
             input.refuse_recipient()?;
-            if input.text("CustomKeyStoreId").is_some() {
-                return Err(unsupported("custom key stores are not served by this version"));
-            }
-            Request::GenerateRandom { number_of_bytes }
+            Request::GenerateRandom { number_of_bytes, key_store: input.text("CustomKeyStoreId") }
         }
         O::Sign => Request::Sign {
             key: input.key("KeyId")?,
@@ -153,30 +154,37 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
         O::GetKeyRotationStatus => Request::GetKeyRotationStatus { key: input.key("KeyId")? },
         // The other filters choose among grants, of which there are none.
         O::ListGrants => Request::ListGrants { key: input.key("KeyId")?, page: input.page() },
+        O::GetKeyLastUsage => Request::GetKeyLastUsage { key: input.key("KeyId")? },
         O::ConnectCustomKeyStore
         | O::CreateCustomKeyStore
-        | O::CreateGrant
-        | O::Decapsulate
         | O::DeleteCustomKeyStore
-        | O::DeleteImportedKeyMaterial
-        | O::DeriveSharedSecret
         | O::DescribeCustomKeyStores
-        | O::DisableKeyRotation
         | O::DisconnectCustomKeyStore
+        | O::UpdateCustomKeyStore => key_stores::parse(operation, input)?,
+        O::RotateAlias => rotate_alias::parse(input)?,
+        O::DeleteImportedKeyMaterial
+        | O::DisableKeyRotation
         | O::EnableKeyRotation
-        | O::Encapsulate
-        | O::GenerateDataKeyPair
-        | O::GenerateDataKeyPairWithoutPlaintext
-        | O::GetKeyLastUsage
         | O::GetParametersForImport
         | O::ImportKeyMaterial
         | O::ListKeyRotations
+        | O::RotateKeyOnDemand => {
+            let reason = match operation.service() {
+                Service::RefusedOnKey(reason) | Service::Refused(reason) => reason,
+                Service::Served => "this operation is not served by this version",
+            };
+            Request::RefusedOnKey { operation, key: input.key("KeyId")?, reason }
+        }
+        O::CreateGrant
+        | O::Decapsulate
+        | O::DeriveSharedSecret
+        | O::Encapsulate
+        | O::GenerateDataKeyPair
+        | O::GenerateDataKeyPairWithoutPlaintext
         | O::ListRetirableGrants
         | O::ReplicateKey
         | O::RetireGrant
         | O::RevokeGrant
-        | O::RotateKeyOnDemand
-        | O::UpdateCustomKeyStore
         | O::UpdatePrimaryRegion => {
             return Ok(Request::Unsupported { operation, reason: "this operation is not served by this version" });
         }
@@ -242,7 +250,11 @@ impl Input<'_> {
     }
 
     /// A member that the operation needs; the model requires most of them already.
-    fn required<T>(&mut self, take: impl Fn(&mut Self, &str) -> Option<T>, name: &str) -> Result<T, WireError> {
+    pub(super) fn required<T>(
+        &mut self,
+        take: impl Fn(&mut Self, &str) -> Option<T>,
+        name: &str,
+    ) -> Result<T, WireError> {
         take(self, name).ok_or_else(|| {
             let mut path = name.to_owned();
             if let Some(first) = path.get_mut(..1) {
@@ -261,7 +273,7 @@ impl Input<'_> {
     }
 
     /// Integers of the served operations are small and positive by the model.
-    fn integer(&mut self, name: &str) -> Option<u32> {
+    pub(super) fn integer(&mut self, name: &str) -> Option<u32> {
         match self.0.take(name) {
             Some(Value::Integer(number)) => u32::try_from(number).ok(),
             _ => None,
@@ -298,7 +310,7 @@ impl Input<'_> {
         entries.into_iter().filter_map(pair).collect()
     }
 
-    fn page(&mut self) -> Page {
+    pub(super) fn page(&mut self) -> Page {
         Page { limit: self.integer("Limit"), marker: self.text("Marker") }
     }
 
@@ -328,7 +340,7 @@ impl Input<'_> {
         }
     }
 
-    fn alias(&mut self) -> Result<AliasName, WireError> {
+    pub(super) fn alias(&mut self) -> Result<AliasName, WireError> {
         let text = self.required(Self::text, "AliasName")?;
         if !text.starts_with("alias/") {
             return Err(validation(

@@ -92,6 +92,7 @@ pub fn metadata() -> KeyMetadata {
         encryption_algorithms: vec![EncryptionAlgorithm::SymmetricDefault],
         signing_algorithms: vec![],
         mac_algorithms: vec![],
+        custom_store: None,
     }
 }
 

@@ -80,7 +80,8 @@ impl Ops {
                     key: record.target,
                     from: record.updated,
                     until: now,
-                    ended_by: "UpdateAlias".to_owned(),
+                    ended_by: AliasHistory::BY_UPDATE.to_owned(),
+                    dropped: None,
                 });
                 record.target = id;
                 record.updated = now;

@@ -105,8 +105,7 @@ impl Ops {
         let header = Header { key: key.record.id, generation: material.generation };
         let aad = header.associated_data(&canonical);
         let done = self
-            .keystore
-            .token()
+            .token_of(key)?
             .data_key(&self.call(ctx), &key_ref(key, material), aad, size.byte_length())
             .await
             .map_err(|e| token_error(e, &key.arn))?;
@@ -122,13 +121,19 @@ impl Ops {
         })
     }
 
-    pub(super) async fn random(&self, bytes: u32, ctx: &Context, effects: &mut Effects) -> Result<Response, OpError> {
-        let done = self
-            .keystore
-            .token()
-            .random(&self.call(ctx), bytes as usize)
-            .await
-            .map_err(|e| token_error(e, "(random)"))?;
+    /// `key_store`: CustomKeyStoreId as the caller wrote it.
+    pub(super) async fn random(
+        &self,
+        bytes: u32,
+        key_store: Option<&str>,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Response, OpError> {
+        let token = match key_store {
+            None => self.keystore.token().clone(),
+            Some(id) => self.connected_store(id)?,
+        };
+        let done = token.random(&self.call(ctx), bytes as usize).await.map_err(|e| token_error(e, "(random)"))?;
         effects.hsm = Some(done.facts);
         Ok(Response::GenerateRandom { plaintext: done.value })
     }
@@ -188,8 +193,7 @@ impl Ops {
             MacAlgorithm::HmacSha512 => Hash::Sha512,
         };
         let done = self
-            .keystore
-            .token()
+            .token_of(key)?
             .mac(&self.call(ctx), &key_ref(key, current(key)?), hash, message.clone())
             .await
             .map_err(|e| token_error(e, &key.arn))?;
@@ -211,8 +215,7 @@ impl Ops {
         let header = Header { key: key.record.id, generation: material.generation };
         let aad = header.associated_data(canonical);
         let done = self
-            .keystore
-            .token()
+            .token_of(key)?
             .encrypt(&self.call(ctx), &key_ref(key, material), aad, plaintext)
             .await
             .map_err(|e| token_error(e, &key.arn))?;
@@ -234,8 +237,7 @@ impl Ops {
         let material = key.record.material(blob.header.generation).ok_or(OpError::InvalidCiphertext)?;
         let aad = blob.header.associated_data(canonical);
         let done = self
-            .keystore
-            .token()
+            .token_of(key)?
             .decrypt(&self.call(ctx), &key_ref(key, material), blob.iv.to_vec(), aad, blob.ciphertext.to_vec())
             .await
             .map_err(|e| token_error(e, &key.arn))?;

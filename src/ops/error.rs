@@ -34,6 +34,38 @@ pub enum OpError {
     /// The token does not hold the key, or it is away.
     #[error("`{arn}` is unavailable")]
     KeyUnavailable { arn: String },
+    /// The key's custom key store is not connected.
+    #[error("`{arn}` is unavailable: its key store is not connected")]
+    KeyStoreDisconnected { arn: String },
+    #[error("custom key store `{0}` does not exist")]
+    KeyStoreNotFound(String),
+    #[error("custom key store name `{0}` is in use")]
+    KeyStoreNameInUse(String),
+    /// CustomKeyStoreInvalidStateException with its text.
+    #[error("{0}")]
+    KeyStoreInvalidState(String),
+    #[error("custom key store `{0}` has keys")]
+    KeyStoreHasKeys(String),
+    #[error("cluster `{0}` is not known")]
+    ClusterNotFound(String),
+    #[error("cluster `{0}` is in use")]
+    ClusterInUse(String),
+    /// CloudHsmClusterNotActiveException, CloudHsmClusterInvalidConfigurationException and
+    /// CloudHsmClusterNotRelatedException with their texts.
+    #[error("{0}")]
+    ClusterNotActive(String),
+    #[error("{0}")]
+    ClusterInvalidConfiguration(String),
+    #[error("{0}")]
+    ClusterNotRelated(String),
+    #[error("{0}")]
+    IncorrectTrustAnchor(String),
+    /// AWS's text for an operation that the key's origin does not allow.
+    #[error("`{arn}` has origin {origin}")]
+    WrongOrigin { arn: String, origin: &'static str },
+    /// KMSInvalidStateException with its text.
+    #[error("{0}")]
+    InvalidState(String),
     /// A change of unknown outcome is being settled.
     #[error("`{arn}` has an unsettled change")]
     Unsettled { arn: String },

@@ -5,10 +5,10 @@ use std::ops::Bound;
 use crate::authz::policy::{self, KeyPolicy};
 use crate::ids::KeyId;
 use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm};
-use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId};
+use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, CreateKey, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error};
-use crate::store::{KeyRecord, Lifecycle, Material, Snapshot, TombstoneRecord, Write};
+use crate::store::{KeyRecord, Lifecycle, Material, Provenance, Snapshot, TombstoneRecord, Write};
 
 const DAY_MS: i64 = 86_400_000;
 /// The model's defaults and bounds (kms-api.md §1 rule 7).
@@ -29,7 +29,6 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
-        let kind = key_kind(request.spec);
         if !supported(&self.keystore.token().capabilities(), request.spec) {
             return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", request.spec)));
         }
@@ -53,43 +52,64 @@ impl Ops {
             policy_version: 1,
             tags: request.tags.iter().map(|t| (t.key.clone(), t.value.clone())).collect(),
             materials: Vec::new(),
+            key_store: None,
+            provenance: Provenance::Generated,
         };
-        let creating = record.clone();
-        self.store.update(move |_| Ok((vec![Write::PutKey(creating)], ()))).await.map_err(update_error)?;
-
-        let material = MaterialId { id: id.bytes(), generation: 0 };
-        let call = self.generate_call(ctx);
-        let done = match self.keystore.token().generate(&call, kind, material, &label(&id)).await {
-            Ok(done) => done,
-            Err(error) => {
-                self.undo_creation(id, error.class == ErrorClass::Deadline, &call).await;
-                return Err(token_error(error, arn));
-            }
-        };
-        effects.hsm = Some(done.facts);
-        let enabled = match with_material(record, done.value, ctx.now) {
-            Ok(record) => record,
-            Err(error) => {
-                self.undo_creation(id, false, &call).await;
-                return Err(error);
-            }
-        };
+        let enabled = self.make_material(record, arn, ctx, effects).await?;
         let (stored, version) = self.change(ctx, move |_| Ok((vec![Write::PutKey(enabled.clone())], enabled))).await?;
         effects.store_version = Some(version);
         let target = KeyTarget { record: stored.into(), arn: arn.to_owned() };
         Ok(Response::CreateKey(Box::new(self.metadata(&target))))
     }
 
+    /// Row `Creating` → object(s) in the record's key store → attributes read back, known answer made. Returns the record
+    /// with its material, `Enabled`: the caller writes it, alone or with what belongs to it. A crash before that write leaves
+    /// a row `Creating`, which the next start undoes.
+    pub(super) async fn make_material(
+        &self,
+        record: KeyRecord,
+        arn: &str,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<KeyRecord, OpError> {
+        let (id, kind) = (record.id, key_kind(record.spec));
+        let store = record.key_store.clone();
+        let token = self
+            .keystore
+            .token_of(store.as_ref())
+            .ok_or_else(|| OpError::KeyStoreDisconnected { arn: arn.to_owned() })?;
+        let creating = record.clone();
+        self.store.update(move |_| Ok((vec![Write::PutKey(creating)], ()))).await.map_err(update_error)?;
+
+        let material = MaterialId { id: id.bytes(), generation: 0 };
+        let call = self.generate_call(ctx);
+        let done = match token.generate(&call, kind, material, &label(&id)).await {
+            Ok(done) => done,
+            Err(error) => {
+                self.undo_creation(&token, id, error.class == ErrorClass::Deadline, &call).await;
+                return Err(token_error(error, arn));
+            }
+        };
+        effects.hsm = Some(done.facts);
+        match with_material(record, done.value, ctx.now) {
+            Ok(record) => Ok(record),
+            Err(error) => {
+                self.undo_creation(&token, id, false, &call).await;
+                Err(error)
+            }
+        }
+    }
+
     /// Removes what a failed CreateKey left: nobody was told the key id. Where that fails the row stays `Creating`, the
     /// key unsettled, and the next start settles it.
-    async fn undo_creation(&self, id: KeyId, still_running: bool, call: &CallContext) {
+    async fn undo_creation(&self, token: &Token, id: KeyId, still_running: bool, call: &CallContext) {
         if still_running {
             tracing::warn!(key = %id, "generation outlives its deadline; it is settled when it ends or at the next start");
             self.mark_unsettled(id);
             return;
         }
         let material = MaterialId { id: id.bytes(), generation: 0 };
-        match self.keystore.token().destroy(call, material).await {
+        match token.destroy(call, material).await {
             Ok(_) => {
                 if let Err(error) = self.store.update(move |_| Ok((vec![Write::DeleteKey(id)], ()))).await {
                     let error = update_error(error);
@@ -136,6 +156,7 @@ impl Ops {
             },
             signing_algorithms: self.signing_algorithms(spec),
             mac_algorithms: spec.mac_algorithm().into_iter().collect(),
+            custom_store: None,
         }
     }
 
@@ -259,10 +280,14 @@ impl Ops {
             .await
             .map_err(update_error)?;
         let call = self.generate_call(ctx);
+        let token = self
+            .keystore
+            .token_of(record.key_store.as_ref())
+            .ok_or_else(|| OpError::KeyStoreDisconnected { arn: arn.clone() })?;
         let mut destroyed = 0;
         for material in &record.materials {
             let material = MaterialId { id: id.bytes(), generation: material.generation };
-            let done = self.keystore.token().destroy(&call, material).await.map_err(|e| token_error(e, &arn))?;
+            let done = token.destroy(&call, material).await.map_err(|e| token_error(e, &arn))?;
             effects.hsm = Some(done.facts);
             destroyed += done.value as u64;
         }
@@ -367,6 +392,7 @@ fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<Ke
         fingerprint: generated.fingerprint,
         spki: generated.spki,
         evidence,
+        object_id: None,
     };
     Ok(KeyRecord { lifecycle: Lifecycle::Enabled, materials: vec![material], ..record })
 }

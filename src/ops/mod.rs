@@ -8,11 +8,16 @@ pub mod clock;
 mod crypto;
 pub mod error;
 pub mod identity;
+mod key_stores;
 mod keys;
+mod last_use;
 mod marker;
+mod officer;
 pub mod operation;
 mod operator;
 pub mod resolve;
+mod rotation;
+mod rotation_report;
 pub mod settle;
 mod signing;
 pub mod store_key;
@@ -25,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use crate::authz::Permit;
 use crate::ids::Locality;
-use crate::keystore::{CallContext, ErrorClass, Facts, KeyStore, TokenError};
+use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenError};
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
@@ -38,17 +43,20 @@ pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
 
 use marker::Markers;
+use resolve::KeyTarget;
 use usage::Budgets;
 
 /// The operations and what they work on.
 pub struct Ops {
     store: Store,
-    keystore: KeyStore,
+    keystore: KeyStores,
     locality: Locality,
     markers: Markers,
     budgets: Budgets,
     clock: Arc<ClockWatch>,
     generate_deadline: Duration,
+    custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    rotation: RotationSettings,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Requests whose outcome is recorded and whose marker may go.
@@ -58,12 +66,22 @@ pub struct Ops {
 /// What one task runs with. Time is a parameter.
 #[derive(Debug, Clone)]
 pub struct Context {
+    /// Where a long operation says how far it is.
+    pub progress: Option<Arc<Progress>>,
     pub request_id: Arc<str>,
     /// For fairness between principals.
     pub principal: Arc<str>,
     /// Milliseconds since the epoch.
     pub now: i64,
     pub deadline: Instant,
+}
+
+/// How far a long operation is; read by whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub done: std::sync::atomic::AtomicU64,
+    /// 0: not known yet.
+    pub total: std::sync::atomic::AtomicU64,
 }
 
 /// What the audit record says beyond the answer.
@@ -91,10 +109,24 @@ pub struct Settings {
     /// Encryptions under one AES key at most (SP 800-38D §8.3: 2^32 with random IVs).
     pub gcm_limit: u64,
     pub generate_deadline: Duration,
+    /// Key specs beyond SYMMETRIC_DEFAULT for custom key stores.
+    pub custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    pub rotation: RotationSettings,
+}
+
+/// `[rotation]` of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct RotationSettings {
+    /// For Decrypt and ReEncrypt's source an alias also means the keys of its history.
+    pub alias_history_decrypts: bool,
+    /// Share of the GCM budget, in thousandths.
+    pub at_usage: Option<u32>,
+    pub max_age_days: u32,
+    pub retire_unused_days: u32,
 }
 
 impl Ops {
-    pub fn new(store: Store, keystore: KeyStore, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
+    pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
         let budgets = Budgets::new(store.clone(), settings.gcm_limit);
         Ok(Self {
@@ -105,6 +137,8 @@ impl Ops {
             budgets,
             clock,
             generate_deadline: settings.generate_deadline,
+            custom_store_key_specs: settings.custom_store_key_specs,
+            rotation: settings.rotation,
             unsettled: arc_swap::ArcSwap::default(),
             finished: std::sync::Mutex::default(),
         })
@@ -114,7 +148,7 @@ impl Ops {
         &self.store
     }
 
-    pub fn keystore(&self) -> &KeyStore {
+    pub fn keystore(&self) -> &KeyStores {
         &self.keystore
     }
 
@@ -143,6 +177,12 @@ impl Ops {
             Task::CallerIdentity => Ok(Answer::CallerIdentity),
             Task::Timer(TimerRequest::DeleteKey { key }) => {
                 self.destroy_key(key, ctx, &mut effects).await.map(|()| Answer::Timer)
+            }
+            Task::Timer(TimerRequest::ConnectKeyStore { id }) => {
+                Box::pin(self.connect_now(id, ctx, &mut effects)).await.map(|()| Answer::Timer)
+            }
+            Task::Timer(TimerRequest::Rotate { .. }) => {
+                Box::pin(self.rotate_by_timer(resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
         };
         Acted { result, effects }
@@ -197,7 +237,9 @@ impl Ops {
             (Request::GenerateDataKey { size, context, with_plaintext, dry_run, .. }, Subject::Key(key)) => {
                 self.generate_data_key(key, *size, context, *with_plaintext, *dry_run, ctx, effects).await
             }
-            (Request::GenerateRandom { number_of_bytes }, _) => self.random(*number_of_bytes, ctx, effects).await,
+            (Request::GenerateRandom { number_of_bytes, key_store }, _) => {
+                self.random(*number_of_bytes, key_store.as_deref(), ctx, effects).await
+            }
             (Request::Sign { message, message_type, algorithm, dry_run, .. }, Subject::Key(key)) => {
                 self.sign(key, message, *message_type, *algorithm, *dry_run, ctx, effects).await
             }
@@ -222,14 +264,47 @@ impl Ops {
                 Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() })
             }
             (Request::ListGrants { .. }, Subject::Key(_)) => Ok(Response::ListGrants),
+            (Request::GetKeyLastUsage { .. }, Subject::Key(key)) => self.key_last_usage(key),
+            (Request::CreateCustomKeyStore(request), _) => Box::pin(self.create_key_store(request, ctx, effects)).await,
+            (Request::UpdateCustomKeyStore(request), _) => Box::pin(self.update_key_store(request, ctx, effects)).await,
+            (Request::DescribeCustomKeyStores { id, name, page }, _) => {
+                self.describe_key_stores(id.as_deref(), name.as_deref(), page, resolved.snapshot())
+            }
+            (Request::ConnectCustomKeyStore { id }, _) => self.connect_key_store(id, ctx, effects).await,
+            (Request::DisconnectCustomKeyStore { id }, _) => self.disconnect_key_store(id, ctx, effects).await,
+            (Request::DeleteCustomKeyStore { id }, _) => self.delete_key_store(id, ctx, effects).await,
+            (Request::RotateAlias(_), _) => Box::pin(self.rotate_alias(resolved, ctx, effects)).await,
+            (Request::RefusedOnKey { operation, reason, .. }, Subject::Key(key)) => {
+                Err(refused_on(key, *operation, reason))
+            }
             (request, subject) => {
                 Err(OpError::Internal(format!("{} was resolved to {subject:?}", request.operation().name())))
             }
         }
     }
 
+    /// The token that holds a key, or AWS's refusal where its key store is not connected.
+    fn token_of(&self, key: &KeyTarget) -> Result<Token, OpError> {
+        self.keystore
+            .token_of(key.record.key_store.as_ref())
+            .ok_or_else(|| OpError::KeyStoreDisconnected { arn: key.arn.clone() })
+    }
+
     fn call(&self, ctx: &Context) -> CallContext {
         CallContext { principal: ctx.principal.clone(), deadline: ctx.deadline, request_id: ctx.request_id.clone() }
+    }
+}
+
+/// Import and rotation under one key id: AWS's text where the key's origin forbids it, ours where this version does.
+fn refused_on(key: &KeyTarget, operation: Operation, reason: &str) -> OpError {
+    let import = matches!(
+        operation,
+        Operation::DeleteImportedKeyMaterial | Operation::GetParametersForImport | Operation::ImportKeyMaterial
+    );
+    match (&key.record.key_store, import) {
+        (Some(_), _) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_CLOUDHSM" },
+        (None, true) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_KMS" },
+        (None, false) => OpError::Unsupported(format!("{}: {reason}", operation.name())),
     }
 }
 

@@ -51,6 +51,20 @@ impl Ops {
             }
             OperatorRequest::Doctor => Ok(OperatorResponse::Doctor { report: self.doctor(snapshot).await? }),
             OperatorRequest::SweeperShow => Ok(OperatorResponse::Sweeper { status: self.sweeper_status(snapshot) }),
+            OperatorRequest::TokenList
+            | OperatorRequest::TokenReconcile { .. }
+            | OperatorRequest::TokenPin { .. }
+            | OperatorRequest::TokenReplace { .. }
+            | OperatorRequest::KeyAdopt(_)
+            | OperatorRequest::KeyAttest { .. } => self.officer_command(request, resolved, ctx, effects).await,
+            OperatorRequest::AliasList
+            | OperatorRequest::AliasHistory { .. }
+            | OperatorRequest::AliasHistoryDrop { .. }
+            | OperatorRequest::Rotate { .. }
+            | OperatorRequest::RotatePlan { .. } => self.alias_command(request, resolved, ctx, effects).await,
+            OperatorRequest::RotateReport { .. } | OperatorRequest::RotateRetire(_) => {
+                self.retirement_command(request, resolved, ctx, effects).await
+            }
             OperatorRequest::SweeperConfirm { ticket } => {
                 self.clock.confirm();
                 effects.details = Some(serde_json::json!({ "ticket": ticket }));

@@ -169,13 +169,14 @@ impl From<OpError> for Unresolved {
 fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> Result<Subject, Unresolved> {
     let request = match task {
         Task::Kms(request) => request,
-        Task::Operator(OperatorRequest::KeyShow { key }) => {
+        Task::Operator(OperatorRequest::KeyShow { key } | OperatorRequest::KeyAttest { key }) => {
             // Any form: the operator asks as DescribeKey does.
             return Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?));
         }
         Task::Operator(_) => return Ok(Subject::Command),
         Task::CallerIdentity => return Ok(Subject::Account),
-        Task::Timer(TimerRequest::DeleteKey { key }) => {
+        Task::Timer(TimerRequest::ConnectKeyStore { .. }) => return Ok(Subject::Timer),
+        Task::Timer(TimerRequest::DeleteKey { key } | TimerRequest::Rotate { key }) => {
             let record = snapshot.keys.get(key).cloned();
             let arn = here.key_arn(key);
             return match record {
@@ -187,7 +188,16 @@ fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> 
     let operation = request.operation();
     let find = |text: &KeyIdText| find(snapshot, here, operation, &text.0);
     Ok(match request {
-        Request::ListKeys { .. } | Request::GenerateRandom { .. } | Request::Unsupported { .. } => Subject::Account,
+        Request::ListKeys { .. }
+        | Request::GenerateRandom { .. }
+        | Request::CreateCustomKeyStore(_)
+        | Request::UpdateCustomKeyStore(_)
+        | Request::DescribeCustomKeyStores { .. }
+        | Request::ConnectCustomKeyStore { .. }
+        | Request::DisconnectCustomKeyStore { .. }
+        | Request::DeleteCustomKeyStore { .. }
+        | Request::RotateAlias(_)
+        | Request::Unsupported { .. } => Subject::Account,
         Request::ListAliases { key: None, .. } => Subject::Account,
         Request::CreateKey(_) => Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) },
         Request::CreateAlias { alias, target } => {
@@ -231,7 +241,9 @@ fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> 
         | Request::PutKeyPolicy { key, .. }
         | Request::ListKeyPolicies { key, .. }
         | Request::GetKeyRotationStatus { key }
-        | Request::ListGrants { key, .. } => Subject::Key(find(key)?),
+        | Request::ListGrants { key, .. }
+        | Request::GetKeyLastUsage { key }
+        | Request::RefusedOnKey { key, .. } => Subject::Key(find(key)?),
     })
 }
 

@@ -195,6 +195,7 @@ impl Ops {
     /// Writes what `availability` found. Returns the store's version.
     pub async fn set_availability(&self, changes: Vec<Availability>, request_id: &str) -> Result<u64, OpError> {
         let ctx = Context {
+            progress: None,
             request_id: request_id.into(),
             principal: "service".into(),
             now: 0,

@@ -27,8 +27,7 @@ impl Ops {
         dry(dry_run)?;
         let material = current(key)?;
         let done = self
-            .keystore
-            .token()
+            .token_of(key)?
             .sign(&self.call(ctx), &key_ref(key, material), mechanism(algorithm)?, input)
             .await
             .map_err(|e| token_error(e, &key.arn))?;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AccessKeyId, UserName};
-use crate::ops::{Operation, Request, Response};
+use crate::ids::spec::{KeySpec, KeyUsage};
+use crate::ids::{AccessKeyId, AliasName, KeyId, KeyStoreId, UserName};
+use crate::ops::{Operation, Request, Response, RotateGrants, RotationDone};
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
 
@@ -51,6 +52,85 @@ pub enum OperatorRequest {
     SweeperConfirm {
         ticket: String,
     },
+    TokenList,
+    /// Compares token and store; `None`: all connected tokens. Tokens are named as in the configuration, `default` for `[token]`.
+    TokenReconcile {
+        token: Option<String>,
+    },
+    /// Reads a new PIN: from the configured source, or from a file of the server's host.
+    TokenPin {
+        token: Option<String>,
+        pin_file: Option<PathBuf>,
+    },
+    /// Takes a token with another serial in the place of the known one, once every key's fingerprint was checked on it.
+    TokenReplace {
+        token: String,
+        ticket: String,
+    },
+    KeyAdopt(KeyAdopt),
+    KeyAttest {
+        key: String,
+    },
+    AliasList,
+    AliasHistory {
+        alias: AliasName,
+    },
+    /// From now on Decrypt by this alias refuses the key.
+    AliasHistoryDrop {
+        alias: AliasName,
+        key: KeyId,
+    },
+    Rotate {
+        alias: AliasName,
+        key_spec: Option<KeySpec>,
+        reason: Option<String>,
+        grants: Option<RotateGrants>,
+    },
+    /// What `Rotate` would do.
+    RotatePlan {
+        alias: AliasName,
+        key_spec: Option<KeySpec>,
+        grants: Option<RotateGrants>,
+    },
+    /// `max_age_days`: `None` takes the configuration's.
+    RotateReport {
+        max_age_days: Option<u32>,
+    },
+    RotateRetire(RotateRetire),
+}
+
+/// An object of a token that shall become a key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyAdopt {
+    /// `None`: the default key store.
+    pub key_store: Option<KeyStoreId>,
+    /// `CKA_ID`, hex; at least one of id and label.
+    pub id: Option<String>,
+    pub label: Option<String>,
+    /// Only where the kind of key leaves a choice.
+    pub usage: Option<KeyUsage>,
+    pub description: String,
+    pub alias: Option<AliasName>,
+    /// Takes an extractable key all the same.
+    pub allow_extractable: bool,
+    /// Encryptions that the key has behind it: charged to its GCM budget.
+    pub encryptions_so_far: u64,
+}
+
+/// Schedules the deletion of retired keys of an alias.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRetire {
+    pub alias: AliasName,
+    /// `None`: every key of the history that nothing forbids.
+    pub key: Option<KeyId>,
+    /// A key that was used within this many days is refused; `None` takes the configuration's.
+    pub unused_days: Option<u32>,
+    /// 7 to 30.
+    pub pending_window_in_days: u32,
+    /// Why a key that was used is retired all the same.
+    pub force: Option<String>,
 }
 
 impl OperatorRequest {
@@ -67,6 +147,19 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "doctor",
             OperatorRequest::SweeperShow => "sweeper:show",
             OperatorRequest::SweeperConfirm { .. } => "sweeper:confirm",
+            OperatorRequest::TokenList => "token:list",
+            OperatorRequest::TokenReconcile { .. } => "token:reconcile",
+            OperatorRequest::TokenPin { .. } => "token:pin",
+            OperatorRequest::TokenReplace { .. } => "token:replace",
+            OperatorRequest::KeyAdopt(_) => "key:adopt",
+            OperatorRequest::KeyAttest { .. } => "key:attest",
+            OperatorRequest::AliasList => "alias:list",
+            OperatorRequest::AliasHistory { .. } => "alias:history",
+            OperatorRequest::AliasHistoryDrop { .. } => "alias:history-drop",
+            OperatorRequest::Rotate { .. } => "rotate",
+            OperatorRequest::RotatePlan { .. } => "rotate:plan",
+            OperatorRequest::RotateReport { .. } => "rotate:report",
+            OperatorRequest::RotateRetire(_) => "rotate:retire",
         }
     }
 
@@ -83,6 +176,19 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "Doctor",
             OperatorRequest::SweeperShow => "SweeperShow",
             OperatorRequest::SweeperConfirm { .. } => "SweeperConfirm",
+            OperatorRequest::TokenList => "TokenList",
+            OperatorRequest::TokenReconcile { .. } => "TokenReconcile",
+            OperatorRequest::TokenPin { .. } => "TokenPin",
+            OperatorRequest::TokenReplace { .. } => "TokenReplace",
+            OperatorRequest::KeyAdopt(_) => "KeyAdopt",
+            OperatorRequest::KeyAttest { .. } => "KeyAttest",
+            OperatorRequest::AliasList => "AliasList",
+            OperatorRequest::AliasHistory { .. } => "AliasHistory",
+            OperatorRequest::AliasHistoryDrop { .. } => "AliasHistoryDrop",
+            OperatorRequest::Rotate { .. } => "RotateAlias",
+            OperatorRequest::RotatePlan { .. } => "RotatePlan",
+            OperatorRequest::RotateReport { .. } => "RotateReport",
+            OperatorRequest::RotateRetire(_) => "RotateRetire",
         }
     }
 
@@ -92,12 +198,26 @@ impl OperatorRequest {
             | OperatorRequest::AccessKeyDisable { .. }
             | OperatorRequest::StoreBackup { .. }
             | OperatorRequest::StoreRestore { .. }
-            | OperatorRequest::SweeperConfirm { .. } => true,
+            | OperatorRequest::SweeperConfirm { .. }
+            | OperatorRequest::TokenPin { .. }
+            | OperatorRequest::TokenReplace { .. }
+            | OperatorRequest::KeyAdopt(_)
+            // The first one makes the token key that signs.
+            | OperatorRequest::KeyAttest { .. }
+            | OperatorRequest::AliasHistoryDrop { .. }
+            | OperatorRequest::Rotate { .. }
+            | OperatorRequest::RotateRetire(_) => true,
             OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
             | OperatorRequest::AccessKeyList
             | OperatorRequest::Doctor
-            | OperatorRequest::SweeperShow => false,
+            | OperatorRequest::SweeperShow
+            | OperatorRequest::TokenList
+            | OperatorRequest::TokenReconcile { .. }
+            | OperatorRequest::AliasList
+            | OperatorRequest::AliasHistory { .. }
+            | OperatorRequest::RotatePlan { .. }
+            | OperatorRequest::RotateReport { .. } => false,
         }
     }
 }
@@ -106,7 +226,11 @@ impl OperatorRequest {
 #[derive(Debug, Clone)]
 pub enum TimerRequest {
     /// The deletion window of this key has passed.
-    DeleteKey { key: crate::ids::KeyId },
+    DeleteKey { key: KeyId },
+    /// A key store waits to be connected: after ConnectCustomKeyStore, and at start.
+    ConnectKeyStore { id: KeyStoreId },
+    /// The key behind these aliases has used its share of the GCM budget (`rotation.at_usage`).
+    Rotate { key: KeyId },
 }
 
 /// What an operation answers.
@@ -122,15 +246,85 @@ pub enum Answer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum OperatorResponse {
-    Keys { keys: Vec<KeyLine> },
-    Key { key: Box<KeyDetails> },
-    AccessKeyCreated { id: AccessKeyId, secret: ShownOnce, owner: String },
-    AccessKeys { keys: Vec<AccessKeyLine> },
-    AccessKeyDisabled { id: AccessKeyId },
-    Backup { facts: BackupFacts },
-    Restored { facts: BackupFacts },
-    Doctor { report: serde_json::Value },
-    Sweeper { status: SweeperStatus },
+    Keys {
+        keys: Vec<KeyLine>,
+    },
+    Key {
+        key: Box<KeyDetails>,
+    },
+    AccessKeyCreated {
+        id: AccessKeyId,
+        secret: ShownOnce,
+        owner: String,
+    },
+    AccessKeys {
+        keys: Vec<AccessKeyLine>,
+    },
+    AccessKeyDisabled {
+        id: AccessKeyId,
+    },
+    Backup {
+        facts: BackupFacts,
+    },
+    Restored {
+        facts: BackupFacts,
+    },
+    Doctor {
+        report: serde_json::Value,
+    },
+    Sweeper {
+        status: SweeperStatus,
+    },
+    /// One line per configured token.
+    Tokens {
+        tokens: Vec<serde_json::Value>,
+    },
+    Reconciliation {
+        report: serde_json::Value,
+    },
+    PinChanged {
+        token: String,
+    },
+    TokenReplaced {
+        token: String,
+        serial: String,
+        keys_checked: u64,
+    },
+    Adopted {
+        key: Box<KeyDetails>,
+    },
+    /// The statement exactly as signed, the signature (base64), the public key (PEM).
+    Attestation {
+        statement: String,
+        signature: String,
+        public_key: String,
+        algorithm: String,
+    },
+    Aliases {
+        aliases: Vec<serde_json::Value>,
+    },
+    AliasHistory {
+        alias: AliasName,
+        entries: Vec<serde_json::Value>,
+    },
+    AliasHistoryDropped {
+        alias: AliasName,
+        key: KeyId,
+    },
+    Rotated {
+        done: RotationDone,
+    },
+    RotationPlan {
+        plan: serde_json::Value,
+    },
+    RotationReport {
+        report: serde_json::Value,
+    },
+    /// Keys whose deletion is scheduled, and those refused with the reason.
+    Retired {
+        scheduled: Vec<String>,
+        refused: Vec<(String, String)>,
+    },
 }
 
 /// The secret of a new access key on its way to the terminal: nowhere else and never again.
@@ -210,6 +404,8 @@ impl Task {
             Task::Kms(request) => request.operation().name(),
             Task::Operator(request) => request.name(),
             Task::Timer(TimerRequest::DeleteKey { .. }) => "DeleteKey",
+            Task::Timer(TimerRequest::ConnectKeyStore { .. }) => "KeyStoreConnection",
+            Task::Timer(TimerRequest::Rotate { .. }) => "RotateAlias",
             Task::CallerIdentity => "GetCallerIdentity",
         }
     }
@@ -226,7 +422,7 @@ impl Task {
         match self {
             Task::Kms(request) => request.operation().changes(),
             Task::Operator(request) => request.changes(),
-            Task::Timer(TimerRequest::DeleteKey { .. }) => true,
+            Task::Timer(_) => true,
             Task::CallerIdentity => false,
         }
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::ids::spec::*;
-use crate::ids::{AliasName, KeyId};
+use crate::ids::{AliasName, ClusterId, KeyId, KeyStoreId};
 use crate::ops::Operation;
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, SecretString};
 
 /// A KeyId member as the caller wrote it: key id, key ARN, alias name or alias ARN. Resolved once, in `ops::resolve`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,8 @@ pub enum Request {
     },
     GenerateRandom {
         number_of_bytes: u32,
+        /// CustomKeyStoreId as the caller wrote it.
+        key_store: Option<String>,
     },
     Sign {
         key: KeyIdText,
@@ -157,6 +159,34 @@ pub enum Request {
         key: KeyIdText,
         page: Page,
     },
+    GetKeyLastUsage {
+        key: KeyIdText,
+    },
+    CreateCustomKeyStore(CreateCustomKeyStore),
+    UpdateCustomKeyStore(UpdateCustomKeyStore),
+    /// At most one of `id` and `name`.
+    DescribeCustomKeyStores {
+        id: Option<String>,
+        name: Option<String>,
+        page: Page,
+    },
+    ConnectCustomKeyStore {
+        id: String,
+    },
+    DisconnectCustomKeyStore {
+        id: String,
+    },
+    DeleteCustomKeyStore {
+        id: String,
+    },
+    /// `X-Amz-Target: HsmBridge.RotateAlias`, and what `hsm-bridge rotate` and the usage timer do.
+    RotateAlias(RotateAlias),
+    /// An operation on one key that no key of ours takes: AWS's text depends on the key's origin.
+    RefusedOnKey {
+        operation: Operation,
+        key: KeyIdText,
+        reason: &'static str,
+    },
     /// An operation of the model that this version does not serve: authenticated, audited, refused.
     Unsupported {
         operation: Operation,
@@ -172,6 +202,49 @@ pub struct CreateKey {
     pub policy: Option<String>,
     pub tags: Vec<Tag>,
     pub bypass_policy_lockout_safety_check: bool,
+    /// CustomKeyStoreId as the caller wrote it; `Origin = AWS_CLOUDHSM` comes with it and only with it.
+    pub key_store: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct CreateCustomKeyStore {
+    pub name: String,
+    /// CloudHsmClusterId, TrustAnchorCertificate and KeyStorePassword: `None` where the caller gave none (an error that only
+    /// the operation can tell).
+    pub cluster: Option<ClusterId>,
+    pub trust_anchor: Option<String>,
+    pub password: Option<SecretString>,
+}
+
+#[derive(Debug, Clone)]
+pub struct UpdateCustomKeyStore {
+    pub id: String,
+    pub new_name: Option<String>,
+    pub password: Option<SecretString>,
+    pub cluster: Option<ClusterId>,
+}
+
+/// What becomes of the old key's live grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RotateGrants {
+    /// The new key gets the same grants.
+    Carry,
+    /// They stay with the old key only.
+    Leave,
+}
+
+#[derive(Debug, Clone)]
+pub struct RotateAlias {
+    pub alias: AliasName,
+    /// `None`: the old key's.
+    pub key_spec: Option<KeySpec>,
+    /// Stands in the audit record.
+    pub reason: Option<String>,
+    /// `None`: refused while the old key has live grants.
+    pub grants: Option<RotateGrants>,
+    /// The same token with the same request gives the same answer and rotates once.
+    pub client_token: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -238,7 +311,15 @@ impl Request {
             Request::ListKeyPolicies { .. } => O::ListKeyPolicies,
             Request::GetKeyRotationStatus { .. } => O::GetKeyRotationStatus,
             Request::ListGrants { .. } => O::ListGrants,
-            Request::Unsupported { operation, .. } => *operation,
+            Request::GetKeyLastUsage { .. } => O::GetKeyLastUsage,
+            Request::CreateCustomKeyStore(_) => O::CreateCustomKeyStore,
+            Request::UpdateCustomKeyStore(_) => O::UpdateCustomKeyStore,
+            Request::DescribeCustomKeyStores { .. } => O::DescribeCustomKeyStores,
+            Request::ConnectCustomKeyStore { .. } => O::ConnectCustomKeyStore,
+            Request::DisconnectCustomKeyStore { .. } => O::DisconnectCustomKeyStore,
+            Request::DeleteCustomKeyStore { .. } => O::DeleteCustomKeyStore,
+            Request::RotateAlias(_) => O::RotateAlias,
+            Request::RefusedOnKey { operation, .. } | Request::Unsupported { operation, .. } => *operation,
         }
     }
 }
@@ -262,6 +343,49 @@ pub struct KeyMetadata {
     pub encryption_algorithms: Vec<EncryptionAlgorithm>,
     pub signing_algorithms: Vec<SigningAlgorithm>,
     pub mac_algorithms: Vec<MacAlgorithm>,
+    /// `None`: the default key store, `Origin = AWS_KMS`; else `AWS_CLOUDHSM`.
+    pub custom_store: Option<(KeyStoreId, ClusterId)>,
+}
+
+/// An entry of DescribeCustomKeyStores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyStoreEntry {
+    pub id: KeyStoreId,
+    pub name: String,
+    pub cluster: ClusterId,
+    pub trust_anchor: Option<String>,
+    /// `CONNECTED`, `CONNECTING`, `FAILED`, `DISCONNECTED`, `DISCONNECTING`.
+    pub connection_state: &'static str,
+    /// Only with `FAILED`.
+    pub connection_error_code: Option<String>,
+    pub creation_date: i64,
+}
+
+/// GetKeyLastUsage. Times in milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyLastUsage {
+    pub key_arn: String,
+    /// Operation, time, event id, request id of the newest use; `None`: no use since tracking began.
+    pub last: Option<LastUse>,
+    pub tracking_start: i64,
+    pub key_creation: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LastUse {
+    pub operation: String,
+    pub at: i64,
+    pub event_id: String,
+    pub request_id: String,
+}
+
+/// What a rotation did, or did when its ClientToken was first seen.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RotationDone {
+    pub aliases: Vec<AliasName>,
+    pub old_key_arn: String,
+    pub new_key_arn: String,
+    pub at: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -360,4 +484,13 @@ pub enum Response {
         key_arn: String,
     },
     ListGrants,
+    GetKeyLastUsage(Box<KeyLastUsage>),
+    CreateCustomKeyStore {
+        id: KeyStoreId,
+    },
+    DescribeCustomKeyStores {
+        stores: Vec<KeyStoreEntry>,
+        next_marker: Option<String>,
+    },
+    RotateAlias(Box<RotationDone>),
 }

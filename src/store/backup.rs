@@ -126,6 +126,9 @@ fn replace(batch: &mut Batch<'_>, new: &Loaded) -> Result<(), StoreError> {
     snapshot.users.values().try_for_each(|r| batch.put(r.as_ref()))?;
     snapshot.access_keys.values().try_for_each(|r| batch.put(r.as_ref()))?;
     snapshot.usage.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.key_stores.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.tokens.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.rotations.values().try_for_each(|r| batch.put(r.as_ref()))?;
     new.tombstones.iter().try_for_each(|r| batch.put(r))
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
-use crate::ids::{AccessKeyId, AliasName, KeyId, UserName};
+use crate::ids::{AccessKeyId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::secret::SecretBytes;
 pub use handle::Store;
 pub use lock::StoreLock;
@@ -59,6 +59,11 @@ pub struct Snapshot {
     pub usage: HashTrieMapSync<KeyId, Arc<UsageRecord>>,
     /// Requests whose change was committed and whose outcome record may not be written yet.
     pub applied: HashTrieMapSync<String, Arc<AppliedRecord>>,
+    pub key_stores: RedBlackTreeMapSync<KeyStoreId, Arc<KeyStoreRecord>>,
+    /// By their name in the configuration.
+    pub tokens: RedBlackTreeMapSync<String, Arc<TokenRecord>>,
+    /// By ClientToken.
+    pub rotations: HashTrieMapSync<String, Arc<RotationRecord>>,
 }
 
 /// One write. Applied in order, in one transaction.
@@ -76,6 +81,12 @@ pub enum Write {
     PutTombstone(TombstoneRecord),
     PutApplied(AppliedRecord),
     DeleteApplied(String),
+    PutKeyStore(KeyStoreRecord),
+    DeleteKeyStore(KeyStoreId),
+    PutToken(TokenRecord),
+    PutRotation(RotationRecord),
+    /// By ClientToken.
+    DeleteRotation(String),
 }
 
 #[derive(Debug, thiserror::Error)]

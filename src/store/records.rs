@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::spec::{KeySpec, KeyUsage};
-use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
+use crate::ids::{AccessKeyId, AccountId, AliasName, ClusterId, KeyId, KeyStoreId, Region, UserName};
 
 /// Times are milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,23 @@ pub struct Material {
     pub spki: Option<Vec<u8>>,
     /// The attributes read back after generation, as the token gave them.
     pub evidence: serde_json::Value,
+    /// `CKA_ID` of the objects where it is not the one that follows from key id and generation: adopted keys, and tokens
+    /// with short ids.
+    #[serde(default, with = "crate::store::records::opt_bytes_hex", skip_serializing_if = "Option::is_none")]
+    pub object_id: Option<Vec<u8>>,
+}
+
+/// How a key's material came into the token.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Provenance {
+    /// C_GenerateKey or C_GenerateKeyPair, asked for by CreateKey.
+    #[default]
+    Generated,
+    /// Made by somebody else and put under management by the operator.
+    Adopted { label: String, by_os_user_id: u32, extractable_accepted: bool },
+    /// Made by `rotate` as the successor of another key.
+    Rotated { from: KeyId },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +88,11 @@ pub struct KeyRecord {
     pub tags: Vec<(String, String)>,
     /// The last is the current one; empty only while `Creating`.
     pub materials: Vec<Material>,
+    /// The custom key store that holds it (`Origin = AWS_CLOUDHSM`); `None`: the default key store (`AWS_KMS`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_store: Option<KeyStoreId>,
+    #[serde(default)]
+    pub provenance: Provenance,
 }
 
 impl KeyRecord {
@@ -92,6 +114,75 @@ pub struct AliasHistory {
     pub until: i64,
     /// `UpdateAlias` or `rotate`: how the stay ended.
     pub ended_by: String,
+    /// When the operator dropped the entry: since then Decrypt by this alias refuses the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<i64>,
+}
+
+impl AliasHistory {
+    /// `ended_by` of a stay that `rotate` ended.
+    pub const BY_ROTATE: &str = "rotate";
+    pub const BY_UPDATE: &str = "UpdateAlias";
+}
+
+/// Whether a key store is meant to be connected. What it really is, lives in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Connection {
+    /// Never connected, or disconnected by DisconnectCustomKeyStore.
+    Disconnected,
+    /// ConnectCustomKeyStore was answered; after a restart it is connected again.
+    Wanted,
+    /// The last try failed for good: ConnectionErrorCode. Disconnect or connect anew.
+    Failed { code: String },
+}
+
+/// A custom key store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyStoreRecord {
+    pub id: KeyStoreId,
+    pub account: AccountId,
+    /// CustomKeyStoreName, unique in the account.
+    pub name: String,
+    /// Which configured token (`TokenRecord`).
+    pub cluster: ClusterId,
+    pub created: i64,
+    /// PEM as the caller sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_anchor: Option<String>,
+    /// KeyStorePassword under the token key `hsm-bridge/iam-wrap`: IV (12 bytes) ‖ ciphertext ‖ tag. The user's name is in the
+    /// token's configuration.
+    #[serde(with = "crate::store::records::bytes_hex")]
+    pub wrapped_password: Vec<u8>,
+    /// The token refused this password: it is not tried again until another one is given.
+    #[serde(default)]
+    pub password_refused: bool,
+    pub connection: Connection,
+}
+
+/// A configured token as it was first seen: its cluster id is kept, another serial behind its name is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRecord {
+    /// Name in the configuration; `default` is the default key store's.
+    pub name: String,
+    pub cluster: ClusterId,
+    pub serial: String,
+    pub first_seen: i64,
+}
+
+/// A rotation that was done: for idempotency by ClientToken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationRecord {
+    pub client_token: String,
+    /// SHA-256 over the request's members, hex: the same token with another request is refused.
+    pub request: String,
+    pub aliases: Vec<AliasName>,
+    pub old_key: KeyId,
+    pub new_key: KeyId,
+    pub at: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

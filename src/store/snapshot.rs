@@ -35,6 +35,15 @@ impl Snapshot {
             Write::DeleteApplied(id) => {
                 self.applied.remove_mut(&id);
             }
+            Write::PutKeyStore(record) => self.key_stores.insert_mut(record.id.clone(), Arc::new(record)),
+            Write::DeleteKeyStore(id) => {
+                self.key_stores.remove_mut(&id);
+            }
+            Write::PutToken(record) => self.tokens.insert_mut(record.name.clone(), Arc::new(record)),
+            Write::PutRotation(record) => self.rotations.insert_mut(record.client_token.clone(), Arc::new(record)),
+            Write::DeleteRotation(token) => {
+                self.rotations.remove_mut(&token);
+            }
             // Tombstones are read from the database when somebody asks.
             Write::PutTombstone(_) => {}
         }

@@ -35,6 +35,9 @@ pub fn load(db: &mut Connection, sealer: &Sealer) -> Result<Loaded, StoreError> 
     reader.rows(|record| snapshot.apply(Write::PutUsage(record)))?;
     reader.rows(|record| tombstones.push(record))?;
     reader.rows(|record| snapshot.apply(Write::PutApplied(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutKeyStore(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutToken(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutRotation(record)))?;
     head.check(&reader.found)?;
     Ok(Loaded { snapshot, tombstones, head, sealed_head })
 }
@@ -85,6 +88,11 @@ impl<'a> Batch<'a> {
             Write::PutTombstone(record) => self.put(record),
             Write::PutApplied(record) => self.put(record),
             Write::DeleteApplied(id) => self.delete(Table::Applied, id),
+            Write::PutKeyStore(record) => self.put(record),
+            Write::DeleteKeyStore(id) => self.delete(Table::KeyStores, id.as_str()),
+            Write::PutToken(record) => self.put(record),
+            Write::PutRotation(record) => self.put(record),
+            Write::DeleteRotation(token) => self.delete(Table::Rotations, &self.sealer.opaque(Table::Rotations, token)),
         }
     }
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::seal::Sealer;
 use super::{
-    AccessKeyRecord, AliasRecord, AppliedRecord, DeploymentRecord, KeyRecord, TombstoneRecord, UsageRecord, UserRecord,
+    AccessKeyRecord, AliasRecord, AppliedRecord, DeploymentRecord, KeyRecord, KeyStoreRecord, RotationRecord,
+    TokenRecord, TombstoneRecord, UsageRecord, UserRecord,
 };
 
 /// One table per kind of record. The names stand in associated data: they never change.
@@ -20,6 +21,9 @@ pub enum Table {
     Usage,
     Tombstones,
     Applied,
+    KeyStores,
+    Tokens,
+    Rotations,
 }
 
 impl Table {
@@ -32,6 +36,9 @@ impl Table {
         Table::Usage,
         Table::Tombstones,
         Table::Applied,
+        Table::KeyStores,
+        Table::Tokens,
+        Table::Rotations,
     ];
 
     pub fn name(self) -> &'static str {
@@ -44,6 +51,9 @@ impl Table {
             Table::Usage => "usage",
             Table::Tombstones => "tombstones",
             Table::Applied => "applied",
+            Table::KeyStores => "key_stores",
+            Table::Tokens => "tokens",
+            Table::Rotations => "rotations",
         }
     }
 }
@@ -107,5 +117,26 @@ impl Row for AppliedRecord {
     const TABLE: Table = Table::Applied;
     fn pk(&self, _: &Sealer) -> String {
         self.request_id.clone()
+    }
+}
+
+impl Row for KeyStoreRecord {
+    const TABLE: Table = Table::KeyStores;
+    fn pk(&self, _: &Sealer) -> String {
+        self.id.to_string()
+    }
+}
+
+impl Row for TokenRecord {
+    const TABLE: Table = Table::Tokens;
+    fn pk(&self, sealer: &Sealer) -> String {
+        sealer.opaque(Self::TABLE, &self.name)
+    }
+}
+
+impl Row for RotationRecord {
+    const TABLE: Table = Table::Rotations;
+    fn pk(&self, sealer: &Sealer) -> String {
+        sealer.opaque(Self::TABLE, &self.client_token)
     }
 }

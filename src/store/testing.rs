@@ -98,7 +98,10 @@ pub fn key(n: u16) -> KeyRecord {
             fingerprint: vec![1, 2, 3],
             spki: None,
             evidence: serde_json::json!({ "CKA_SENSITIVE": true, "CKA_EXTRACTABLE": false }),
+            object_id: None,
         }],
+        key_store: None,
+        provenance: Provenance::Generated,
     }
 }
 
