@@ -1,8 +1,9 @@
 //! Key stores: connected tokens. Today there is one, the default key store (`Origin = AWS_KMS`).
 
 pub use crate::token::{
-    CallContext, Capabilities, Curve, Done, ErrorClass, Evidence, Facts, GcmOutput, Generated, Hash, KeyKind, KeyRef,
-    MaterialId, ObjectReport, SignMechanism, Status, SystemKey, Token, TokenError, TokenInfo,
+    Adopted, CallContext, Capabilities, Curve, Done, ErrorClass, Evidence, Facts, GcmOutput, Generated, Hash, KeyKind,
+    KeyRef, LoginForm, Looked, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, OpenFailure, Profile, Rung,
+    Selector, SignMechanism, Status, SystemKey, Token, TokenError, TokenInfo, certificate, look,
 };
 
 /// The default key store.
