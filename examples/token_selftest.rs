@@ -120,6 +120,7 @@ impl Bench {
         Settings {
             module: self.module.clone(),
             selector: Selector { label: Some(self.label.clone()), ..Selector::default() },
+            expect_serial: None,
             profile: Profile::default(),
             workers: 2,
             queue: 1024,

@@ -221,6 +221,7 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
             model: config.token.selector.model.clone(),
             manufacturer: config.token.selector.manufacturer.clone(),
         },
+        expect_serial: None,
         profile: profile(config.token.profile.as_deref())?,
         workers: config.token.workers,
         queue: config.token.queue,

@@ -70,6 +70,7 @@ pub fn open_token(config: &Config) -> Token {
     let settings = hsm_bridge::token::Settings {
         module: config.token.module.clone(),
         selector: hsm_bridge::token::Selector { label: config.token.selector.label.clone(), ..Default::default() },
+        expect_serial: None,
         profile: hsm_bridge::token::Profile::default(),
         workers: config.token.workers,
         queue: config.token.queue,

@@ -118,9 +118,9 @@ impl<'a> Sheet<'a> {
             (Err(failure), _) => fail(&mut event, failure),
             _ => {}
         }
-        let info = |facts: crate::ops::HsmUse| HsmFacts {
-            token_serial: services.token_serial.clone(),
-            slot: services.token_slot,
+        let info = |facts: &crate::ops::HsmUse| HsmFacts {
+            token_serial: facts.token.to_string(),
+            slot: facts.slot,
             mechanism: facts.mechanism,
             micros: facts.micros,
         };
@@ -128,7 +128,7 @@ impl<'a> Sheet<'a> {
             key_material_id: effects.key_material_id.as_deref().map(str::to_owned),
             source_key_material_id: effects.source_key_material_id.as_deref().map(str::to_owned),
             destination_key_material_id: effects.destination_key_material_id.as_deref().map(str::to_owned),
-            hsm: effects.hsm.map(info),
+            hsm: effects.hsm.as_ref().map(info),
             store_version: effects.store_version,
             details: effects.details.clone(),
             ..event.additional

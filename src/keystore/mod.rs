@@ -2,8 +2,9 @@
 //! (`Origin = AWS_CLOUDHSM`) are connected and disconnected while the service runs.
 
 pub use crate::token::{
-    CallContext, Capabilities, Curve, Done, ErrorClass, Evidence, Facts, GcmOutput, Generated, Hash, KeyKind, KeyRef,
-    MaterialId, ObjectReport, SignMechanism, Status, SystemKey, Token, TokenError, TokenInfo,
+    Adopted, CallContext, Capabilities, Curve, Done, ErrorClass, Evidence, Facts, GcmOutput, Generated, Hash, KeyKind,
+    KeyRef, LoginForm, Looked, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, OpenFailure, Profile, Rung,
+    Selector, SignMechanism, Status, SystemKey, Token, TokenError, TokenInfo, certificate, look,
 };
 
 use crate::ids::KeyStoreId;

@@ -86,6 +86,7 @@ impl Token {
         let shared = Arc::new(Shared {
             module,
             slot: selected.slot,
+            serial: Arc::from(selected.info.serial.as_str()),
             info: selected.info,
             capabilities: Arc::new(capabilities),
             iv,
@@ -218,8 +219,7 @@ impl Token {
     pub async fn destroy(&self, ctx: &CallContext, material: MaterialId) -> Result<Done<usize>, TokenError> {
         let started = Instant::now();
         let value = self.task(ctx, self.slow_deadline(), Destroy { material }).await?;
-        let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
-        Ok(Done { value, facts: super::Facts { mechanism: "C_DestroyObject", micros } })
+        Ok(Done { value, facts: self.0.shared.facts("C_DestroyObject", started) })
     }
 
     /// Looks whether the token holds objects with this id. For the settling of intents.

@@ -5,7 +5,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cryptoki::error::{Error, Rv, RvError};
 use cryptoki_sys as sys;
 
-use super::{ErrorClass, TokenError};
+use super::ErrorClass;
+
+/// An error of the token. `function` and `rv` are for the log and never for callers.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{function}: {detail} (rv {rv:#x}, class {class:?})")]
+pub struct TokenError {
+    pub class: ErrorClass,
+    pub function: &'static str,
+    /// The CKR value, 0 where none was returned.
+    pub rv: u64,
+    pub detail: String,
+    /// Where the bridge itself refused to go on with a connection.
+    pub(super) failure: Option<OpenFailure>,
+}
+
+/// Why a token could not be connected, as a custom key store tells its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OpenFailure {
+    PinIncorrect,
+    /// Locked, expired, or one try from the lock.
+    PinLocked,
+    PinNotInitialised,
+    /// No slot holds the token.
+    NotPresent,
+    /// The selector leads to another token than the expected one.
+    WrongToken,
+    Other,
+}
 
 /// A C function answered something else than CKR_OK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,14 +153,35 @@ impl CallError {
     }
 
     pub(super) fn with_class(self, class: ErrorClass, detail: impl Into<String>) -> TokenError {
-        TokenError { class, function: self.function, rv: self.rv, detail: detail.into() }
+        TokenError { class, function: self.function, rv: self.rv, detail: detail.into(), failure: None }
     }
 }
 
 impl TokenError {
     /// An error that no C function returned.
-    pub(super) fn own(class: ErrorClass, function: &'static str, detail: impl Into<String>) -> TokenError {
-        TokenError { class, function, rv: 0, detail: detail.into() }
+    pub fn own(class: ErrorClass, function: &'static str, detail: impl Into<String>) -> TokenError {
+        TokenError { class, function, rv: 0, detail: detail.into(), failure: None }
+    }
+
+    pub(super) fn because(self, failure: OpenFailure) -> TokenError {
+        TokenError { failure: Some(failure), ..self }
+    }
+
+    /// What an error of `Token::open`, `look` or `Token::change_pin` means to whoever wanted the connection.
+    pub fn open_failure(&self) -> OpenFailure {
+        if let Some(failure) = self.failure {
+            return failure;
+        }
+        match self.rv {
+            sys::CKR_PIN_INCORRECT | sys::CKR_PIN_INVALID | sys::CKR_PIN_LEN_RANGE => OpenFailure::PinIncorrect,
+            sys::CKR_PIN_LOCKED | sys::CKR_PIN_EXPIRED => OpenFailure::PinLocked,
+            sys::CKR_USER_PIN_NOT_INITIALIZED => OpenFailure::PinNotInitialised,
+            sys::CKR_TOKEN_NOT_PRESENT
+            | sys::CKR_TOKEN_NOT_RECOGNIZED
+            | sys::CKR_SLOT_ID_INVALID
+            | sys::CKR_DEVICE_REMOVED => OpenFailure::NotPresent,
+            _ => OpenFailure::Other,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::fingerprint::{Fingerprint, Mismatch, read_spki};
 use super::handles::Class;
 use super::keygen::{Keygen, Task, destroy};
 use super::template::{Naming, Recipe, recipe};
-use super::{Done, ErrorClass, Evidence, Facts, Generated, KeyKind, MaterialId, SystemKey, TokenError};
+use super::{Done, ErrorClass, Evidence, Generated, KeyKind, MaterialId, SystemKey, TokenError};
 
 pub(super) struct Generate {
     pub(super) kind: KeyKind,
@@ -39,11 +39,8 @@ impl Task for Generate {
         let (evidence, fingerprint, spki) = made.attest_or_destroy(keygen, self.kind)?;
         let fingerprint = fingerprint.encode();
         keygen.shared.handles.put(self.material, &made.objects(), Some(Arc::from(fingerprint.as_slice())));
-        let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
-        Ok(Done {
-            value: Generated { fingerprint, spki, evidence },
-            facts: Facts { mechanism: generation_mechanism(self.kind), micros },
-        })
+        let facts = keygen.shared.facts(generation_mechanism(self.kind), started);
+        Ok(Done { value: Generated { fingerprint, spki, evidence, object_id: id }, facts })
     }
 }
 

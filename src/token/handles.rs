@@ -36,12 +36,15 @@ impl MaterialId {
 }
 
 impl SystemKey {
-    pub(super) const ALL: [SystemKey; 2] = [SystemKey::StoreKek, SystemKey::IamWrap];
+    pub(super) const ALL: [SystemKey; 4] =
+        [SystemKey::StoreKek, SystemKey::IamWrap, SystemKey::Anchor, SystemKey::Attest];
 
     pub(super) fn label(self, prefix: &str) -> String {
         match self {
             SystemKey::StoreKek => format!("{prefix}store-kek"),
             SystemKey::IamWrap => format!("{prefix}iam-wrap"),
+            SystemKey::Anchor => format!("{prefix}anchor"),
+            SystemKey::Attest => format!("{prefix}attest"),
         }
     }
 }
@@ -90,7 +93,7 @@ pub(super) struct Handles {
 pub(super) struct Table {
     epoch: u64,
     materials: HashMap<MaterialId, Material>,
-    system: [Material; 2],
+    system: [Material; 4],
     pub(super) debris: usize,
 }
 
@@ -234,18 +237,22 @@ impl Table {
     }
 
     fn system_slot(&self, key: SystemKey) -> &Material {
-        let [store_kek, iam_wrap] = &self.system;
+        let [store_kek, iam_wrap, anchor, attest] = &self.system;
         match key {
             SystemKey::StoreKek => store_kek,
             SystemKey::IamWrap => iam_wrap,
+            SystemKey::Anchor => anchor,
+            SystemKey::Attest => attest,
         }
     }
 
     fn system_slot_mut(&mut self, key: SystemKey) -> &mut Material {
-        let [store_kek, iam_wrap] = &mut self.system;
+        let [store_kek, iam_wrap, anchor, attest] = &mut self.system;
         match key {
             SystemKey::StoreKek => store_kek,
             SystemKey::IamWrap => iam_wrap,
+            SystemKey::Anchor => anchor,
+            SystemKey::Attest => attest,
         }
     }
 }

@@ -21,6 +21,10 @@ pub enum SystemKey {
     StoreKek,
     /// `hsm-bridge/iam-wrap`
     IamWrap,
+    /// `hsm-bridge/anchor`: shows, by being there, that a token without the store's own keys is well.
+    Anchor,
+    /// `hsm-bridge/attest`: an RSA-3072 pair that signs attestations and nothing else.
+    Attest,
 }
 
 /// A key to use. `fingerprint` is what `Generated::fingerprint` returned; it is checked before the first use of a handle.
@@ -78,12 +82,15 @@ pub struct CallContext {
 }
 
 /// What the audit record says of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// `CKM_AES_GCM` for example.
     pub mechanism: &'static str,
     /// Time in the token, microseconds.
     pub micros: u32,
+    /// Serial of the token that did it.
+    pub token: Arc<str>,
+    pub slot: u64,
 }
 
 #[derive(Debug)]
@@ -117,6 +124,8 @@ pub struct Generated {
     /// SubjectPublicKeyInfo, DER; key pairs only.
     pub spki: Option<Vec<u8>>,
     pub evidence: Evidence,
+    /// `CKA_ID` of the objects.
+    pub object_id: Vec<u8>,
 }
 
 /// An object as an officer's report lists it.
@@ -195,17 +204,6 @@ pub enum ErrorClass {
     Unsupported,
 }
 
-/// An error of the token. `function` and `rv` are for the log and never for callers.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{function}: {detail} (rv {rv:#x}, class {class:?})")]
-pub struct TokenError {
-    pub class: ErrorClass,
-    pub function: &'static str,
-    /// The CKR value, 0 where none was returned.
-    pub rv: u64,
-    pub detail: String,
-}
-
 /// How to find the token: label and/or serial, or an RFC 7512 URI; two matches are an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
@@ -219,6 +217,8 @@ pub struct Selector {
 pub struct Settings {
     pub module: PathBuf,
     pub selector: Selector,
+    /// Another serial behind the selector is an error before any login.
+    pub expect_serial: Option<String>,
     /// Contents of the profile file (`hsm-config/profiles/*.toml`), `None`: defaults.
     pub profile: Profile,
     pub workers: usize,
@@ -227,21 +227,7 @@ pub struct Settings {
     pub generate_deadline: Duration,
 }
 
-/// Vendor quirks as data: `hsm-config/profiles/*.toml`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Profile {
-    pub name: String,
-    /// Overrides the probe: `caller`, `zeroed-writeback`, `luna-append16`, `prepended`.
-    pub gcm_iv: Option<String>,
-    pub max_sessions: Option<u64>,
-    /// Prefix of `CKA_LABEL`; `hsm-bridge/` by default.
-    pub label_prefix: Option<String>,
-    /// Shown by `doctor`.
-    pub pin_hint: Option<String>,
-    pub notes: Option<String>,
-}
-
+mod adopt;
 mod connection;
 mod error;
 mod fingerprint;
@@ -249,10 +235,15 @@ mod generate;
 mod handles;
 mod keeper;
 mod keygen;
+mod look;
 mod mechanism;
 mod module;
+mod object;
+mod officer;
 mod operations;
+mod pin;
 mod probe;
+mod profile;
 mod queue;
 mod raw;
 mod report;
@@ -263,6 +254,11 @@ mod spki;
 mod template;
 mod worker;
 
+pub use adopt::Adopted;
 pub use connection::{Gauges, Token};
+pub use error::{OpenFailure, TokenError};
 pub use keeper::login_attempts;
+pub use look::{Looked, certificate, look};
+pub use object::{ObjectFacts, ObjectSelector};
+pub use profile::{LoginForm, Profile, Rung};
 pub use raw::{apply_environment, exit_now};

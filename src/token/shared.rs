@@ -13,12 +13,13 @@ use super::module::Module;
 use super::queue::{FairQueue, Pushed};
 use super::seat::{IvContract, Seat};
 use super::worker::{Work, Worker};
-use super::{Capabilities, ErrorClass, Status, TokenError, TokenInfo};
+use super::{Capabilities, ErrorClass, Facts, Status, TokenError, TokenInfo};
 
 pub(super) struct Shared {
     pub(super) module: &'static Module,
     pub(super) slot: Slot,
     pub(super) info: TokenInfo,
+    pub(super) serial: Arc<str>,
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) iv: IvContract,
     /// Prefix of `CKA_LABEL`.
@@ -34,6 +35,12 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn seat(&self) -> Seat {
         Seat::new(self.module, self.slot, self.iv, Arc::clone(&self.replaced))
+    }
+
+    /// Of a call that began at `started`.
+    pub(super) fn facts(&self, mechanism: &'static str, started: Instant) -> Facts {
+        let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+        Facts { mechanism, micros, token: Arc::clone(&self.serial), slot: self.info.slot }
     }
 
     pub(super) fn status(&self) -> Status {

@@ -15,7 +15,7 @@ use super::handles::{Class, Lookup};
 use super::queue::{FairQueue, Taken};
 use super::seat::Seat;
 use super::shared::Shared;
-use super::{Done, ErrorClass, Facts, KeyRef, TokenError};
+use super::{Done, ErrorClass, KeyRef, TokenError};
 
 /// A job in a queue, for a thread whose state is `W`.
 pub(super) struct Work<W> {
@@ -116,8 +116,7 @@ impl Worker {
                     continue;
                 }
                 Ok(Some(value)) => {
-                    let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
-                    return Ok(Done { value, facts: Facts { mechanism: operation.mechanism(), micros } });
+                    return Ok(Done { value, facts: self.shared.facts(operation.mechanism(), started) });
                 }
                 Ok(None) => return Err(failed(ErrorClass::Data, O::NAME, "the input has a wrong form")),
                 Err(error) => error,

@@ -1,0 +1,61 @@
+//! Vendor quirks as data: the files `hsm-config/profiles/*.toml`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::secret::SecretString;
+
+/// One profile. Unknown members are refused; a member that is not there means what PKCS#11 says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Profile {
+    pub name: String,
+    /// Overrides the probe: `caller`, `zeroed-writeback`, `luna-append16`, `prepended`.
+    pub gcm_iv: Option<String>,
+    pub max_sessions: Option<u64>,
+    /// Prefix of `CKA_LABEL`; `hsm-bridge/` by default.
+    pub label_prefix: Option<String>,
+    /// How the PIN of C_Login is made of a user's name and password.
+    pub login: LoginForm,
+    /// Length of `CKA_ID` where the token does not take the bridge's 16 or 20 bytes: a free one is chosen by lot.
+    pub cka_id_bytes: Option<u8>,
+    /// Longest `CKA_LABEL` in bytes.
+    pub label_max: Option<u16>,
+    /// Templates to try, in this order, while the token answers that it does not like the one before; empty: all, the
+    /// fullest first.
+    pub templates: Vec<Rung>,
+    /// Shown by `doctor`.
+    pub pin_hint: Option<String>,
+    pub notes: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LoginForm {
+    /// The password is the PIN.
+    #[default]
+    #[serde(rename = "pin")]
+    Pin,
+    #[serde(rename = "user:password")]
+    UserPassword,
+}
+
+/// How much a template says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// What the key is for, and what it is not for.
+    Full,
+    /// Without `CKA_DERIVE`.
+    NoDerive,
+    /// What protects the key and what it is for.
+    Minimal,
+}
+
+impl Profile {
+    /// The PIN that C_Login gets.
+    pub fn login_pin(&self, user: &str, password: &SecretString) -> SecretString {
+        match self.login {
+            LoginForm::Pin => password.clone(),
+            LoginForm::UserPassword => SecretString::new(format!("{user}:{}", password.expose())),
+        }
+    }
+}
