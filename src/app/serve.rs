@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, audit_directory, clock_file, now_ms, open_files, operator_socket, runtime,
-    settle,
+    App, AppError, Opened, StartOptions, audit_directory, clock_file, last_use, now_ms, open_files, operator_socket,
+    runtime, settle,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -64,6 +64,12 @@ pub async fn serve(
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
     let sweeper = tokio::spawn(sweep(services.clone(), config.clone(), stopped.clone()));
+    let uses = tokio::spawn(last_use::keep(
+        services.clone(),
+        config.server.state_dir.clone(),
+        audit_directory(&config),
+        stopped.clone(),
+    ));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let handler = Arc::new(AwsHandler(services.clone()));
     let mut main = tokio::spawn(main.run(handler, stopped.clone()));
@@ -110,6 +116,8 @@ pub async fn serve(
     socket.abort();
     let _ = sweeper.await;
     let _ = strangers.await;
+    let _ = uses.await;
+    last_use::save_at_end(&app);
     if let Some(admin) = admin {
         let _ = admin.await;
     }

@@ -25,11 +25,17 @@ pub use strangers::Strangers;
 #[derive(Debug)]
 pub struct Recorded {
     seq: u64,
+    event_id: uuid::Uuid,
 }
 
 impl Recorded {
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// `eventID` of the record.
+    pub fn event_id(&self) -> uuid::Uuid {
+        self.event_id
     }
 }
 
@@ -240,6 +246,8 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Highest `storeVersion` in the journal.
     pub last_store_version: Option<u64>,
+    /// Seq of the last record; `None`: the log is new.
+    pub last_seq: Option<u64>,
     pub dangling: Vec<DanglingIntent>,
 }
 

@@ -61,6 +61,11 @@ impl<'a> Sheet<'a> {
         self.name
     }
 
+    /// ARN of who asks.
+    pub fn principal_arn(&self) -> &str {
+        self.identity.arn.as_deref().unwrap_or_default()
+    }
+
     pub fn asked(&mut self, task: &Task) {
         self.name = task.name();
         self.read_only = task.is_read_only();

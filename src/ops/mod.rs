@@ -36,6 +36,7 @@ use crate::store::{Store, StoreError, UpdateError};
 pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
+pub use last_use::{KeyUse, LastUses, USES};
 pub use operation::{Operation, Service};
 pub use resolve::{Resolved, Subject, resolve};
 pub use task::*;
@@ -54,6 +55,7 @@ pub struct Ops {
     markers: Markers,
     budgets: Budgets,
     clock: Arc<ClockWatch>,
+    last_uses: Arc<LastUses>,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     rotation: RotationSettings,
@@ -105,6 +107,8 @@ pub struct Acted {
 }
 
 pub struct Settings {
+    /// Milliseconds since the epoch.
+    pub now: i64,
     pub locality: Locality,
     /// Encryptions under one AES key at most (SP 800-38D §8.3: 2^32 with random IVs).
     pub gcm_limit: u64,
@@ -136,6 +140,7 @@ impl Ops {
             markers,
             budgets,
             clock,
+            last_uses: Arc::new(LastUses::new(settings.now)),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
             rotation: settings.rotation,
