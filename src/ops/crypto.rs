@@ -50,7 +50,7 @@ impl Ops {
         dry(dry_run)?;
         let (plaintext, material_id) = self.open(key, ciphertext, &canonical, ctx, effects).await?;
         effects.key_material_id = Some(material_id.clone());
-        Ok(Response::Decrypt { key_arn: key.arn.clone(), plaintext, key_material_id: material_id })
+        Ok(Response::Decrypt { key_arn: key.arn.clone(), plaintext, key_material_id: told_material(key, material_id) })
     }
 
     pub(super) async fn re_encrypt(
@@ -79,8 +79,8 @@ impl Ops {
             source_key_arn: source.arn.clone(),
             key_arn: destination.arn.clone(),
             ciphertext,
-            source_key_material_id: source_material,
-            destination_key_material_id: destination_material,
+            source_key_material_id: told_material(source, source_material),
+            destination_key_material_id: told_material(destination, destination_material),
         })
     }
 
@@ -117,7 +117,7 @@ impl Ops {
             key_arn: key.arn.clone(),
             ciphertext: header.seal(&sealed.iv, &sealed.ciphertext)?,
             plaintext: with_plaintext.then_some(plaintext),
-            key_material_id: material_id,
+            key_material_id: told_material(key, material_id),
         })
     }
 
@@ -244,6 +244,11 @@ impl Ops {
         effects.hsm = Some(done.facts);
         Ok((done.value, material.material_id.as_str().into()))
     }
+}
+
+/// RULE KMS: answers name the key material of keys outside of custom key stores only.
+fn told_material(key: &KeyTarget, material_id: Arc<str>) -> Option<Arc<str>> {
+    key.record.key_store.is_none().then_some(material_id)
 }
 
 /// State, then usage.
