@@ -191,6 +191,9 @@ pub struct Additional {
     pub source_key_material_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination_key_material_id: Option<String>,
+    /// `current` or `retired`: which of an alias's keys opened the ciphertext, where the caller named an alias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_generation: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hsm: Option<HsmFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]

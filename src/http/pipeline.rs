@@ -112,7 +112,7 @@ async fn steps<F: Front>(
     Span::current().record("call", sheet.name());
     // 2. on what: names become things, once, from one snapshot
     let new_id = new_key_id(&task);
-    let resolved = match ops::resolve(task, services.ops.store().snapshot(), services.ops.locality(), new_id) {
+    let resolved = match services.ops.resolve(task, new_id) {
         Ok(resolved) => resolved,
         Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::ids::spec::{EncryptionAlgorithm, KeyUsage, MacAlgorithm};
 use crate::keystore::{Hash, KeyRef, MaterialId};
 use crate::ops::ciphertext::{Blob, Header, canonical_context};
-use crate::ops::resolve::KeyTarget;
+use crate::ops::resolve::{KeyTarget, Named};
 use crate::ops::{Context, DataKeySize, Effects, EncryptionContext, OpError, Ops, ReEncrypt, Response, token_error};
 use crate::secret::SecretBytes;
 use crate::store::{Lifecycle, Material};
@@ -34,7 +34,7 @@ impl Ops {
     pub(super) async fn decrypt(
         &self,
         key: &KeyTarget,
-        named: Option<&KeyTarget>,
+        named: Option<&Named>,
         ciphertext: &[u8],
         context: &EncryptionContext,
         algorithm: EncryptionAlgorithm,
@@ -57,7 +57,7 @@ impl Ops {
         &self,
         request: &ReEncrypt,
         source: &KeyTarget,
-        named: Option<&KeyTarget>,
+        named: Option<&Named>,
         destination: &KeyTarget,
         ctx: &Context,
         effects: &mut Effects,
@@ -272,9 +272,9 @@ pub(super) fn in_use(key: &KeyTarget) -> Result<(), OpError> {
     }
 }
 
-fn same_key(key: &KeyTarget, named: Option<&KeyTarget>) -> Result<(), OpError> {
+fn same_key(key: &KeyTarget, named: Option<&Named>) -> Result<(), OpError> {
     match named {
-        Some(named) if named.record.id != key.record.id => Err(OpError::IncorrectKey),
+        Some(named) if !named.means(&key.record.id) => Err(OpError::IncorrectKey),
         _ => Ok(()),
     }
 }

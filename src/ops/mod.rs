@@ -38,7 +38,7 @@ pub use clock::ClockWatch;
 pub use error::OpError;
 pub use last_use::{KeyUse, LastUses, USES};
 pub use operation::{Operation, Service};
-pub use resolve::{Resolved, Subject, resolve};
+pub use resolve::{Resolved, Subject};
 pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
@@ -59,6 +59,8 @@ pub struct Ops {
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     rotation: RotationSettings,
+    /// One rotation at a time: whoever comes second finds what the first one did.
+    rotating: tokio::sync::Mutex<()>,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Requests whose outcome is recorded and whose marker may go.
@@ -132,7 +134,7 @@ pub struct RotationSettings {
 impl Ops {
     pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
-        let budgets = Budgets::new(store.clone(), settings.gcm_limit);
+        let budgets = Budgets::new(store.clone(), settings.gcm_limit, settings.rotation.at_usage);
         Ok(Self {
             store,
             keystore,
@@ -144,6 +146,7 @@ impl Ops {
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
             rotation: settings.rotation,
+            rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             finished: std::sync::Mutex::default(),
         })
