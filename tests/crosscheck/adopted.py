@@ -4,7 +4,6 @@ import json
 import uuid
 from contextlib import suppress
 
-import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
 import blobs
@@ -12,7 +11,7 @@ import macs
 import signatures
 import specs
 from algorithms import SIGNING
-from objects import objects_of
+from objects import objects_of, used
 from table import NotAvailable, Wrong, expect
 
 # KMS's spec → how pkcs11-tool makes such a key.
@@ -78,13 +77,6 @@ def make(target, spec, *more):
     cka_id = uuid.uuid4()
     target.pkcs11_tool(*KINDS[spec], "--sensitive", "--id", cka_id.hex, "--label", f"crosscheck {target.run_id}", *more)
     return cka_id.bytes
-
-
-def used(found, name):
-    try:
-        return found[Attribute[name]]
-    except pkcs11.exceptions.AttributeTypeInvalid:
-        return False
 
 
 def narrow(target, spec, cka_id):

@@ -50,7 +50,7 @@ def both_ways(target, table, name, context, key=None, spec=specs.SYMMETRIC):
     with table.row(f"{spec}, {name}: KMS encrypts, the token decrypts", "python-pkcs11"):
         key = key or target.key(spec)
         check_opens(target, key, context)
-    with table.row(f"{spec}, {name}: the token encrypts to the same bytes", "python-pkcs11"):
+    with table.row(f"{spec}, {name}: the token makes the same bytes", "python-pkcs11"):
         check_same_bytes(target, key, context)
     with table.row(f"{spec}, {name}: the token encrypts, KMS decrypts", "python-pkcs11"):
         check_kms_opens(target, key, context)

@@ -10,7 +10,7 @@ import macs
 import signatures
 import specs
 from algorithms import SIGNING, public_key, spki
-from objects import check_classes, check_flags
+from objects import check_classes, check_flags, used
 from table import NotAvailable, Wrong, equal, expect
 from target import key_bytes
 
@@ -25,7 +25,7 @@ def run(target, table):
         record = target.record(key["KeyId"])
         with table.row(f"{label}: its objects", "python-pkcs11") as notes:
             check_objects(key, record, by_id, by_label, notes)
-        with table.row(f"{label}: KMS and token have the same key", "python-pkcs11") as notes:
+        with table.row(f"{label}: the same key", "python-pkcs11") as notes:
             check_same_key(target, key, record, by_id, notes)
 
 
@@ -61,8 +61,16 @@ def check_objects(key, record, by_id, by_label, notes):
                 wanted = {"TOKEN": True} | ({name.upper(): value for name, value in evidence.items() if isinstance(value, bool)}
                                             if evidence else specs.GUARDS)
                 check_flags(one, wanted)
+                check_uses(one)
     if record is None:
         notes.append("by the documented CKA_ID: no `key show` here")
+
+
+def check_uses(one):
+    """RULE: what decrypts does not wrap or derive too: the two together bring other keys out in the clear."""
+    mine = {name for name in ("ENCRYPT", "DECRYPT", "WRAP", "UNWRAP", "DERIVE") if used(one, name)}
+    beside = mine & {"WRAP", "UNWRAP", "DERIVE"}
+    expect(not (mine & {"ENCRYPT", "DECRYPT"} and beside), f"CKA_{', CKA_'.join(sorted(beside))} beside ENCRYPT or DECRYPT")
 
 
 def check_same_key(target, key, record, by_id, notes):

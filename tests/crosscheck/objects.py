@@ -72,6 +72,14 @@ def check_flags(one, wanted):
     expect(not wrong, f"{one.object_class.name}: {', '.join(wrong)}")
 
 
+def used(found, name):
+    """An attribute that the token does not know is false."""
+    try:
+        return found[Attribute[name]]
+    except pkcs11.exceptions.AttributeTypeInvalid:
+        return False
+
+
 def check_listing(target, listed, key, spec):
     found = [o for o in listed if o.get("ID") == target.cka_id(key).hex()]
     wanted = Counter(TOOL_CLASS[kind] for kind in specs.classes(spec))
