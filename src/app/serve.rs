@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, audit_directory, clock_file, now_ms, open_files, operator_socket, runtime,
-    settle,
+    settle, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -64,6 +64,7 @@ pub async fn serve(
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
     let sweeper = tokio::spawn(sweep(services.clone(), config.clone(), stopped.clone()));
+    let connector = tokio::spawn(tokens::connect_stores(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let handler = Arc::new(AwsHandler(services.clone()));
     let mut main = tokio::spawn(main.run(handler, stopped.clone()));
@@ -109,6 +110,7 @@ pub async fn serve(
     }
     socket.abort();
     let _ = sweeper.await;
+    let _ = connector.await;
     let _ = strangers.await;
     if let Some(admin) = admin {
         let _ = admin.await;
@@ -189,6 +191,8 @@ async fn sweep(services: Arc<Services>, config: Config, mut stopped: watch::Rece
         }
         tokio::select! {
             () = tokio::time::sleep(config.sweeper.interval) => {}
+            // Keys of a key store that was not connected waited for it.
+            () = services.ops.keystore().a_store_connects() => {}
             _ = stopped.changed() => return,
         }
     }
@@ -255,6 +259,7 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
             audit_failures: u64::from(services.journal.failure().is_some()),
             audit_free_bytes: free_bytes(&audit_dir),
             keys: services.ops.keys_by_state(),
+            key_stores: services.ops.keystore().by_state(),
             gcm_usage: vec![
                 ("under_quarter", budgets.below_quarter),
                 ("quarter", budgets.below_half),
