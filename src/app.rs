@@ -4,6 +4,7 @@
 mod clock_file;
 pub mod dev;
 pub mod init;
+mod last_use;
 mod operator_socket;
 mod runtime;
 pub mod serve;
@@ -129,6 +130,7 @@ impl App {
         let seen = clock_file::read(&config.server.state_dir)?;
         let clock = Arc::new(ClockWatch::new(seen, now_ms(), Instant::now()));
         let settings = ops::Settings {
+            now: now_ms(),
             locality: config.server.locality.clone(),
             gcm_limit: config.limits.gcm_encryptions,
             generate_deadline: config.token.generate_deadline,
@@ -159,6 +161,7 @@ impl App {
             token_slot: info.slot,
         });
         let app = App { config, services, token };
+        last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         Ok(app)
     }

@@ -27,7 +27,7 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
     let settlements = ops.judge(dangling.collect());
     // Custom key stores are settled when they are connected.
     ops.place(None, &app.token);
-    let undone = ops.undo_creating(None, &app.token, &app.call()).await?;
+    let undone = ops.undo_creating(&app.call()).await?;
     for settlement in &settlements {
         tracing::warn!(
             request_id = settlement.request_id,

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::audit::{Additional, Authorization, Event, EventType, HsmFacts, Resource, TlsDetails, UserIdentity};
 use crate::authn::{Caller, Principal};
-use crate::authz::Grounds;
+use crate::authz::{AliasGeneration, Grounds};
 use crate::http::pipeline::{Failure, Services};
 use crate::http::request::TlsFacts;
 use crate::kms;
@@ -38,6 +38,7 @@ pub struct Sheet<'a> {
     parameters: Option<Box<RawValue>>,
     resources: Vec<Resource>,
     key_arn: Option<String>,
+    alias_generation: Option<&'static str>,
     grounds: Option<Grounds>,
 }
 
@@ -52,6 +53,7 @@ impl<'a> Sheet<'a> {
             parameters: None,
             resources: Vec::new(),
             key_arn: None,
+            alias_generation: None,
             grounds: None,
         }
     }
@@ -59,6 +61,11 @@ impl<'a> Sheet<'a> {
     /// The operation's name: from closed lists only, so it may be a label of a metric.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// ARN of who asks.
+    pub fn principal_arn(&self) -> &str {
+        self.identity.arn.as_deref().unwrap_or_default()
     }
 
     pub fn asked(&mut self, task: &Task) {
@@ -77,6 +84,7 @@ impl<'a> Sheet<'a> {
             .map(|(kind, arn)| Resource { account_id: self.account.clone(), kind, arn: arn.to_owned() })
             .collect();
         self.key_arn = resolved.key_arn().map(str::to_owned);
+        self.alias_generation = resolved.alias_generation().map(AliasGeneration::as_str);
     }
 
     pub fn decided(&mut self, grounds: Grounds) {
@@ -173,6 +181,7 @@ impl<'a> Sheet<'a> {
                 key_exchange: tls.key_exchange.clone(),
             }),
             additional: Additional {
+                alias_generation: self.alias_generation,
                 authorization: self.grounds.map(|grounds| Authorization {
                     decision: grounds.decision,
                     source: grounds.source,

@@ -118,7 +118,7 @@ impl Ops {
 
     /// Removes what a failed CreateKey left: nobody was told the key id. Where that fails the row stays `Creating`, the
     /// key unsettled, and the next start settles it.
-    async fn undo_creation(&self, token: &Token, id: KeyId, still_running: bool, call: &CallContext) {
+    pub(super) async fn undo_creation(&self, token: &Token, id: KeyId, still_running: bool, call: &CallContext) {
         if still_running {
             tracing::warn!(key = %id, "generation outlives its deadline; it is settled when it ends or at the next start");
             self.mark_unsettled(id);

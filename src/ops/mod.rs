@@ -36,8 +36,9 @@ use crate::store::{Store, StoreError, UpdateError};
 pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
+pub use last_use::{KeyUse, LastUses, USES};
 pub use operation::{Operation, Service};
-pub use resolve::{Resolved, Subject, resolve};
+pub use resolve::{Resolved, Subject};
 pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
@@ -54,9 +55,12 @@ pub struct Ops {
     markers: Markers,
     budgets: Budgets,
     clock: Arc<ClockWatch>,
+    last_uses: Arc<LastUses>,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     rotation: RotationSettings,
+    /// One rotation at a time: whoever comes second finds what the first one did.
+    rotating: tokio::sync::Mutex<()>,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Requests whose outcome is recorded and whose marker may go.
@@ -118,6 +122,8 @@ pub struct Acted {
 }
 
 pub struct Settings {
+    /// Milliseconds since the epoch.
+    pub now: i64,
     pub locality: Locality,
     /// Encryptions under one AES key at most (SP 800-38D §8.3: 2^32 with random IVs).
     pub gcm_limit: u64,
@@ -141,7 +147,7 @@ pub struct RotationSettings {
 impl Ops {
     pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
-        let budgets = Budgets::new(store.clone(), settings.gcm_limit);
+        let budgets = Budgets::new(store.clone(), settings.gcm_limit, settings.rotation.at_usage);
         Ok(Self {
             store,
             keystore,
@@ -149,9 +155,11 @@ impl Ops {
             markers,
             budgets,
             clock,
+            last_uses: Arc::new(LastUses::new(settings.now)),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
             rotation: settings.rotation,
+            rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             finished: std::sync::Mutex::default(),
         })

@@ -118,6 +118,14 @@ impl Ops {
         });
     }
 
+    fn mark_settled(&self, id: KeyId) {
+        self.unsettled.rcu(|set| {
+            let mut set = set.as_ref().clone();
+            set.remove(&id);
+            set
+        });
+    }
+
     /// Tells for each intent without an outcome what became of it. To be called at start, before `undo_creating`.
     pub fn judge(&self, dangling: Vec<Dangling>) -> Vec<Settlement> {
         let snapshot = self.store.snapshot();
@@ -142,30 +150,50 @@ impl Ops {
         })
     }
 
-    /// Undoes the rows `Creating` of a key store, its own and no others: nobody was told the key id. Where the token chose the
-    /// objects' id, it finds them by their label. Returns how many there were.
-    pub async fn undo_creating(
+    /// Undoes rows `Creating`, its own and no others: nobody was told the key id. To be called at start, when no key is being
+    /// made. Returns how many are undone; those whose key store is not connected, or whose token fails, stay unsettled.
+    pub async fn undo_creating(&self, call: &CallContext) -> Result<usize, OpError> {
+        self.undo(call, None, |_| true).await
+    }
+
+    /// A key store is being connected: keys of it that were not finished are undone now. A row whose maker still runs, on the
+    /// connection before, is its maker's.
+    pub async fn undo_unsettled(
         &self,
-        store: Option<&KeyStoreId>,
+        key_store: &KeyStoreId,
         token: &Token,
         call: &CallContext,
     ) -> Result<usize, OpError> {
+        let unsettled = self.unsettled.load_full();
+        let which = |record: &KeyRecord| record.key_store.as_ref() == Some(key_store) && unsettled.contains(&record.id);
+        self.undo(call, Some(token), which).await
+    }
+
+    async fn undo(
+        &self,
+        call: &CallContext,
+        token: Option<&Token>,
+        which: impl Fn(&KeyRecord) -> bool,
+    ) -> Result<usize, OpError> {
         let snapshot = self.store.snapshot();
-        let creating: Vec<KeyId> = snapshot
-            .keys
-            .iter()
-            .filter(|(_, record)| record.lifecycle == Lifecycle::Creating && record.key_store.as_ref() == store)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in &creating {
-            let id = *id;
-            let material = MaterialId { id: id.bytes(), generation: 0 };
-            match token.destroy(call, material).await {
+        let unfinished = |record: &&Arc<KeyRecord>| record.lifecycle == Lifecycle::Creating && which(record);
+        let mut undone = 0;
+        for record in snapshot.keys.values().filter(unfinished) {
+            let id = record.id;
+            let connected = self.keystore.token_of(record.key_store.as_ref());
+            let Some(token) = token.or(connected.as_ref()) else {
+                tracing::warn!(key = %id, "a key that was not finished is undone when its key store is connected");
+                self.mark_unsettled(id);
+                continue;
+            };
+            match token.destroy(call, MaterialId { id: id.bytes(), generation: 0 }).await {
                 Ok(_) => {
                     self.store
                         .update(move |_| Ok::<_, OpError>((vec![Write::DeleteKey(id)], ())))
                         .await
                         .map_err(update_error)?;
+                    self.mark_settled(id);
+                    undone += 1;
                 }
                 Err(error) => {
                     tracing::error!(key = %id, %error, "a key that was not finished stays unsettled");
@@ -173,7 +201,7 @@ impl Ops {
                 }
             }
         }
-        Ok(creating.len())
+        Ok(undone)
     }
 
     /// Keys of a key store whose objects left the token, or are there again. `held`: what the token has.

@@ -10,7 +10,7 @@ use cryptoki::object::ObjectHandle;
 use tokio::sync::oneshot;
 
 use super::error::{CallError, Reaction, is_decrypt};
-use super::fingerprint::{Fingerprint, Mismatch, round_trip};
+use super::fingerprint::{Fingerprint, Mismatch, round_trip, signs};
 use super::handles::{Class, Lookup};
 use super::queue::{FairQueue, Taken};
 use super::seat::Seat;
@@ -174,7 +174,11 @@ impl Worker {
                     self.shared.handles.mark_checked(key, handle, epoch);
                     return Ok(handle);
                 }
-                Err(Mismatch::WrongKey(detail)) => return Err(failed(ErrorClass::WrongKey, "fingerprint", detail)),
+                Err(Mismatch::WrongKey(detail)) => {
+                    // A store that was changed below the token can put another key under a handle that was checked.
+                    self.shared.handles.mark_wrong(key, handle, epoch);
+                    return Err(failed(ErrorClass::WrongKey, "fingerprint", detail));
+                }
                 Err(Mismatch::Call(error)) => match error.reaction() {
                     Reaction::FreshSession | Reaction::Ambiguous if !retried => self.seat.renew(),
                     Reaction::FreshSession => {
@@ -208,6 +212,7 @@ fn check(seat: &mut Seat, key: &KeyRef, handle: ObjectHandle, public: Option<Obj
         KeyRef::Kms { fingerprint, .. } => Fingerprint::decode(fingerprint)
             .ok_or(Mismatch::WrongKey("the recorded fingerprint cannot be read"))?
             .check(seat, handle, public),
+        KeyRef::System(key) if key.class() == Class::Private => signs(seat, handle, public),
         KeyRef::System(_) => Ok(round_trip(seat, handle)?),
     }
 }
@@ -290,9 +295,7 @@ pub(super) fn serve_one<W>(queue: &FairQueue<Work<W>>, patience: Option<Duration
             tracing::error!("a token job panicked");
         }
     }
-    if heavy {
-        queue.heavy_done();
-    }
+    queue.done(heavy);
     Served::Yes
 }
 

@@ -123,7 +123,7 @@ impl Ops {
     ) -> Result<(Vec<Availability>, usize), Failure> {
         token.ensure_system_key(call, SystemKey::Anchor).await.map_err(|error| failed(id, &error))?;
         self.place(Some(id), token);
-        let undone = self.undo_creating(Some(id), token, call).await.map_err(|error| {
+        let undone = self.undo_unsettled(id, token, call).await.map_err(|error| {
             tracing::error!(key_store = %id, %error, "keys that were not finished cannot be undone");
             Failure::from("INTERNAL_ERROR")
         })?;
