@@ -111,9 +111,9 @@ impl Ops {
         match subject {
             Subject::Key(key) => self.store_connected(key),
             // What was named is not the ciphertext's key: the operation says so.
-            Subject::Blob { key, named: Some(named), .. } if named.record.id != key.record.id => Ok(()),
+            Subject::Blob { key, named: Some(named), .. } if !named.means(&key.record.id) => Ok(()),
             Subject::Blob { key, .. } => self.store_connected(key),
-            Subject::ReEncrypt { source, named: Some(named), .. } if named.record.id != source.record.id => Ok(()),
+            Subject::ReEncrypt { source, named: Some(named), .. } if !named.means(&source.record.id) => Ok(()),
             Subject::ReEncrypt { source, destination, .. } => {
                 self.store_connected(source)?;
                 self.store_connected(destination)
