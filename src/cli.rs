@@ -171,6 +171,10 @@ fn dev(options: args::DevArguments) -> Result<u8, Failed> {
         region: options.region,
         env_file: options.env_file,
         tls: options.tls,
+        custom_tokens: usize::from(options.custom_tokens),
+        decrypt_alias_mode: options.decrypt_alias_mode,
+        custom_store_key_specs: options.custom_store_key_specs,
+        config_extra: options.config_extra,
     };
     let dev = Dev::prepare(options)?;
     prepare(dev.config());
