@@ -211,7 +211,7 @@ impl Ops {
     }
 }
 
-fn resolve(
+pub(super) fn resolve(
     task: Task,
     snapshot: Arc<Snapshot>,
     locality: &Locality,

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::ids::AliasName;
 use crate::ids::spec::KeySpec;
+use crate::ids::{AliasName, KeyId};
 use crate::ops::keys::state;
 use crate::ops::operator::date;
 use crate::ops::resolve::AliasSubject;
@@ -11,6 +11,8 @@ use crate::ops::rotation::history::days;
 use crate::ops::rotation::{Wanted, live_grants};
 use crate::ops::{OpError, OperatorResponse, Ops, RotateGrants};
 use crate::store::Snapshot;
+
+const SHOWN_PRINCIPALS: usize = 10;
 
 impl Ops {
     pub(super) fn rotation_plan(
@@ -28,7 +30,7 @@ impl Ops {
             aliases: std::slice::from_ref(alias),
             old,
             // No key has this id: its place in the policy is any other than the old key's.
-            new_arn: &self.locality.key_arn(&crate::ids::KeyId::new([0; 16], false)),
+            new_arn: &self.locality.key_arn(&KeyId::new([0; 16], false)),
             spec,
             grants,
         };
@@ -65,10 +67,27 @@ impl Ops {
                 "tagsCopied": old.record.tags.len(),
             },
             "aliasesThatStayAtOldKey": others,
+            "lastDecryptedBy": self.last_decrypted_by(&old.record.id),
             "liveGrantsOfOldKey": live_grants(snapshot, &old.record.id),
             "grants": grants,
             "historyEntriesAfter": record.history.len() + 1,
         });
         Ok(OperatorResponse::RotationPlan { plan })
+    }
+
+    /// Who has the old key's ciphertexts, newest first; `null` while the journal is still being read.
+    fn last_decrypted_by(&self, key: &KeyId) -> Option<Vec<serde_json::Value>> {
+        if !self.last_uses().is_complete() {
+            return None;
+        }
+        let mut uses = self.last_uses().of(key);
+        uses.retain(|last| matches!(last.operation.as_ref(), "Decrypt" | "ReEncrypt"));
+        uses.sort_by_key(|last| std::cmp::Reverse(last.at));
+        let shown = uses.iter().take(SHOWN_PRINCIPALS);
+        Some(
+            shown
+                .map(|last| json!({ "principal": last.principal, "operation": last.operation, "at": date(last.at) }))
+                .collect(),
+        )
     }
 }
