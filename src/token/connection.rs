@@ -12,7 +12,8 @@ use super::generate::{EnsureSystemKey, Generate};
 use super::handles::Handles;
 use super::keeper::Keeper;
 use super::keygen::{Destroy, Holds, Keygen, Mend, Objects, Task, TaskTicket};
-use super::module::{Module, refuse_login};
+use super::module::{Module, expect, refuse_login};
+use super::names::Names;
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::probe::probe;
 use super::queue::{FairQueue, Pushed};
@@ -26,7 +27,6 @@ use super::{
 };
 use crate::secret::{SecretBytes, SecretString};
 
-const DEFAULT_PREFIX: &str = "hsm-bridge/";
 /// Jobs that may wait for the key generation thread.
 const KEYGEN_QUEUE: usize = 64;
 /// Keeper, key generation, and one to spare.
@@ -36,10 +36,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connected token. Cheap to clone; the last clone that goes ends its threads.
 #[derive(Clone)]
-pub struct Token(Arc<Connection>);
+pub struct Token(pub(super) Arc<Connection>);
 
-struct Connection {
-    shared: Arc<Shared>,
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     workers: usize,
     generate_deadline: Duration,
@@ -66,19 +66,20 @@ impl Token {
     /// Loads the module (once per process), selects the token, logs the keeper session in (one try), starts the session
     /// workers, enumerates the objects, runs self-test and probe. Blocking.
     ///
-    /// One connection per token and process: creating and finding exclude each other within a connection only.
+    /// Several tokens of one module or of several may be connected at a time, each with its own login.
     pub fn open(settings: Settings, pin: SecretString) -> Result<Token, TokenError> {
+        let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
         let selected = module.select(&settings.selector)?;
+        expect(&selected.info, settings.expect_serial.as_deref())?;
         refuse_login(&selected.info, &selected.limits)?;
         let keeper = Keeper::log_in(module, &selected, pin)?;
         one_instance(module, &keeper, selected.slot.id())?;
         let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
 
-        let prefix = settings.profile.label_prefix.clone().unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
         let replaced = Arc::new(AtomicU64::new(0));
         let mut seat = Seat::new(module, selected.slot, iv, Arc::clone(&replaced));
-        let table = enumerate(&mut seat, &prefix).map_err(|error| error.into_error("the objects cannot be listed"))?;
+        let table = enumerate(&mut seat, &names).map_err(|error| error.into_error("the objects cannot be listed"))?;
         let handles = Handles::default();
         handles.replace(table);
 
@@ -90,7 +91,8 @@ impl Token {
             info: selected.info,
             capabilities: Arc::new(capabilities),
             iv,
-            prefix,
+            names,
+            ladder: settings.profile.ladder(),
             handles,
             errors: Counters::default(),
             replaced,
@@ -266,12 +268,16 @@ impl Token {
         }
     }
 
-    fn slow_deadline(&self) -> Instant {
+    pub(super) fn slow_deadline(&self) -> Instant {
         Instant::now() + self.0.generate_deadline
     }
 
     /// Sends an operation to the session workers, and once more after a lost handle or login was mended.
-    async fn call<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Done<O::Output>, TokenError> {
+    pub(super) async fn call<O: Operation>(
+        &self,
+        ctx: &CallContext,
+        operation: O,
+    ) -> Result<Done<O::Output>, TokenError> {
         self.try_call(ctx, operation).await.inspect_err(|error| self.0.shared.errors.count(error.class))
     }
 
@@ -308,7 +314,12 @@ impl Token {
         wait(ctx.deadline, O::NAME, answer).await
     }
 
-    async fn task<T: Task>(&self, ctx: &CallContext, deadline: Instant, task: T) -> Result<T::Output, TokenError> {
+    pub(super) async fn task<T: Task>(
+        &self,
+        ctx: &CallContext,
+        deadline: Instant,
+        task: T,
+    ) -> Result<T::Output, TokenError> {
         self.try_task(ctx, deadline, task).await.inspect_err(|error| self.0.shared.errors.count(error.class))
     }
 

@@ -124,6 +124,13 @@ pub(super) fn round_trip(seat: &mut Seat, key: ObjectHandle) -> Result<(), CallE
     Fingerprint::of_aes(seat, key).map(|_| ())
 }
 
+/// The same for a system key that signs.
+pub(super) fn signs(seat: &mut Seat, private: ObjectHandle, public: Option<ObjectHandle>) -> Result<(), Mismatch> {
+    let public = public.ok_or(Mismatch::WrongKey("the token has no single public key with this label"))?;
+    let spki = read_spki(seat, public)?.ok_or(Mismatch::WrongKey("the public key cannot be read"))?;
+    prove_pair(seat, private, &spki)
+}
+
 /// The SubjectPublicKeyInfo of a public key object; `None` where its attributes make none.
 pub(super) fn read_spki(seat: &mut Seat, public: ObjectHandle) -> Result<Option<Vec<u8>>, CallError> {
     let found = seat.attributes(
@@ -158,7 +165,7 @@ pub(super) fn read_spki(seat: &mut Seat, public: ObjectHandle) -> Result<Option<
 }
 
 /// The object identifier, or the name that older drafts used.
-fn is_ed25519(parameters: &[u8]) -> bool {
+pub(super) fn is_ed25519(parameters: &[u8]) -> bool {
     parameters == ED25519_PARAMETERS || parameters == b"\x13\x0cedwards25519"
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki::object::{ObjectClass, ObjectHandle};
 
+use super::places::Places;
 use super::{KeyRef, MaterialId, SystemKey};
 
 /// How long "the token does not have it" is believed before it is looked for again.
@@ -39,12 +40,11 @@ impl SystemKey {
     pub(super) const ALL: [SystemKey; 4] =
         [SystemKey::StoreKek, SystemKey::IamWrap, SystemKey::Anchor, SystemKey::Attest];
 
-    pub(super) fn label(self, prefix: &str) -> String {
+    /// The half that works: a secret key, or the private key of a pair.
+    pub(super) fn class(self) -> Class {
         match self {
-            SystemKey::StoreKek => format!("{prefix}store-kek"),
-            SystemKey::IamWrap => format!("{prefix}iam-wrap"),
-            SystemKey::Anchor => format!("{prefix}anchor"),
-            SystemKey::Attest => format!("{prefix}attest"),
+            SystemKey::StoreKek | SystemKey::IamWrap | SystemKey::Anchor => Class::Secret,
+            SystemKey::Attest => Class::Private,
         }
     }
 }
@@ -93,6 +93,9 @@ pub(super) struct Handles {
 pub(super) struct Table {
     epoch: u64,
     materials: HashMap<MaterialId, Material>,
+    /// Objects whose id is no key's, by id.
+    foreign: HashMap<Vec<u8>, Material>,
+    places: Places,
     system: [Material; 4],
     pub(super) debris: usize,
 }
@@ -124,19 +127,11 @@ impl Handles {
         };
         let Some(material) = material else { return Lookup::Unknown };
         let stale = material.refused_at.is_none_or(|at| at.elapsed() > REFUSAL_HOLDS);
-        let slot = match class {
-            Class::Secret => material.secret,
-            Class::Private => material.private,
-            Class::Public => material.public,
-        };
-        match slot {
+        match material.slot(class) {
             Slot::One(handle) => Lookup::Found {
                 handle,
                 epoch: table.epoch,
-                public: match material.public {
-                    Slot::One(public) => Some(public),
-                    Slot::Empty | Slot::Many(_) => None,
-                },
+                public: material.public.one(),
                 checked: match key {
                     KeyRef::Kms { fingerprint, .. } => material.checked.as_ref() == Some(fingerprint),
                     KeyRef::System(_) => true,
@@ -172,9 +167,9 @@ impl Handles {
         self.write().materials.insert(material, entry);
     }
 
-    pub(super) fn put_system(&self, key: SystemKey, objects: &[ObjectHandle]) {
+    pub(super) fn put_system(&self, key: SystemKey, objects: &[(Class, ObjectHandle)]) {
         let mut entry = Material { refused_at: Some(Instant::now()), ..Material::default() };
-        objects.iter().for_each(|handle| entry.add(Class::Secret, *handle));
+        objects.iter().for_each(|(class, handle)| entry.add(*class, *handle));
         *self.write().system_slot_mut(key) = entry;
     }
 
@@ -182,7 +177,24 @@ impl Handles {
     pub(super) fn replace(&self, table: Table) {
         let mut current = self.write();
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+        let places = std::mem::take(&mut current.places);
         *current = Table { epoch, ..table };
+        current.place(places.into_list());
+    }
+
+    /// From now on the objects of these materials are those with this id.
+    pub(super) fn place(&self, places: Vec<(MaterialId, Vec<u8>)>) {
+        self.write().place(places);
+    }
+
+    /// `CKA_ID` of a material's objects, unless it is the material's own.
+    pub(super) fn placed(&self, material: MaterialId) -> Option<Vec<u8>> {
+        self.read().places.id(material).cloned()
+    }
+
+    /// Whose objects have this id by `place`.
+    pub(super) fn placed_at(&self, id: &[u8]) -> Option<MaterialId> {
+        self.read().places.material(id)
     }
 
     /// Forgets every handle. RULE: before a login, not after it: from then on old numbers may name other keys.
@@ -191,10 +203,7 @@ impl Handles {
     }
 
     pub(super) fn system(&self, key: SystemKey) -> Option<ObjectHandle> {
-        match self.read().system_slot(key).secret {
-            Slot::One(handle) => Some(handle),
-            Slot::Empty | Slot::Many(_) => None,
-        }
+        self.read().system_slot(key).slot(key.class()).one()
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -202,7 +211,8 @@ impl Handles {
     }
 
     pub(super) fn debris(&self) -> usize {
-        self.read().debris
+        let table = self.read();
+        table.debris + table.foreign.values().map(Material::count).sum::<usize>()
     }
 
     pub(super) fn duplicates(&self) -> usize {
@@ -228,12 +238,26 @@ impl Handles {
 }
 
 impl Table {
-    pub(super) fn add(&mut self, material: MaterialId, class: Class, handle: ObjectHandle) {
-        self.materials.entry(material).or_insert_with(Material::enumerated).add(class, handle);
+    /// An object as the enumeration finds it, before `replace` puts it in its place.
+    pub(super) fn add(&mut self, id: &[u8], class: Class, handle: ObjectHandle) {
+        let entry = match MaterialId::from_cka_id(id) {
+            Some(material) => self.materials.entry(material).or_insert_with(Material::enumerated),
+            None => self.foreign.entry(id.to_vec()).or_insert_with(Material::enumerated),
+        };
+        entry.add(class, handle);
     }
 
-    pub(super) fn add_system(&mut self, key: SystemKey, handle: ObjectHandle) {
-        self.system_slot_mut(key).add(Class::Secret, handle);
+    /// `false`: no half of this key.
+    pub(super) fn add_system(&mut self, key: SystemKey, class: Class, handle: ObjectHandle) -> bool {
+        let fits = class == key.class() || (class == Class::Public && key.class() == Class::Private);
+        if fits {
+            self.system_slot_mut(key).add(class, handle);
+        }
+        fits
+    }
+
+    fn place(&mut self, places: Vec<(MaterialId, Vec<u8>)>) {
+        self.places.arrange(places, &mut self.materials, &mut self.foreign);
     }
 
     fn system_slot(&self, key: SystemKey) -> &Material {
@@ -257,7 +281,24 @@ impl Table {
     }
 }
 
+impl Slot {
+    fn one(self) -> Option<ObjectHandle> {
+        match self {
+            Slot::One(handle) => Some(handle),
+            Slot::Empty | Slot::Many(_) => None,
+        }
+    }
+}
+
 impl Material {
+    fn slot(&self, class: Class) -> Slot {
+        match class {
+            Class::Secret => self.secret,
+            Class::Private => self.private,
+            Class::Public => self.public,
+        }
+    }
+
     fn enumerated() -> Material {
         Material { refused_at: Some(Instant::now()), ..Material::default() }
     }

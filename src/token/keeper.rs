@@ -1,8 +1,9 @@
 //! The keeper session: it holds the login of the process and is closed last. Login state belongs to the process and the
 //! token, so the other sessions only open.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
@@ -12,19 +13,31 @@ use cryptoki_sys as sys;
 
 use super::error::CallError;
 use super::module::{Module, Selected, refuse_login};
-use super::{ErrorClass, TokenError};
+use super::{ErrorClass, OpenFailure, TokenError};
 use crate::secret::SecretString;
 
 pub(super) struct Keeper {
     module: &'static Module,
     slot: Slot,
-    serial: String,
     pin: SecretString,
     session: Option<Session>,
+    /// Its login is counted among `Logins::holders`.
+    holds: bool,
+    /// What this process knows of logins to the token.
+    logins: Arc<Mutex<Logins>>,
 }
 
-/// PINs that a token of this process refused, by serial: none is tried twice.
-static REJECTED: Mutex<Vec<(String, SecretString)>> = Mutex::new(Vec::new());
+/// Logins of this process to one token.
+#[derive(Default)]
+struct Logins {
+    /// PINs that the token refused: none is tried twice.
+    rejected: Vec<(SecretString, OpenFailure)>,
+    /// Keepers that hold the login.
+    holders: usize,
+}
+
+/// By serial. The lock of one token is held during its C_Login, which may hang, and that of the list never.
+static LOGINS: Mutex<Option<HashMap<String, Arc<Mutex<Logins>>>>> = Mutex::new(None);
 static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
 
 /// C_Login calls made by this process.
@@ -39,18 +52,28 @@ impl Keeper {
         selected: &Selected,
         pin: SecretString,
     ) -> Result<Keeper, TokenError> {
-        let mut keeper =
-            Keeper { module, slot: selected.slot, serial: selected.info.serial.clone(), pin, session: None };
+        let logins = {
+            let mut list = LOGINS.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(list.get_or_insert_default().entry(selected.info.serial.clone()).or_default())
+        };
+        let mut keeper = Keeper { module, slot: selected.slot, pin, session: None, holds: false, logins };
         keeper.ensure()?;
         Ok(keeper)
     }
 
     /// Opens the session and logs in where either was lost. A login makes every handle known before stale.
     pub(super) fn ensure(&mut self) -> Result<(), TokenError> {
-        match self.session.as_ref().map(Session::get_session_info) {
-            Some(Ok(info)) if logged_in(info.session_state()) => return Ok(()),
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => self.session = None,
+        if self.alive().is_ok() {
+            return Ok(());
+        }
+        self.open_session()?;
+        self.try_login(&self.pin.clone())
+    }
+
+    /// Opens the session where it was lost; whether it is logged in is another matter.
+    pub(super) fn open_session(&mut self) -> Result<(), TokenError> {
+        if self.session.as_ref().is_some_and(|session| session.get_session_info().is_err()) {
+            self.session = None;
         }
         if self.session.is_none() {
             // R/W, since some tokens support no others.
@@ -59,7 +82,7 @@ impl Keeper {
             })?;
             self.session = Some(session);
         }
-        self.try_login()
+        Ok(())
     }
 
     /// Whether the login stands, in one round trip.
@@ -76,38 +99,83 @@ impl Keeper {
         self.session.as_ref()
     }
 
+    /// Whether another PIN may be tried: before anything is given up for it.
+    pub(super) fn may_try(&self, pin: &SecretString) -> Result<(), TokenError> {
+        let logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        // RULE PKCS#11 v2.40 §5.6 C_Logout: it logs out every session that the application has with the token.
+        if logins.holders > usize::from(self.holds) {
+            return Err(TokenError::own(
+                ErrorClass::Unsupported,
+                "C_Logout",
+                "another connection of this process uses the login of the token",
+            ));
+        }
+        self.refuse(&logins, pin)
+    }
+
+    pub(super) fn log_out(&mut self) -> Result<(), TokenError> {
+        self.open_session()?;
+        match self.session.as_ref().map(Session::logout) {
+            None | Some(Ok(()) | Err(Error::Pkcs11(RvError::UserNotLoggedIn, _))) => {
+                self.release();
+                Ok(())
+            }
+            Some(Err(error)) => Err(CallError::from_cryptoki("C_Logout", &error).into_error("the logout failed")),
+        }
+    }
+
+    /// One try with another PIN; the one that works is used from then on.
+    pub(super) fn log_in_with(&mut self, pin: SecretString) -> Result<(), TokenError> {
+        self.open_session()?;
+        self.try_login(&pin)?;
+        self.pin = pin;
+        Ok(())
+    }
+
     /// Gives the login up.
     pub(super) fn close(&mut self) {
         self.session = None;
+        self.release();
     }
 
-    fn try_login(&self) -> Result<(), TokenError> {
+    fn release(&mut self) {
+        if std::mem::take(&mut self.holds) {
+            let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+            logins.holders = logins.holders.saturating_sub(1);
+        }
+    }
+
+    fn try_login(&mut self, pin: &SecretString) -> Result<(), TokenError> {
         let Some(session) = &self.session else {
             return Err(TokenError::own(ErrorClass::Context, "C_Login", "there is no keeper session"));
         };
-        let mut rejected = REJECTED.lock().unwrap_or_else(PoisonError::into_inner);
-        // RULE: a PIN that was rejected once is never tried again; the tries until the lock belong to the operator.
-        if rejected.iter().any(|(serial, pin)| *serial == self.serial && *pin == self.pin) {
-            return Err(TokenError::own(
-                ErrorClass::Operator,
-                "C_Login",
-                "the token rejected this PIN before: it is not tried again",
-            ));
-        }
-        // Read just before the try: another process may have spent tries since.
-        if let Ok((info, limits)) = self.module.functions.token_info(self.slot.id()) {
-            refuse_login(&info, &limits)?;
-        }
-        ATTEMPTS.fetch_add(1, Ordering::Relaxed);
-        match session.login(UserType::User, Some(&AuthPin::from(self.pin.expose().to_owned()))) {
+        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refuse(&logins, pin)?;
+        let log_in = || {
+            ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+            session.login(UserType::User, Some(&AuthPin::from(pin.expose().to_owned())))
+        };
+        let mut answer = log_in();
+        let already =
+            |answer: &Result<(), Error>| matches!(answer, Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)));
+        if already(&answer) && (self.holds || logins.holders > 0) {
             // Another session of this process holds the login: normal, and it says nothing about the PIN.
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+            answer = Ok(());
+        } else if already(&answer) {
+            // A login that nobody holds, of a connection that was not closed to its end: the PIN has not been looked at.
+            let _ = session.logout();
+            answer = log_in();
+        }
+        match answer {
+            Ok(()) => {
+                if !std::mem::replace(&mut self.holds, true) {
+                    logins.holders += 1;
+                }
+                Ok(())
+            }
             Err(error) => {
                 let error = CallError::from_cryptoki("C_Login", &error);
-                if error.class() == ErrorClass::Operator {
-                    rejected.push((self.serial.clone(), self.pin.clone()));
-                }
-                Err(error.into_error(match error.rv {
+                let error = error.into_error(match error.rv {
                     sys::CKR_PIN_INCORRECT | sys::CKR_PIN_LEN_RANGE | sys::CKR_PIN_INVALID => {
                         "the token rejected the PIN: it is not tried again"
                     }
@@ -115,9 +183,38 @@ impl Keeper {
                     sys::CKR_PIN_EXPIRED => "the user PIN has expired",
                     sys::CKR_USER_PIN_NOT_INITIALIZED => "the token has no user PIN yet",
                     _ => "the login failed",
-                }))
+                });
+                // A token without a PIN has not rejected this one.
+                if let failure @ (OpenFailure::PinIncorrect | OpenFailure::PinLocked) = error.open_failure() {
+                    logins.rejected.push((pin.clone(), failure));
+                }
+                Err(error)
             }
         }
+    }
+
+    /// RULE: a PIN that was rejected once is never tried again, and none where it could lock the token; the tries until
+    /// the lock belong to the operator.
+    fn refuse(&self, logins: &Logins, pin: &SecretString) -> Result<(), TokenError> {
+        if let Some((_, failure)) = logins.rejected.iter().find(|(rejected, _)| rejected == pin) {
+            return Err(TokenError::own(
+                ErrorClass::Operator,
+                "C_Login",
+                "the token rejected this PIN before: it is not tried again",
+            )
+            .because(*failure));
+        }
+        // Read just before the try: another process may have spent tries since.
+        match self.module.functions.token_info(self.slot.id()) {
+            Ok((info, limits)) => refuse_login(&info, &limits),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -24,7 +24,7 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 pub(super) struct Keygen {
     pub(super) shared: Arc<Shared>,
     pub(super) seat: Seat,
-    keeper: Keeper,
+    pub(super) keeper: Keeper,
     /// System keys that this token has had: while one can be read, the token is not merely empty-handed.
     anchors: Vec<SystemKey>,
     backoff: Duration,
@@ -116,8 +116,8 @@ impl Keygen {
         Ok(())
     }
 
-    fn enumerate(&mut self) -> Result<(), TokenError> {
-        let table = report::enumerate(&mut self.seat, &self.shared.prefix)
+    pub(super) fn enumerate(&mut self) -> Result<(), TokenError> {
+        let table = report::enumerate(&mut self.seat, &self.shared.names)
             .map_err(|error| error.into_error("the objects cannot be listed"))?;
         self.shared.handles.replace(table);
         self.remember_anchors();
@@ -154,22 +154,38 @@ impl Keygen {
         Err(TokenError::own(ErrorClass::Context, "C_FindObjects", "the token shows none of the bridge's own keys"))
     }
 
-    /// Objects with a material's id.
+    /// The objects of a material.
     pub(super) fn find_material(&mut self, material: MaterialId) -> Result<Vec<Seen>, TokenError> {
-        report::find(&mut self.seat, &[Attribute::Id(material.cka_id())])
+        if let Some(id) = self.shared.handles.placed(material) {
+            return self.find_id(&id);
+        }
+        if self.shared.names.id_bytes.is_none() {
+            return self.find_id(&material.cka_id());
+        }
+        // Short ids, and nobody has said which: a key whose maker died before it could.
+        let seen =
+            report::find(&mut self.seat, &[]).map_err(|error| error.into_error("the objects cannot be found"))?;
+        let names = &self.shared.names;
+        Ok(seen.into_iter().filter(|seen| names.is_tagged(&seen.label, material)).collect())
+    }
+
+    pub(super) fn find_id(&mut self, id: &[u8]) -> Result<Vec<Seen>, TokenError> {
+        report::find(&mut self.seat, &[Attribute::Id(id.to_vec())])
             .map_err(|error| error.into_error("the objects cannot be found"))
     }
 
-    pub(super) fn find_system(&mut self, key: SystemKey) -> Result<Vec<ObjectHandle>, TokenError> {
-        let label = key.label(&self.shared.prefix).into_bytes();
+    /// The key, or both halves of the pair.
+    pub(super) fn find_system(&mut self, key: SystemKey) -> Result<Vec<(Class, ObjectHandle)>, TokenError> {
+        let label = self.shared.names.system(key).into_bytes();
         let seen = report::find(&mut self.seat, &[Attribute::Label(label)])
             .map_err(|error| error.into_error("the system key cannot be found"))?;
-        let secret = |seen: &Seen| seen.class.and_then(Class::of) == Some(Class::Secret);
-        Ok(seen.iter().filter(|seen| secret(seen)).map(|seen| seen.handle).collect())
+        let mut found = report::halves(&seen);
+        found.retain(|(class, _)| *class == key.class() || (*class == Class::Public && key.class() == Class::Private));
+        Ok(found)
     }
 
-    pub(super) fn made_system(&mut self, key: SystemKey, handle: ObjectHandle) {
-        self.shared.handles.put_system(key, &[handle]);
+    pub(super) fn made_system(&mut self, key: SystemKey, objects: &[(Class, ObjectHandle)]) {
+        self.shared.handles.put_system(key, objects);
         self.remember_anchors();
     }
 }
@@ -201,11 +217,10 @@ impl Task for Mend {
         keygen.ready()?;
         let found = match &key {
             KeyRef::Kms { material, .. } => {
-                let objects: Vec<(Class, ObjectHandle)> = keygen
-                    .find_material(*material)?
-                    .iter()
-                    .filter_map(|seen| Some((Class::of(seen.class?)?, seen.handle)))
-                    .collect();
+                let mut seen = keygen.find_material(*material)?;
+                // RULE: no KMS key has the label of a system key, whatever its id.
+                seen.retain(|seen| keygen.shared.names.system_key(&seen.label).is_none());
+                let objects = report::halves(&seen);
                 let count = objects.iter().filter(|(found, _)| *found == class).count();
                 if count == 0 {
                     // Whether it is the key or the token that is gone, before anything is remembered.
@@ -221,7 +236,7 @@ impl Task for Mend {
                 }
                 keygen.shared.handles.put_system(*key, &objects);
                 keygen.remember_anchors();
-                objects.len()
+                objects.iter().filter(|(found, _)| *found == class).count()
             }
         };
         match found {
@@ -256,7 +271,7 @@ impl Task for Destroy {
     fn run(self, keygen: &mut Keygen) -> Result<usize, TokenError> {
         keygen.ready()?;
         let seen = keygen.find_material(self.material)?;
-        if seen.iter().any(|seen| report::system_key(&seen.label, &keygen.shared.prefix).is_some()) {
+        if seen.iter().any(|seen| keygen.shared.names.system_key(&seen.label).is_some()) {
             return Err(TokenError::own(
                 ErrorClass::WrongKey,
                 "C_DestroyObject",
@@ -283,7 +298,7 @@ impl Task for Destroy {
 
 /// An object that is gone already is fine.
 pub(super) fn destroy(seat: &mut Seat, object: ObjectHandle) -> Result<(), CallError> {
-    seat.with(|_, session| match session.destroy_object(object) {
+    seat.with_exclusive(|_, session| match session.destroy_object(object) {
         Ok(()) | Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => Ok(()),
         Err(error) => Err(CallError::from_cryptoki("C_DestroyObject", &error)),
     })

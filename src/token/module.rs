@@ -1,8 +1,9 @@
 //! The vendor's module: loaded and initialised once per process and never finalised or unloaded (SoftHSM crashes at exit
 //! otherwise), and the selection of a token in it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -10,12 +11,14 @@ use cryptoki::slot::Slot;
 
 use super::error::CallError;
 use super::raw::{Functions, TokenLimits};
-use super::{ErrorClass, Selector, TokenError, TokenInfo};
+use super::{ErrorClass, OpenFailure, Selector, TokenError, TokenInfo};
 
 pub(super) struct Module {
     path: PathBuf,
     pub(super) context: Pkcs11,
     pub(super) functions: Functions,
+    /// By slot.
+    exclusive: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
 }
 
 /// The token that the selector names.
@@ -45,13 +48,32 @@ impl Module {
                     .with_class(ErrorClass::Context, "the module does not initialise"));
             }
         }
-        let module: &'static Module = Box::leak(Box::new(Module { path: path.to_owned(), context, functions }));
+        let module: &'static Module =
+            Box::leak(Box::new(Module { path: path.to_owned(), context, functions, exclusive: Mutex::default() }));
         loaded.push(module);
         Ok(module)
     }
 
+    /// What calls that create, destroy or find objects in a slot hold.
+    pub(super) fn exclusive(&self, slot: Slot) -> Arc<Mutex<()>> {
+        let mut slots = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(slot.id()).or_default())
+    }
+
     /// The one token that fits the selector.
     pub(super) fn select(&'static self, selector: &Selector) -> Result<Selected, TokenError> {
+        self.one(selector, true)
+    }
+
+    /// The same, where a token that was never initialised is an answer too.
+    pub(super) fn select_any(&'static self, selector: &Selector) -> Result<Selected, TokenError> {
+        match self.one(selector, true) {
+            Err(error) if error.open_failure() == OpenFailure::NotPresent => self.one(selector, false),
+            answer => answer,
+        }
+    }
+
+    fn one(&'static self, selector: &Selector, initialized: bool) -> Result<Selected, TokenError> {
         let slots = self
             .context
             .get_slots_with_token()
@@ -60,12 +82,11 @@ impl Module {
         for slot in slots {
             // A slot that cannot be read is somebody else's trouble, unless it is the one we look for: then none is found.
             let Ok((info, limits)) = self.functions.token_info(slot.id()) else { continue };
-            if limits.initialized && selector.matches(&info) {
+            if limits.initialized == initialized && selector.matches(&info) {
                 found.push(Selected { slot, info, limits });
             }
         }
-        let wanted = selector.describe();
-        let chosen = one_of(found, &wanted)?;
+        let chosen = one_of(found, &selector.describe())?;
         let library = self.context.get_library_info().map_or_else(
             |_| String::new(),
             |info| format!("{} {}", info.library_description().trim_end(), info.library_version()),
@@ -83,26 +104,42 @@ fn one_of(mut found: Vec<Selected>, wanted: &str) -> Result<Selected, TokenError
             ErrorClass::Operator,
             "token selector",
             format!("{} tokens fit {wanted}: serials `{}`; name the serial", found.len(), serials.join("`, `")),
-        ));
+        )
+        .because(OpenFailure::Other));
     }
     found.pop().ok_or_else(|| {
         TokenError::own(ErrorClass::Context, "C_GetSlotList", format!("no token with {wanted} is present"))
+            .because(OpenFailure::NotPresent)
     })
+}
+
+/// RULE: keys are made in the token that was named, and nobody's PIN is tried on another.
+pub(super) fn expect(info: &TokenInfo, serial: Option<&str>) -> Result<(), TokenError> {
+    match serial {
+        Some(serial) if serial != info.serial => Err(TokenError::own(
+            ErrorClass::Operator,
+            "token selector",
+            format!("the token has the serial `{}` and not `{serial}`: no login is tried", info.serial),
+        )
+        .because(OpenFailure::WrongToken)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a login may be tried. A PIN that is wrong by mistake must not lock the token.
 pub(super) fn refuse_login(info: &TokenInfo, limits: &TokenLimits) -> Result<(), TokenError> {
-    let refuse = |detail: &str| Err(TokenError::own(ErrorClass::Operator, "C_Login", detail));
+    let refuse = |failure, detail: &str| Err(TokenError::own(ErrorClass::Operator, "C_Login", detail).because(failure));
     if info.user_pin_locked {
-        return refuse("the token says that its user PIN is locked: no login is tried");
+        return refuse(OpenFailure::PinLocked, "the token says that its user PIN is locked: no login is tried");
     }
     if info.user_pin_final_try {
         return refuse(
+            OpenFailure::PinLocked,
             "the token says that one more wrong PIN locks it: no login is tried. log in once with the token's own tool",
         );
     }
     if limits.login_required && !limits.pin_initialized {
-        return refuse("the token has no user PIN yet");
+        return refuse(OpenFailure::PinNotInitialised, "the token has no user PIN yet");
     }
     Ok(())
 }
@@ -124,8 +161,16 @@ mod tests {
         let error = one_of(vec![selected("s1"), selected("s2")], "label `x`").err().unwrap();
         assert_eq!(error.class, ErrorClass::Operator);
         assert!(error.detail.contains("`s1`, `s2`") && error.detail.contains("label `x`"), "{error}");
-        assert_eq!(one_of(vec![], "label `x`").err().unwrap().class, ErrorClass::Context);
+        let absent = one_of(vec![], "label `x`").err().unwrap();
+        assert_eq!((absent.class, absent.open_failure()), (ErrorClass::Context, OpenFailure::NotPresent));
         assert_eq!(one_of(vec![selected("s1")], "").unwrap().info.serial, "s1");
+    }
+
+    #[test]
+    fn another_serial_is_another_token() {
+        let info = TokenInfo { serial: "s1".into(), ..TokenInfo::default() };
+        assert!(expect(&info, None).is_ok() && expect(&info, Some("s1")).is_ok());
+        assert_eq!(expect(&info, Some("s2")).unwrap_err().open_failure(), OpenFailure::WrongToken);
     }
 
     #[test]
@@ -136,9 +181,11 @@ mod tests {
             TokenInfo { user_pin_locked: true, ..TokenInfo::default() },
             TokenInfo { user_pin_final_try: true, ..TokenInfo::default() },
         ] {
-            assert_eq!(refuse_login(&info, &LIMITS).unwrap_err().class, ErrorClass::Operator);
+            let error = refuse_login(&info, &LIMITS).unwrap_err();
+            assert_eq!((error.class, error.open_failure()), (ErrorClass::Operator, OpenFailure::PinLocked));
         }
         let no_pin = TokenLimits { pin_initialized: false, ..LIMITS };
-        assert_eq!(refuse_login(&fine, &no_pin).unwrap_err().class, ErrorClass::Operator);
+        let error = refuse_login(&fine, &no_pin).unwrap_err();
+        assert_eq!((error.class, error.open_failure()), (ErrorClass::Operator, OpenFailure::PinNotInitialised));
     }
 }

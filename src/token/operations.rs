@@ -174,6 +174,9 @@ impl Check {
             KeyRef::System(_) => None,
         };
         let (class, mechanism) = match fingerprint {
+            None if matches!(&key, KeyRef::System(key) if key.class() == Class::Private) => {
+                (Class::Private, "CKM_RSA_PKCS")
+            }
             Some(Fingerprint::Pair { .. }) => (Class::Private, "signature"),
             Some(Fingerprint::Hmac { hash, .. }) => (Class::Secret, hash.hmac_mechanism().1),
             Some(Fingerprint::Aes { .. }) | None => (Class::Secret, AES_GCM),

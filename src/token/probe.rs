@@ -3,8 +3,8 @@
 //! every session object. RSA keys above 2048 bits are believed from the mechanism's key sizes, since making them takes
 //! seconds.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
@@ -18,7 +18,7 @@ use super::module::{Module, Selected};
 use super::raw::SignCall;
 use super::seat::{IvContract, Seat};
 use super::template::Naming;
-use super::{Capabilities, ErrorClass, Hash, KeyKind, Profile, SignMechanism, TokenError};
+use super::{Capabilities, ErrorClass, Hash, KeyKind, Profile, Rung, SignMechanism, TokenError};
 
 const NAMING: Naming<'_> = Naming { id: b"hsm-bridge-probe", label: "hsm-bridge-probe", token: false };
 const AAD: &[u8] = b"hsm-bridge/probe/1";
@@ -30,6 +30,8 @@ struct Probe<'a> {
     holder: Session,
     seat: Seat,
     mechanisms: Vec<MechanismType>,
+    ladder: Arc<[Rung]>,
+    exclusive: Arc<Mutex<()>>,
 }
 
 /// Self-test and capabilities. A token without working AES-GCM is refused.
@@ -48,7 +50,15 @@ pub(super) fn probe(
         .open_rw_session(selected.slot)
         .map_err(|error| fail(CallError::from_cryptoki("C_OpenSession", &error)))?;
     let seat = Seat::new(module, selected.slot, IvContract::Caller, Arc::new(AtomicU64::new(0)));
-    let mut probe = Probe { module, selected, holder, seat, mechanisms };
+    let mut probe = Probe {
+        module,
+        selected,
+        holder,
+        seat,
+        mechanisms,
+        ladder: profile.ladder(),
+        exclusive: module.exclusive(selected.slot),
+    };
 
     let contract = probe.aes_gcm(profile)?;
     let mut found = Capabilities {
@@ -99,7 +109,8 @@ impl Probe<'_> {
                 "the token does not list CKM_AES_GCM: symmetric keys need AES-GCM, so it cannot be used".to_owned(),
             ));
         }
-        let (key, _) = create(&self.holder, KeyKind::Aes256, NAMING)
+        let (key, _) = self
+            .create(KeyKind::Aes256)
             .map_err(|error| error.into_error("the token makes no AES-256 key for its self-test"))?;
         let mut last = None;
         for contract in candidates {
@@ -111,6 +122,12 @@ impl Probe<'_> {
         }
         let last = last.map_or_else(String::new, |error| format!(": {} answered {:#x}", error.function, error.rv));
         Err(refused(format!("AES-GCM does not work on this token with a known IV contract{last}")))
+    }
+
+    /// A throw-away key: the secret key, or both halves.
+    fn create(&self, kind: KeyKind) -> Result<(ObjectHandle, Option<ObjectHandle>), CallError> {
+        let _alone = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+        create(&self.holder, kind, NAMING, &self.ladder)
     }
 
     /// A round trip, and a broken tag that does not open.
@@ -132,13 +149,13 @@ impl Probe<'_> {
     }
 
     fn hmac(&mut self, hash: Hash) -> bool {
-        let Ok((key, _)) = create(&self.holder, KeyKind::Hmac(hash), NAMING) else { return false };
+        let Ok((key, _)) = self.create(KeyKind::Hmac(hash)) else { return false };
         let how = SignCall::Plain(hash.hmac_mechanism().0);
         self.seat.sign(key, how, AAD).is_ok_and(|mac| mac.len() == hash.length())
     }
 
     fn pair_signs(&mut self, kind: KeyKind, mechanism: SignMechanism, input: usize) -> bool {
-        let Ok((private, Some(_))) = create(&self.holder, kind, NAMING) else { return false };
+        let Ok((private, Some(_))) = self.create(kind) else { return false };
         matches!(self.seat.sign_input(private, mechanism, &vec![1; input]), Ok(Some(_)))
     }
 
@@ -147,7 +164,7 @@ impl Probe<'_> {
         let Ok(sizes) = context.get_mechanism_info(self.selected.slot, MechanismType::RSA_PKCS_KEY_PAIR_GEN) else {
             return;
         };
-        let Ok((private, Some(_))) = create(&self.holder, KeyKind::Rsa(2048), NAMING) else { return };
+        let Ok((private, Some(_))) = self.create(KeyKind::Rsa(2048)) else { return };
         let mut signs = |mechanism, hash: Hash| {
             matches!(self.seat.sign_input(private, mechanism, &vec![1; hash.length()]), Ok(Some(_)))
         };

@@ -1,5 +1,7 @@
 //! Vendor quirks as data: the files `hsm-config/profiles/*.toml`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretString;
@@ -50,12 +52,49 @@ pub enum Rung {
     Minimal,
 }
 
+impl Rung {
+    pub(super) const ALL: [Rung; 3] = [Rung::Full, Rung::NoDerive, Rung::Minimal];
+}
+
 impl Profile {
+    /// The rungs of the template ladder, in order.
+    pub(super) fn ladder(&self) -> Arc<[Rung]> {
+        if self.templates.is_empty() { Arc::from(Rung::ALL) } else { Arc::from(self.templates.as_slice()) }
+    }
+
     /// The PIN that C_Login gets.
     pub fn login_pin(&self, user: &str, password: &SecretString) -> SecretString {
         match self.login {
             LoginForm::Pin => password.clone(),
             LoginForm::UserPassword => SecretString::new(format!("{user}:{}", password.expose())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members() {
+        let profile: Profile = toml::from_str(
+            r#"
+            name = "x"
+            login = "user:password"
+            cka_id_bytes = 2
+            label_max = 40
+            templates = ["no-derive", "minimal"]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(*profile.ladder(), [Rung::NoDerive, Rung::Minimal]);
+        let pin = profile.login_pin("kmsuser", &SecretString::new("s:ecret".into()));
+        assert_eq!(pin.expose(), "kmsuser:s:ecret");
+        let plain = Profile::default();
+        assert_eq!(plain.login_pin("kmsuser", &SecretString::new("secret".into())).expose(), "secret");
+        assert_eq!(*plain.ladder(), Rung::ALL);
+        for wrong in ["login = \"password\"", "templates = [\"bare\"]", "cka_id_bytes = 256", "id_bytes = 2"] {
+            assert!(toml::from_str::<Profile>(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -2,17 +2,22 @@
 //! private operations) run on a limited number of workers at a time, so that they cannot take all of them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Principals whose empty lanes are kept, to save their allocation at the next job.
 const LANES_KEPT: usize = 256;
+/// How often `pause` looks whether the running jobs have ended.
+const DRAIN_POLL: Duration = Duration::from_millis(1);
 
 pub(super) struct FairQueue<J> {
     state: Mutex<State<J>>,
     ready: Condvar,
     limit: usize,
     heavy_limit: usize,
+    /// Jobs that were taken and have not run to their end.
+    running: AtomicUsize,
 }
 
 pub(super) enum Pushed<J> {
@@ -25,7 +30,7 @@ pub(super) enum Pushed<J> {
 }
 
 pub(super) enum Taken<J> {
-    /// Call `heavy_done` when a heavy job has run.
+    /// Call `done` when it has run.
     Job {
         job: J,
         heavy: bool,
@@ -44,6 +49,8 @@ struct State<J> {
     idle: usize,
     sequence: u64,
     closed: bool,
+    /// Nothing is handed out.
+    paused: bool,
 }
 
 struct Lane<J> {
@@ -62,8 +69,10 @@ impl<J> FairQueue<J> {
             idle: 0,
             sequence: 0,
             closed: false,
+            paused: false,
         };
-        FairQueue { state: Mutex::new(state), ready: Condvar::new(), limit: limit.max(1), heavy_limit }
+        let running = AtomicUsize::new(0);
+        FairQueue { state: Mutex::new(state), ready: Condvar::new(), limit: limit.max(1), heavy_limit, running }
     }
 
     /// Never waits. A full queue makes room for a principal that has fewer jobs waiting than another: one that floods
@@ -94,6 +103,8 @@ impl<J> FairQueue<J> {
         let mut state = self.lock();
         loop {
             if let Some((job, heavy)) = state.next(self.heavy_limit) {
+                // Under the lock: after `pause` the number only falls.
+                self.running.fetch_add(1, Ordering::SeqCst);
                 return Taken::Job { job, heavy };
             }
             if state.closed {
@@ -112,7 +123,10 @@ impl<J> FairQueue<J> {
             state.idle -= 1;
             if timed_out {
                 return match state.next(self.heavy_limit) {
-                    Some((job, heavy)) => Taken::Job { job, heavy },
+                    Some((job, heavy)) => {
+                        self.running.fetch_add(1, Ordering::SeqCst);
+                        Taken::Job { job, heavy }
+                    }
                     None if state.closed => Taken::Closed,
                     None => Taken::Nothing,
                 };
@@ -120,14 +134,37 @@ impl<J> FairQueue<J> {
         }
     }
 
-    /// A heavy job has run: another one may.
-    pub(super) fn heavy_done(&self) {
+    /// A job has run; after a heavy one another may.
+    pub(super) fn done(&self, heavy: bool) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        if !heavy {
+            return;
+        }
         let mut state = self.lock();
         state.heavy_running = state.heavy_running.saturating_sub(1);
         if state.idle > 0 && state.waiting > 0 {
             drop(state);
             self.ready.notify_one();
         }
+    }
+
+    /// Hands out nothing until `resume`: jobs that come wait. Returns when the running ones have ended, or after `patience`
+    /// with `false`.
+    pub(super) fn pause(&self, patience: Duration) -> bool {
+        self.lock().paused = true;
+        let end = Instant::now() + patience;
+        while self.running.load(Ordering::SeqCst) > 0 {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(DRAIN_POLL);
+        }
+        true
+    }
+
+    pub(super) fn resume(&self) {
+        self.lock().paused = false;
+        self.ready.notify_all();
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -172,6 +209,9 @@ impl<J> State<J> {
 
     /// The next principal's oldest job that may run now.
     fn next(&mut self, heavy_limit: usize) -> Option<(J, bool)> {
+        if self.paused {
+            return None;
+        }
         let heavy_allowed = self.heavy_running < heavy_limit;
         for position in 0..self.ring.len() {
             let lane = self.ring.get(position).and_then(|principal| self.lanes.get_mut(principal))?;
@@ -281,10 +321,27 @@ mod tests {
         assert_eq!(take(&queue), Some("rsa0"));
         assert_eq!(take(&queue), Some("aes0"));
         assert_eq!(take(&queue), None, "one heavy job runs, no other may");
-        queue.heavy_done();
+        queue.done(true);
         assert_eq!(take(&queue), Some("rsa2"));
-        queue.heavy_done();
+        queue.done(true);
         assert_eq!(take(&queue), Some("rsa1"));
+    }
+
+    #[test]
+    fn a_paused_queue_keeps_its_jobs_until_it_is_resumed() {
+        let queue = FairQueue::new(100, 1);
+        let a: Arc<str> = "a".into();
+        queue.push(&a, false, 1);
+        queue.push(&a, false, 2);
+        assert_eq!(take(&queue), Some(1));
+        assert!(!queue.pause(Duration::ZERO), "a job runs");
+        assert_eq!(take(&queue), None);
+        queue.done(false);
+        assert!(queue.pause(Duration::ZERO));
+        assert!(matches!(queue.push(&a, false, 3), Pushed::Accepted));
+        assert_eq!((take(&queue), queue.waiting()), (None, 2));
+        queue.resume();
+        assert_eq!((take(&queue), take(&queue)), (Some(2), Some(3)));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { _exit(code) }
 }
 
+/// What buffers for attributes hold before the call. No module writes a CK_BBOOL, a CK_ULONG or a text like it.
+const UNTOUCHED: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+
 /// The module's C functions. The library behind them is never unloaded.
 pub(super) struct Functions {
     list: sys::CK_FUNCTION_LIST,
@@ -236,6 +239,58 @@ impl Functions {
             ))?;
         }
         out.get(..len as usize).map(<[u8]>::to_vec).ok_or(CallError { function: "C_Sign", rv: 0 })
+    }
+
+    /// Attributes of an object in one C_GetAttributeValue, each with room for the given number of bytes. `None`: the object
+    /// has it not, keeps it secret, or it is longer.
+    pub(super) fn attributes(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        wanted: &[(u64, usize)],
+    ) -> Result<Vec<Option<Vec<u8>>>, CallError> {
+        // Words and not bytes: modules write CK_ULONG through the pointer.
+        let mut buffers: Vec<Vec<u64>> =
+            wanted.iter().map(|(_, room)| vec![UNTOUCHED; room.div_ceil(size_of::<u64>())]).collect();
+        let mut template: Vec<sys::CK_ATTRIBUTE> = wanted
+            .iter()
+            .zip(&mut buffers)
+            .map(|((kind, room), buffer)| sys::CK_ATTRIBUTE {
+                type_: *kind,
+                pValue: buffer.as_mut_ptr().cast(),
+                ulValueLen: *room as CK_ULONG,
+            })
+            .collect();
+        // SAFETY: every entry points to a buffer of its own that has at least the room it names, and the buffers are not
+        // touched until the call has returned.
+        let answer = unsafe {
+            call!(self.C_GetAttributeValue(
+                session.handle(),
+                object.handle(),
+                template.as_mut_ptr(),
+                template.len() as CK_ULONG,
+            ))
+        };
+        match answer {
+            // RULE PKCS#11 v2.40 §5.7 C_GetAttributeValue: these three do not end the call, and what failed has length -1.
+            Err(CallError {
+                rv: sys::CKR_ATTRIBUTE_SENSITIVE | sys::CKR_ATTRIBUTE_TYPE_INVALID | sys::CKR_BUFFER_TOO_SMALL,
+                ..
+            }) => {}
+            answer => answer?,
+        }
+        Ok(template
+            .iter()
+            .zip(&buffers)
+            .zip(wanted)
+            .map(|((attribute, buffer), (_, room))| {
+                let len = attribute.ulValueLen as usize;
+                // A module that gave up before this attribute left both the length and the bytes as they were.
+                let untouched = len == *room && buffer.iter().all(|word| *word == UNTOUCHED);
+                (len <= *room && !untouched)
+                    .then(|| buffer.iter().flat_map(|word| word.to_ne_bytes()).take(len).collect())
+            })
+            .collect())
     }
 
     pub(super) fn random(&self, session: &Session, out: &mut [u8]) -> Result<(), CallError> {

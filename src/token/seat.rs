@@ -1,8 +1,8 @@
 //! A session and what one thread does with it. A session belongs to one thread; after an error in the middle of an operation
 //! it is closed, since an operation left open blocks the session for good, and the next call opens another one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
@@ -38,13 +38,15 @@ pub(super) struct Seat {
     pub(super) slot: Slot,
     pub(super) iv: IvContract,
     session: Option<Session>,
+    /// Creating, destroying and finding objects of the token, over all its sessions in this process.
+    exclusive: Arc<Mutex<()>>,
     /// Sessions that had to be replaced, over all seats.
     replaced: Arc<AtomicU64>,
 }
 
 impl Seat {
     pub(super) fn new(module: &'static Module, slot: Slot, iv: IvContract, replaced: Arc<AtomicU64>) -> Seat {
-        Seat { module, slot, iv, session: None, replaced }
+        Seat { module, slot, iv, session: None, exclusive: module.exclusive(slot), replaced }
     }
 
     /// The session, opened if there is none.
@@ -147,6 +149,17 @@ impl Seat {
 
     fn fill_random(&mut self, out: &mut [u8]) -> Result<(), CallError> {
         self.with(|module, session| module.functions.random(session, out))
+    }
+
+    /// A call that creates, destroys or finds objects. RULE: no two of these at a time on one token: SoftHSM fails when
+    /// C_FindObjects runs beside C_GenerateKey.
+    pub(super) fn with_exclusive<T>(
+        &mut self,
+        call: impl FnOnce(&'static Module, &Session) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let exclusive = Arc::clone(&self.exclusive);
+        let _alone = exclusive.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with(call)
     }
 
     /// A call on the session; the session goes where the call may have left an operation open.

@@ -10,10 +10,11 @@ use super::error::Counters;
 use super::handles::Handles;
 use super::keygen::{Keygen, Nudge};
 use super::module::Module;
+use super::names::Names;
 use super::queue::{FairQueue, Pushed};
 use super::seat::{IvContract, Seat};
 use super::worker::{Work, Worker};
-use super::{Capabilities, ErrorClass, Facts, Status, TokenError, TokenInfo};
+use super::{Capabilities, ErrorClass, Facts, Rung, Status, TokenError, TokenInfo};
 
 pub(super) struct Shared {
     pub(super) module: &'static Module,
@@ -22,8 +23,8 @@ pub(super) struct Shared {
     pub(super) serial: Arc<str>,
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) iv: IvContract,
-    /// Prefix of `CKA_LABEL`.
-    pub(super) prefix: String,
+    pub(super) names: Names,
+    pub(super) ladder: Arc<[Rung]>,
     pub(super) handles: Handles,
     pub(super) errors: Counters,
     pub(super) replaced: Arc<AtomicU64>,

@@ -4,7 +4,7 @@
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, KeyType};
 
-use super::KeyKind;
+use super::{KeyKind, Rung};
 
 /// `CKA_ID` and `CKA_LABEL`, and whether the object outlives its session.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,41 @@ pub(super) enum Recipe {
 /// DER of the object identifier 1.3.101.112.
 pub(super) const ED25519_PARAMETERS: [u8; 5] = [0x06, 0x03, 0x2b, 0x65, 0x70];
 
-pub(super) fn recipe(kind: KeyKind, naming: Naming<'_>) -> Recipe {
+/// The templates for a new object, as much of them as the rung says.
+pub(super) fn recipe(kind: KeyKind, naming: Naming<'_>, rung: Rung) -> Recipe {
+    match full(kind, naming) {
+        Recipe::Secret { mechanism, template } => Recipe::Secret { mechanism, template: cut(template, rung) },
+        Recipe::Pair { mechanism, public, private } => {
+            Recipe::Pair { mechanism, public: cut(public, rung), private: cut(private, rung) }
+        }
+    }
+}
+
+/// RULE: what protects the key stays on every rung. What a rung leaves out is read back from the object.
+fn cut(mut template: Vec<Attribute>, rung: Rung) -> Vec<Attribute> {
+    template.retain(|attribute| match (rung, attribute) {
+        (Rung::Full, _) => true,
+        (Rung::NoDerive, attribute) => !matches!(attribute, Attribute::Derive(_)),
+        (
+            Rung::Minimal,
+            Attribute::Derive(false)
+            | Attribute::Encrypt(false)
+            | Attribute::Decrypt(false)
+            | Attribute::Sign(false)
+            | Attribute::Verify(false)
+            | Attribute::Wrap(false)
+            | Attribute::Unwrap(false)
+            // Of a public key: the standard's default.
+            | Attribute::Private(false)
+            // The mechanism says it.
+            | Attribute::KeyType(_),
+        ) => false,
+        (Rung::Minimal, _) => true,
+    });
+    template
+}
+
+fn full(kind: KeyKind, naming: Naming<'_>) -> Recipe {
     match kind {
         KeyKind::Aes256 => {
             let mut template = guarded(naming);
@@ -102,33 +136,49 @@ mod tests {
     use super::*;
     use crate::token::{Curve, Hash};
 
+    const KINDS: [KeyKind; 5] =
+        [KeyKind::Aes256, KeyKind::Hmac(Hash::Sha256), KeyKind::Rsa(2048), KeyKind::Ec(Curve::P256), KeyKind::Ed25519];
+
+    fn guarded_template(kind: KeyKind, rung: Rung) -> Vec<Attribute> {
+        match recipe(kind, Naming { id: &[1], label: "x", token: true }, rung) {
+            Recipe::Secret { template, .. } => template,
+            Recipe::Pair { private, .. } => private,
+        }
+    }
+
     #[test]
     fn no_key_can_leave_the_token_or_serve_two_purposes() {
-        let naming = Naming { id: &[1], label: "x", token: true };
-        for kind in [
-            KeyKind::Aes256,
-            KeyKind::Hmac(Hash::Sha256),
-            KeyKind::Rsa(2048),
-            KeyKind::Ec(Curve::P256),
-            KeyKind::Ed25519,
-        ] {
-            let template = match recipe(kind, naming) {
-                Recipe::Secret { template, .. } => template,
-                Recipe::Pair { private, .. } => private,
-            };
+        for kind in KINDS {
+            let template = guarded_template(kind, Rung::Full);
+            for wanted in [Attribute::Derive(false), Attribute::Unwrap(false)] {
+                assert!(template.contains(&wanted), "{kind:?} lacks {wanted:?}");
+            }
+        }
+        for (kind, rung) in KINDS.iter().flat_map(|kind| Rung::ALL.map(|rung| (*kind, rung))) {
+            let template = guarded_template(kind, rung);
             for wanted in [
                 Attribute::Token(true),
                 Attribute::Private(true),
                 Attribute::Sensitive(true),
                 Attribute::Extractable(false),
-                Attribute::Derive(false),
-                Attribute::Unwrap(false),
+                Attribute::Id(vec![1]),
+                Attribute::Label(b"x".to_vec()),
             ] {
-                assert!(template.contains(&wanted), "{kind:?} lacks {wanted:?}");
+                assert!(template.contains(&wanted), "{kind:?} {rung:?} lacks {wanted:?}");
             }
             let signs = template.contains(&Attribute::Sign(true));
             let encrypts = template.contains(&Attribute::Encrypt(true)) || template.contains(&Attribute::Decrypt(true));
-            assert!(signs != encrypts, "{kind:?}");
+            assert!(signs != encrypts, "{kind:?} {rung:?}");
         }
+    }
+
+    #[test]
+    fn each_rung_says_less() {
+        for kind in KINDS {
+            let lengths = Rung::ALL.map(|rung| guarded_template(kind, rung).len());
+            assert!(lengths[0] > lengths[1] && lengths[1] > lengths[2], "{kind:?}: {lengths:?}");
+        }
+        let minimal = guarded_template(KeyKind::Aes256, Rung::Minimal);
+        assert!(minimal.contains(&Attribute::ValueLen(32.into())), "the length of the key is no guess");
     }
 }

@@ -10,7 +10,7 @@ use cryptoki::object::ObjectHandle;
 use tokio::sync::oneshot;
 
 use super::error::{CallError, Reaction, is_decrypt};
-use super::fingerprint::{Fingerprint, Mismatch, round_trip};
+use super::fingerprint::{Fingerprint, Mismatch, round_trip, signs};
 use super::handles::{Class, Lookup};
 use super::queue::{FairQueue, Taken};
 use super::seat::Seat;
@@ -208,6 +208,7 @@ fn check(seat: &mut Seat, key: &KeyRef, handle: ObjectHandle, public: Option<Obj
         KeyRef::Kms { fingerprint, .. } => Fingerprint::decode(fingerprint)
             .ok_or(Mismatch::WrongKey("the recorded fingerprint cannot be read"))?
             .check(seat, handle, public),
+        KeyRef::System(key) if key.class() == Class::Private => signs(seat, handle, public),
         KeyRef::System(_) => Ok(round_trip(seat, handle)?),
     }
 }
@@ -290,9 +291,7 @@ pub(super) fn serve_one<W>(queue: &FairQueue<Work<W>>, patience: Option<Duration
             tracing::error!("a token job panicked");
         }
     }
-    if heavy {
-        queue.heavy_done();
-    }
+    queue.done(heavy);
     Served::Yes
 }
 
