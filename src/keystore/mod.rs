@@ -2,9 +2,10 @@
 //! (`Origin = AWS_CLOUDHSM`) are connected and disconnected while the service runs.
 
 pub use crate::token::{
-    Adopted, CallContext, Capabilities, Curve, Done, ErrorClass, Evidence, Facts, GcmOutput, Generated, Hash, KeyKind,
-    KeyRef, LoginForm, Looked, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, OpenFailure, Profile, Rung,
-    Selector, SignMechanism, Status, SystemKey, Token, TokenError, TokenInfo, certificate, look,
+    Adopted, CallContext, Capabilities, Curve, Done, Enforcement, ErrorClass, Evidence, Facts, GcmOutput, Generated,
+    Hash, KeyKind, KeyRef, LoginForm, Looked, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, OpenFailure,
+    Profile, Rung, Selector, SignMechanism, SlotFacts, Status, SystemKey, Token, TokenError, TokenInfo, certificate,
+    look, slots,
 };
 
 use crate::ids::KeyStoreId;
