@@ -5,6 +5,7 @@ mod clock_file;
 pub mod dev;
 pub mod init;
 mod operator_socket;
+mod pins;
 mod runtime;
 pub mod serve;
 mod settle;
@@ -136,6 +137,7 @@ impl App {
             },
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone()), clock, settings)?);
+        ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let info = token.info();
         let services = Arc::new(Services {
             ops,

@@ -381,10 +381,11 @@ pub(super) fn state(lifecycle: &Lifecycle) -> KeyState {
     }
 }
 
-fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<KeyRecord, OpError> {
+pub(super) fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<KeyRecord, OpError> {
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(|e| OpError::Internal(format!("no randomness: {e}")))?;
     let evidence = serde_json::to_value(&generated.evidence).map_err(|e| OpError::Internal(e.to_string()))?;
+    let usual = MaterialId { id: record.id.bytes(), generation: 0 }.cka_id();
     let material = Material {
         generation: 0,
         material_id: hex::encode(random),
@@ -392,12 +393,12 @@ fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<Ke
         fingerprint: generated.fingerprint,
         spki: generated.spki,
         evidence,
-        object_id: None,
+        object_id: (generated.object_id != usual).then_some(generated.object_id),
     };
     Ok(KeyRecord { lifecycle: Lifecycle::Enabled, materials: vec![material], ..record })
 }
 
-fn key_kind(spec: KeySpec) -> KeyKind {
+pub(super) fn key_kind(spec: KeySpec) -> KeyKind {
     match spec {
         KeySpec::SymmetricDefault => KeyKind::Aes256,
         KeySpec::Rsa2048 => KeyKind::Rsa(2048),

@@ -36,6 +36,7 @@ use crate::store::{Store, StoreError, UpdateError};
 pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
+pub use officer::ReadPin;
 pub use operation::{Operation, Service};
 pub use resolve::{Resolved, Subject, resolve};
 pub use task::*;
@@ -59,6 +60,8 @@ pub struct Ops {
     rotation: RotationSettings,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
+    /// Who reads PINs for `token pin`.
+    pins: std::sync::OnceLock<Box<dyn ReadPin>>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
 }
@@ -140,6 +143,7 @@ impl Ops {
             custom_store_key_specs: settings.custom_store_key_specs,
             rotation: settings.rotation,
             unsettled: arc_swap::ArcSwap::default(),
+            pins: std::sync::OnceLock::new(),
             finished: std::sync::Mutex::default(),
         })
     }
@@ -171,9 +175,9 @@ impl Ops {
         let result = match resolved.task() {
             Task::Kms(request) => self.kms(request, resolved, ctx, &mut effects).await.map(Answer::Kms),
             // Boxed: its state is six times that of all others, and would be part of every request's.
-            Task::Operator(request) => {
-                Box::pin(self.operator(request, resolved, ctx, &mut effects)).await.map(Answer::Operator)
-            }
+            Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
+                .await
+                .map(Answer::Operator),
             Task::CallerIdentity => Ok(Answer::CallerIdentity),
             Task::Timer(TimerRequest::DeleteKey { key }) => {
                 self.destroy_key(key, ctx, &mut effects).await.map(|()| Answer::Timer)

@@ -173,6 +173,9 @@ fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> 
             // Any form: the operator asks as DescribeKey does.
             return Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?));
         }
+        Task::Operator(OperatorRequest::KeyAdopt(_)) => {
+            return Ok(Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) });
+        }
         Task::Operator(_) => return Ok(Subject::Command),
         Task::CallerIdentity => return Ok(Subject::Account),
         Task::Timer(TimerRequest::ConnectKeyStore { .. }) => return Ok(Subject::Timer),
