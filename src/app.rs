@@ -6,6 +6,7 @@ pub mod dev;
 pub mod init;
 mod last_use;
 mod operator_socket;
+mod pins;
 mod runtime;
 pub mod serve;
 mod settle;
@@ -143,6 +144,7 @@ impl App {
             },
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
+        ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let info = token.info();
         let services = Arc::new(Services {
             ops,

@@ -19,6 +19,8 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
         accepted = not_older(app, last, options).await?;
     }
     let ops = &app.services.ops;
+    // Before anything looks for keys: adopted ones have ids of their own.
+    app.token.place(ops.placed_ids(None));
     let dangling = recovery.dangling.into_iter().map(|intent| Dangling {
         request_id: intent.request_id,
         name: intent.name,
