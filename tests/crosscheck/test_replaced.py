@@ -197,7 +197,8 @@ def test_a_second_object_of_the_same_label(bridge, crosscheck, bystanders, new_k
 def test_an_extractable_object_in_its_place(bridge, crosscheck, bystanders, new_key):
     key, _ = new_key("SYMMETRIC_DEFAULT")
     destroy(bridge, key, "secrkey")
-    pkcs11_tool(bridge, *adopted.KINDS["SYMMETRIC_DEFAULT"], "--extractable", "--id", key_id_hex(key), "--label", f"hsm-bridge/kms/{key}")
+    pkcs11_tool(bridge, *adopted.KINDS["SYMMETRIC_DEFAULT"], "--extractable", "--id", key_id_hex(key), "--label",
+                f"hsm-bridge/kms/{key}")
     report = crosscheck(bridge, "--only", "keys")
     assert_red(report, key, bystanders, "its objects")
     (note,) = [note for check, _, _, note in report.rows if key in check and "its objects" in check]
