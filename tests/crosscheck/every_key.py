@@ -18,9 +18,9 @@ from target import key_bytes
 RESTING = {"Disabled", "PendingDeletion", "PendingImport", "PendingReplicaDeletion", "Creating", "Updating"}
 
 
-def run(target, table):
+def run(target, table, chosen):
     by_id, by_label = index(target.session)
-    for key in target.existing_keys():
+    for key in target.existing_keys(chosen):
         label = f"key {key['KeyId']} {key['KeySpec']}"
         record = target.record(key["KeyId"])
         with table.row(f"{label}: its objects", "python-pkcs11") as notes:

@@ -88,11 +88,14 @@ class Target:
                     notes.append(self.key(spec))
         return [spec for spec in wanted if (spec, specs.usage(spec), None) in self.keys]
 
-    def existing_keys(self):
-        """DescribeKey's answers for every key of this key store, the throw-away ones of this run left out."""
-        ids = [key["KeyId"] for page in self.kms.get_paginator("list_keys").paginate() for key in page["Keys"]]
+    def existing_keys(self, chosen):
+        """DescribeKey's answers for the chosen keys, or every key of this key store but the throw-away ones of this run."""
+        ids = chosen or [key["KeyId"] for page in self.kms.get_paginator("list_keys").paginate() for key in page["Keys"]]
         found = [self.kms.describe_key(KeyId=key)["KeyMetadata"] for key in ids if key not in self.made]
-        return [key for key in found if key.get("CustomKeyStoreId") == self.custom_store]
+        elsewhere = [key["KeyId"] for key in found if key.get("CustomKeyStoreId") != self.custom_store]
+        if chosen and elsewhere:
+            raise CannotRun(f"of another key store: {', '.join(elsewhere)}")
+        return [key for key in found if key["KeyId"] not in elsewhere]
 
     def delete_throw_away_keys(self):
         """Gives what could not be scheduled for deletion, with the reason."""
