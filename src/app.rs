@@ -22,7 +22,7 @@ use crate::authn::{self, Authenticator};
 use crate::authz::OperatorCommands;
 use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
 use crate::http::{Metrics, Services};
-use crate::keystore::{CallContext, ErrorClass, KeyStores, Token, TokenError};
+use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::identity::TokenSecrets;
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops};
@@ -73,11 +73,18 @@ impl AppError {
 
 impl From<TokenError> for AppError {
     fn from(error: TokenError) -> Self {
-        match error.class {
-            ErrorClass::Operator => AppError::Pin(format!(
-                "the token refuses the login ({error}): check the PIN; it was tried once and is not tried again"
-            )),
-            _ => AppError::Token(format!("the token cannot be used ({error})")),
+        match (error.open_failure(), error.rv) {
+            (OpenFailure::PinIncorrect | OpenFailure::PinLocked | OpenFailure::PinNotInitialised, 0) => {
+                AppError::Pin(format!("the token takes no login ({error})"))
+            }
+            (OpenFailure::PinIncorrect | OpenFailure::PinLocked | OpenFailure::PinNotInitialised, _) => {
+                AppError::Pin(format!(
+                    "the token refuses the login ({error}): check the PIN; it was tried once and is not tried again"
+                ))
+            }
+            (OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other, _) => {
+                AppError::Token(format!("the token cannot be used ({error})"))
+            }
         }
     }
 }
