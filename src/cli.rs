@@ -71,7 +71,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Serve { accept_store_rollback } => {
             let config = config.load()?;
             prepare(&config);
-            in_runtime(serve(config, StartOptions { accept_store_rollback }, |_| Ok(())))?;
+            in_runtime(serve(config, StartOptions { accept_store_rollback, ..StartOptions::default() }, |_| Ok(())))?;
             Ok(0)
         }
         Command::Init(options) => initialise(*options, config),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, audit_directory, clock_file, last_use, now_ms, open_files, operator_socket,
-    runtime, settle,
+    runtime, settle, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -70,6 +70,7 @@ pub async fn serve(
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
     let sweeper = tokio::spawn(sweep(services.clone(), config.clone(), stopped.clone()));
+    let connector = tokio::spawn(tokens::connect_stores(services.clone(), stopped.clone()));
     let uses = tokio::spawn(last_use::keep(
         services.clone(),
         config.server.state_dir.clone(),
@@ -122,6 +123,7 @@ pub async fn serve(
     }
     socket.abort();
     let _ = sweeper.await;
+    let _ = connector.await;
     let _ = rotator.await;
     let _ = strangers.await;
     let _ = uses.await;
@@ -205,6 +207,8 @@ async fn sweep(services: Arc<Services>, config: Config, mut stopped: watch::Rece
         }
         tokio::select! {
             () = tokio::time::sleep(config.sweeper.interval) => {}
+            // Keys of a key store that was not connected waited for it.
+            () = services.ops.keystore().a_store_connects() => {}
             _ = stopped.changed() => return,
         }
     }
@@ -298,6 +302,7 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
             audit_failures: u64::from(services.journal.failure().is_some()),
             audit_free_bytes: free_bytes(&audit_dir),
             keys: services.ops.keys_by_state(),
+            key_stores: services.ops.keystore().by_state(),
             gcm_usage: vec![
                 ("under_quarter", budgets.below_quarter),
                 ("quarter", budgets.below_half),

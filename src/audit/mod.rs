@@ -195,6 +195,19 @@ pub struct Additional {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias_generation: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_key_store_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_key_store_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// JSON in a string, here and in the next two, as CloudTrail has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_keys: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_keys_deletion_status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hsm: Option<HsmFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,

@@ -52,6 +52,15 @@ async fn by_the_service(services: &Services, request: TimerRequest) -> Result<()
     run(services, &front).await.map(|_| ())
 }
 
+/// Connects a custom key store: the service's own doing. The answer tells whether it could be recorded, not whether the token
+/// was connected.
+pub async fn connect_key_store(services: &Services, id: crate::ids::KeyStoreId) -> Result<(), Told> {
+    let caller = Caller::bridge(services.ops.locality().account.clone());
+    let scene = local_scene(EventType::HsmBridgeSystem, "hsm-bridge", None);
+    let front = LocalFront { scene, caller, task: Task::Timer(TimerRequest::ConnectKeyStore { id }) };
+    run(services, &front).await.map(|_| ())
+}
+
 fn local_scene(event_type: EventType, event_source: &'static str, user_agent: Option<String>) -> Scene {
     Scene {
         request_id: Arc::from(uuid::Uuid::new_v4().to_string()),

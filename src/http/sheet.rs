@@ -119,7 +119,7 @@ impl<'a> Sheet<'a> {
                     event.response_elements = None;
                 }
             }
-            (Ok(Answer::Timer), _) => {
+            (Ok(Answer::Timer), _) if self.key_arn.is_some() => {
                 let told = serde_json::json!({ "keyId": self.key_arn });
                 event.response_elements = serde_json::value::to_raw_value(&told).ok();
             }
@@ -132,7 +132,14 @@ impl<'a> Sheet<'a> {
             mechanism: facts.mechanism,
             micros: facts.micros,
         };
+        let store = effects.key_store.clone().unwrap_or_default();
         event.additional = Additional {
+            custom_key_store_id: store.id.map(String::from),
+            custom_key_store_name: store.name,
+            cluster_id: store.cluster.map(String::from),
+            backing_key: store.backing_key,
+            backing_keys: store.backing_keys,
+            backing_keys_deletion_status: store.deletion_status,
             key_material_id: effects.key_material_id.as_deref().map(str::to_owned),
             source_key_material_id: effects.source_key_material_id.as_deref().map(str::to_owned),
             destination_key_material_id: effects.destination_key_material_id.as_deref().map(str::to_owned),

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::authz::Permit;
-use crate::ids::Locality;
+use crate::ids::{ClusterId, KeyStoreId, Locality};
 use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenError};
 use crate::store::{Store, StoreError, UpdateError};
 
@@ -97,8 +97,21 @@ pub struct Effects {
     pub destination_key_material_id: Option<Arc<str>>,
     /// The store's version after the change.
     pub store_version: Option<u64>,
+    /// Of a custom key store and what is in it.
+    pub key_store: Option<KeyStoreFacts>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
+}
+
+/// CloudTrail's members about a custom key store. The last three are JSON in a string, as AWS has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyStoreFacts {
+    pub id: Option<KeyStoreId>,
+    pub name: Option<String>,
+    pub cluster: Option<ClusterId>,
+    pub backing_key: Option<String>,
+    pub backing_keys: Option<String>,
+    pub deletion_status: Option<String>,
 }
 
 /// An outcome with its effects; an error may have effects too (a token call that failed).
@@ -177,7 +190,12 @@ impl Ops {
         let mut effects = Effects::default();
         let resolved = permit.resolved();
         let result = match resolved.task() {
-            Task::Kms(request) => self.kms(request, resolved, ctx, &mut effects).await.map(Answer::Kms),
+            Task::Kms(request) => {
+                effects.key_store = self.store_used(request, resolved.subject());
+                let own = self.within_deadline(resolved.subject(), ctx);
+                let done = self.kms(request, resolved, own.as_ref().unwrap_or(ctx), &mut effects).await;
+                done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, resolved.subject()))
+            }
             // Boxed: its state is six times that of all others, and would be part of every request's.
             Task::Operator(request) => {
                 Box::pin(self.operator(request, resolved, ctx, &mut effects)).await.map(Answer::Operator)
@@ -203,6 +221,7 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
+        self.reachable(request, resolved.subject())?;
         match (request, resolved.subject()) {
             (Request::Unsupported { operation, reason }, _) => {
                 Err(OpError::Unsupported(format!("{}: {reason}", operation.name())))
@@ -269,7 +288,11 @@ impl Ops {
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {
-                Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() })
+                match key.record.key_store {
+                    // RULE KMS: keys in custom key stores do not rotate.
+                    Some(_) => Err(OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_CLOUDHSM" }),
+                    None => Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() }),
+                }
             }
             (Request::ListGrants { .. }, Subject::Key(_)) => Ok(Response::ListGrants),
             (Request::GetKeyLastUsage { .. }, Subject::Key(key)) => self.key_last_usage(key),

@@ -5,7 +5,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::ids::spec::KeySpec;
 use crate::keystore::{MaterialId, Status};
-use crate::ops::keys::{label, state, supported};
+use crate::ops::keys::{cka_id, label, supported};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject};
 use crate::ops::{
     Context, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
@@ -26,7 +26,7 @@ impl Ops {
             OperatorRequest::KeyList => {
                 let keys = snapshot.keys.values().filter(|r| r.lifecycle != Lifecycle::Creating);
                 let targets = keys.map(|r| KeyTarget { record: r.clone(), arn: self.locality.key_arn(&r.id) });
-                Ok(OperatorResponse::Keys { keys: targets.map(|t| key_line(&t, snapshot)).collect() })
+                Ok(OperatorResponse::Keys { keys: targets.map(|t| self.key_line(&t, snapshot)).collect() })
             }
             OperatorRequest::KeyShow { .. } => match resolved.subject() {
                 Subject::Key(key) => Ok(OperatorResponse::Key { key: Box::new(self.key_details(key, snapshot)?) }),
@@ -45,6 +45,10 @@ impl Ops {
                 let before = snapshot.version;
                 let facts = self.store.restore(path, &wrap, before).await.map_err(told)?;
                 self.budgets.forget();
+                {
+                    let _one_at_a_time = self.keystore.changing().await;
+                    self.keystore.follow(&self.store.snapshot());
+                }
                 effects.store_version = Some(self.store.snapshot().version);
                 effects.details = Some(serde_json::json!({ "path": path, "ticket": ticket, "versionBefore": before }));
                 Ok(OperatorResponse::Restored { facts })
@@ -79,12 +83,12 @@ impl Ops {
         let materials = record.materials.iter().map(|material| MaterialLine {
             generation: material.generation,
             material_id: material.material_id.clone(),
-            cka_id: hex::encode(MaterialId { id: record.id.bytes(), generation: material.generation }.cka_id()),
+            cka_id: cka_id(record, material),
             cka_label: label(&record.id),
             evidence: material.evidence.clone(),
         });
         Ok(KeyDetails {
-            line: key_line(key, snapshot),
+            line: self.key_line(key, snapshot),
             created: date(record.created),
             deletion_date: match record.lifecycle {
                 Lifecycle::PendingDeletion { deletion_date } => Some(date(deletion_date)),
@@ -98,6 +102,19 @@ impl Ops {
             gcm_limit: symmetric.then(|| self.budgets.limit()),
             public_key: record.current().and_then(|m| m.spki.as_deref()).map(pem),
         })
+    }
+
+    pub(super) fn key_line(&self, key: &KeyTarget, snapshot: &Snapshot) -> KeyLine {
+        let aliases = snapshot.aliases_of.get(&key.record.id).cloned().unwrap_or_default();
+        KeyLine {
+            key_id: key.record.id.to_string(),
+            arn: key.arn.clone(),
+            spec: key.record.spec.to_string(),
+            usage: key.record.usage.to_string(),
+            state: self.state(&key.record).to_string(),
+            aliases: aliases.iter().map(ToString::to_string).collect(),
+            description: key.record.description.clone(),
+        }
     }
 
     fn sweeper_status(&self, snapshot: &Snapshot) -> SweeperStatus {
@@ -179,19 +196,6 @@ fn compare(objects: &[crate::keystore::ObjectReport], snapshot: &Snapshot) -> se
         "recordsWithoutObject": without_object,
         "unreadable": debris,
     })
-}
-
-fn key_line(key: &KeyTarget, snapshot: &Snapshot) -> KeyLine {
-    let aliases = snapshot.aliases_of.get(&key.record.id).cloned().unwrap_or_default();
-    KeyLine {
-        key_id: key.record.id.to_string(),
-        arn: key.arn.clone(),
-        spec: key.record.spec.to_string(),
-        usage: key.record.usage.to_string(),
-        state: state(&key.record.lifecycle).to_string(),
-        aliases: aliases.iter().map(ToString::to_string).collect(),
-        description: key.record.description.clone(),
-    }
 }
 
 /// The operator is told what is wrong with a file; callers of the API never see these texts.
