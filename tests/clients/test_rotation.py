@@ -1,5 +1,6 @@
 """Rotation by alias, and clients that send the alias on Decrypt: HsmBridge.RotateAlias as a signed request, all else by boto3."""
 
+import http.client
 import json
 import re
 import secrets
@@ -12,11 +13,12 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from bridge import Bridge
 from checks import refused
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
 
-from instance import REGION, Instance  # noqa: E402
+from instance import REGION, Instance, until  # noqa: E402
 
 WRONG_KEY = "The key ID in the request does not identify a CMK that can perform this operation."
 CONTEXT = {"app": "rotation"}
@@ -376,3 +378,91 @@ def test_an_alias_gets_a_new_key_before_the_budget_ends(configured):
         for _ in range(limit + 1):
             instance.kms.encrypt(KeyId=alone, Plaintext=b"x")
     assert end.value.response["Error"]["Message"] == f"{instance.key_arn(alone)} has reached its encryption limit; rotate it"
+
+
+# -- in a custom key store --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def custom():
+    """A bridge with a token for a custom key store, and the store, connected."""
+    bridge = Bridge(extra_args=["--custom-tokens", "1", "--custom-store-key-specs", "SYMMETRIC_DEFAULT,RSA_4096"])
+    try:
+        bridge.start()
+        bridge.store = bridge.kms.create_custom_key_store(
+            CustomKeyStoreName="store", CloudHsmClusterId=bridge.env["HSM_BRIDGE_CLUSTER_IDS"].split(",")[0],
+            TrustAnchorCertificate=Path(bridge.env["HSM_BRIDGE_TRUST_ANCHOR"]).read_text(),
+            KeyStorePassword=Path(bridge.env["HSM_BRIDGE_CUSTOM_PIN_FILE"]).read_text().strip())["CustomKeyStoreId"]
+        connect(bridge)
+        yield bridge
+    finally:
+        bridge.close()
+
+
+def connect(bridge):
+    bridge.kms.connect_custom_key_store(CustomKeyStoreId=bridge.store)
+    connected(bridge)
+
+
+def connected(bridge):
+    def state():
+        (store,) = bridge.kms.describe_custom_key_stores(CustomKeyStoreId=bridge.store)["CustomKeyStores"]
+        assert store["ConnectionState"] != "FAILED", store
+        return store["ConnectionState"] == "CONNECTED"
+    until("the key store is connected", state)
+
+
+def test_a_rotation_stays_in_its_key_store(custom):
+    old = custom.new_key(Origin="AWS_CLOUDHSM", CustomKeyStoreId=custom.store)
+    alias = custom.new_alias(old)
+    blob = seal(custom, alias)
+    rotate(custom, alias)
+    metadata = custom.kms.describe_key(KeyId=alias)["KeyMetadata"]
+    assert metadata["KeyId"] != old and (metadata["Origin"], metadata["CustomKeyStoreId"]) == ("AWS_CLOUDHSM", custom.store)
+    assert opened(custom, alias, blob) == (old, b"before")
+    custom.kms.disconnect_custom_key_store(CustomKeyStoreId=custom.store)
+    code, text = not_rotated(custom, alias)
+    assert code == "KMSInvalidStateException" and "not connected" in text
+    plan = command(custom, "rotate", "--plan", "--alias", alias)
+    assert plan["wouldBeDone"] is False and plan["newKey"]["keyStore"] == custom.store and plan["oldKey"]["state"] == "Unavailable"
+    connect(custom)
+    assert opened(custom, alias, blob) == (old, b"before")
+    code, text = not_rotated(custom, custom.new_alias(custom.new_key(KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY", Origin="AWS_CLOUDHSM",
+                                                                     CustomKeyStoreId=custom.store)), KeySpec="RSA_2048")
+    assert code == "UnsupportedOperationException" and "RSA_2048" in text
+
+
+def test_a_killed_rotation_in_a_custom_store_is_undone_when_it_is_connected(custom):
+    connected(custom)
+    alias = custom.new_alias(custom.new_key(KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY", Origin="AWS_CLOUDHSM", CustomKeyStoreId=custom.store))
+    for _ in range(10):
+        old, keys, ticket, answers = target(custom, alias), len(all_keys(custom)), secrets.token_hex(8), []
+        sender = threading.Thread(target=until_it_is_gone, args=(custom.raw(), alias, ticket, answers))
+        sender.start()
+        # The row is written at once, the pair takes a second or more.
+        until("the row of the new key", lambda: stored(custom) == keys + 1, step=0.001)
+        custom.kill()
+        sender.join()
+        custom.start()
+        connected(custom)
+        if target(custom, alias) == old:
+            break
+    else:
+        pytest.fail("every rotation was done before the kill")
+    assert not answers
+    assert stored(custom) == keys == len(all_keys(custom)), "no row of a key that was not finished"
+    objects = json.loads(custom.run("doctor", "--json").stdout)["objects"]
+    assert not objects["withoutRecord"] and not objects["recordsWithoutObject"], objects
+    assert rotate(custom, alias, ClientToken=ticket)["NewKeyId"] == custom.key_arn(target(custom, alias))
+    assert target(custom, alias) != old and len(all_keys(custom)) == keys + 1
+
+
+def until_it_is_gone(client, alias, ticket, answers):
+    try:
+        answers.append(client.call("HsmBridge.RotateAlias", {"AliasName": alias, "ClientToken": ticket}))
+    except (OSError, http.client.HTTPException):
+        pass
+
+
+def stored(bridge):
+    """Rows of keys, finished or not."""
+    return json.loads(bridge.run("doctor", "--json").stdout)["store"]["keys"]
