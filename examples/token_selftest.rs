@@ -20,6 +20,11 @@ use hsm_bridge::token::*;
 use x509_cert::der::Decode;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
+#[path = "token_selftest/officer.rs"]
+mod officer;
+#[path = "token_selftest/stores.rs"]
+mod stores;
+
 type Checked = Result<(), String>;
 
 struct Bench {
@@ -46,6 +51,13 @@ fn main() {
             "queue" => bench.queue().await,
             "logged-out" => bench.logged_out().await,
             "gone" => bench.gone(conf).await,
+            "officer" => bench.officers_tools().await,
+            "inventory" => bench.inventories().await,
+            "short-ids" => bench.short_ids().await,
+            "stores" => bench.stores(conf).await,
+            "no-pin" => bench.no_pin().await,
+            "pin" => bench.new_pin().await,
+            "race" => bench.race(),
             "measure" => bench.measure().await,
             other => panic!("no scenario `{other}`"),
         }

@@ -4,6 +4,7 @@
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 VENV=$ROOT/.venv
+INTEROP_VENV=$ROOT/.venv-interop
 
 RUST_MINIMUM=1.95
 CARGO_DENY_VERSION=0.20.2
@@ -49,14 +50,20 @@ need_cargo() {
 }
 
 # need_venv: .venv with the pinned clients of tests/clients/requirements.txt.
-need_venv() {
-    local requirements=$ROOT/tests/clients/requirements.txt
+need_venv() { venv_with "$VENV" "$ROOT/tests/clients/requirements.txt"; }
+
+# need_interop_venv: other people's programs, about 600 MB. Their own environment: they pin each other's libraries.
+need_interop_venv() { venv_with "$INTEROP_VENV" "$ROOT/tests/interop/requirements.txt"; }
+
+# venv_with DIR REQUIREMENTS: a virtual environment with exactly these packages.
+venv_with() {
+    local venv=$1 requirements=$2
     # The stamp is written last, so an interrupted installation is done again.
-    cmp -s "$requirements" "$VENV/installed-requirements.txt" && return 0
-    say "installing the Python clients into .venv"
-    python3 -m venv --clear "$VENV"
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
-    cp "$requirements" "$VENV/installed-requirements.txt"
+    cmp -s "$requirements" "$venv/installed-requirements.txt" && return 0
+    say "installing the Python clients into ${venv##*/}"
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    cp "$requirements" "$venv/installed-requirements.txt"
 }
 
 # need_cargo_deny: `cargo deny`, compiled without optimisation (1.5 instead of 3 minutes on two cores) and kept

@@ -4,11 +4,13 @@
 mod clock_file;
 pub mod dev;
 pub mod init;
+mod last_use;
 mod operator_socket;
 mod pins;
 mod runtime;
 pub mod serve;
 mod settle;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
 use crate::authn::{self, Authenticator};
 use crate::authz::OperatorCommands;
-use crate::config::{Config, ConfigError, DecryptAliasMode};
+use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
 use crate::http::{Metrics, Services};
 use crate::keystore::{CallContext, ErrorClass, KeyStores, Token, TokenError};
 use crate::ops::identity::TokenSecrets;
@@ -91,6 +93,8 @@ impl From<OpError> for AppError {
 pub struct StartOptions {
     /// Ticket for starting with a store older than the journal.
     pub accept_store_rollback: Option<String>,
+    /// Ticket for starting with another default token than the known one, for `token replace` only.
+    pub accept_token_replacement: Option<String>,
 }
 
 /// The opened instance: both locks held, token logged in, store and journal agreed.
@@ -117,6 +121,8 @@ impl App {
 
     async fn open_token(config: Config, opened: Opened, options: &StartOptions) -> Result<App, AppError> {
         let Opened { lock, journal, recovery } = opened;
+        // What is wrong with a profile is told before the PIN is tried.
+        let configured = tokens::configured(&config)?;
         let token = connect(&config).await?;
         let wrap = TokenWrap::new(token.clone());
         let store = Store::open(lock, &wrap).await?;
@@ -125,6 +131,7 @@ impl App {
         let seen = clock_file::read(&config.server.state_dir)?;
         let clock = Arc::new(ClockWatch::new(seen, now_ms(), Instant::now()));
         let settings = ops::Settings {
+            now: now_ms(),
             locality: config.server.locality.clone(),
             gcm_limit: config.limits.gcm_encryptions,
             generate_deadline: config.token.generate_deadline,
@@ -136,7 +143,7 @@ impl App {
                 retire_unused_days: config.rotation.retire_unused_days,
             },
         };
-        let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone()), clock, settings)?);
+        let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let info = token.info();
         let services = Arc::new(Services {
@@ -156,6 +163,7 @@ impl App {
             token_slot: info.slot,
         });
         let app = App { config, services, token };
+        last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         Ok(app)
     }
@@ -174,6 +182,7 @@ impl App {
     /// Ends an instance that was opened for one command.
     pub fn close(self) {
         self.services.journal.close();
+        self.services.ops.keystore().close();
         self.token.close();
     }
 
@@ -217,12 +226,7 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
     let pin = config.token.pin.read()?;
     let settings = token::Settings {
         module: config.token.module.clone(),
-        selector: token::Selector {
-            label: config.token.selector.label.clone(),
-            serial: config.token.selector.serial.clone(),
-            model: config.token.selector.model.clone(),
-            manufacturer: config.token.selector.manufacturer.clone(),
-        },
+        selector: selector(&config.token.selector),
         expect_serial: None,
         profile: profile(config.token.profile.as_deref())?,
         workers: config.token.workers,
@@ -232,6 +236,15 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
         Ok(opened) => Ok(opened?),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),
+    }
+}
+
+fn selector(selector: &TokenSelector) -> token::Selector {
+    token::Selector {
+        label: selector.label.clone(),
+        serial: selector.serial.clone(),
+        model: selector.model.clone(),
+        manufacturer: selector.manufacturer.clone(),
     }
 }
 

@@ -71,7 +71,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Serve { accept_store_rollback } => {
             let config = config.load()?;
             prepare(&config);
-            in_runtime(serve(config, StartOptions { accept_store_rollback }, |_| Ok(())))?;
+            in_runtime(serve(config, StartOptions { accept_store_rollback, ..StartOptions::default() }, |_| Ok(())))?;
             Ok(0)
         }
         Command::Init(options) => initialise(*options, config),
@@ -171,6 +171,10 @@ fn dev(options: args::DevArguments) -> Result<u8, Failed> {
         region: options.region,
         env_file: options.env_file,
         tls: options.tls,
+        custom_tokens: usize::from(options.custom_tokens),
+        decrypt_alias_mode: options.decrypt_alias_mode,
+        custom_store_key_specs: options.custom_store_key_specs,
+        config_extra: options.config_extra,
     };
     let dev = Dev::prepare(options)?;
     prepare(dev.config());

@@ -4,6 +4,7 @@
 
 mod document;
 mod pin;
+mod tokens;
 mod uri;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -315,18 +316,14 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
     let document = Document::parse(text)?;
     let server = server(&document.section("server"), base_dir)?;
     let http = http(&document.section("http"))?;
+    let token = tokens::token(&document.section("token"), base_dir)?;
     Ok(Config {
         listeners: listeners(&document, base_dir, &http)?,
         metrics: metrics(&document.section("metrics"))?,
-        token: token(&document.section("token"), base_dir)?,
-        custom_tokens: Vec::new(),
-        key_stores: KeyStores { custom_store_key_specs: Vec::new() },
-        rotation: Rotation {
-            decrypt_alias_mode: DecryptAliasMode::History,
-            at_usage: None,
-            max_age_days: 365,
-            retire_unused_days: 30,
-        },
+        custom_tokens: tokens::custom_tokens(&document, &token, base_dir)?,
+        token,
+        key_stores: key_stores(&document.section("key_stores"))?,
+        rotation: rotation(&document.section("rotation"))?,
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
         authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
@@ -418,82 +415,37 @@ fn metrics(section: &Section<'_>) -> Result<Option<SocketAddr>, Problem> {
     }
 }
 
-fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
-    Ok(Token {
-        module: base_dir.join(section.required_text("module")?),
-        cluster: None,
-        selector: selector(section)?,
-        profile: path(section, "profile", base_dir)?,
-        pin: pin(section, base_dir)?,
-        workers: size(section, "workers", 1..=64, 2)?,
-        queue: size(section, "queue", 1..=1_000_000, 1_024)?,
-        deadline: milliseconds(section, "deadline_ms", 10_000)?,
-        generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
-        environment: environment(section)?,
-    })
-}
-
-fn selector(section: &Section<'_>) -> Result<TokenSelector, Problem> {
-    let owned = |key| -> Result<Option<String>, Problem> { Ok(section.text(key)?.map(str::to_owned)) };
-    let selector = match section.text("uri")? {
-        Some(uri) => {
-            if let Some(key) = ["label", "serial", "model", "manufacturer"].into_iter().find(|key| section.has(key)) {
-                return Err(section.problem(key, "stands beside `token.uri`: keep one of the two ways"));
-            }
-            uri::parse(uri).map_err(|what| section.problem("uri", what))?
-        }
-        None => TokenSelector {
-            label: owned("label")?,
-            serial: owned("serial")?,
-            model: owned("model")?,
-            manufacturer: owned("manufacturer")?,
-        },
-    };
-    // Model and manufacturer alone would take whatever token comes up first after a change of hardware.
-    if selector.label.is_none() && selector.serial.is_none() {
-        let (key, what) = match section.has("uri") {
-            true => ("uri", "names no token: add `token=…` or `serial=…`"),
-            false => ("label", "is missing: name the token by `label`, `serial` or `uri`"),
+fn key_stores(section: &Section<'_>) -> Result<KeyStores, Problem> {
+    let mut specs = Vec::new();
+    for name in section.texts("custom_store_key_specs")?.unwrap_or_default() {
+        let Some(spec) = KeySpec::from_wire(name) else {
+            let known: Vec<&str> = KeySpec::ALL.iter().map(|spec| spec.as_str()).collect();
+            let nearest = nearest_word(name, &known);
+            return Err(section.problem(
+                "custom_store_key_specs",
+                format_args!("has `{name}`, which is no KeySpec of ours: did you mean `{nearest}`?"),
+            ));
         };
-        return Err(section.problem(key, what));
+        if spec != KeySpec::SymmetricDefault && !specs.contains(&spec) {
+            specs.push(spec);
+        }
     }
-    Ok(selector)
+    Ok(KeyStores { custom_store_key_specs: specs })
 }
 
-fn pin(section: &Section<'_>, base_dir: &Path) -> Result<PinSource, Problem> {
-    let file = path(section, "pin_file", base_dir)?;
-    let credential = section.text("pin_credential")?;
-    let variable = section.text("pin_env")?;
-    match (file, credential, variable) {
-        (Some(file), None, None) => Ok(PinSource::File(file)),
-        (None, Some(name), None) if name.contains('/') || name.starts_with('.') => {
-            Err(section
-                .problem("pin_credential", "is a name and no path: the file is looked for in CREDENTIALS_DIRECTORY"))
-        }
-        (None, Some(name), None) => Ok(PinSource::Credential(name.to_owned())),
-        (None, None, Some(name)) if name.contains(['=', '\0']) => {
-            Err(section.problem("pin_env", "is the name of an environment variable and not its value"))
-        }
-        (None, None, Some(name)) => Ok(PinSource::Environment(name.to_owned())),
-        (None, None, None) => {
-            Err(section.problem("pin_file", "is missing: set `pin_file`, `pin_credential` or `pin_env`"))
-        }
-        _ => Err(section.problem(
-            "pin_file",
-            "is not the only source of the PIN: keep one of `pin_file`, `pin_credential` and `pin_env`",
-        )),
-    }
-}
-
-fn environment(section: &Section<'_>) -> Result<BTreeMap<String, String>, Problem> {
-    let environment = section.text_map("environment")?;
-    match environment.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
-    {
-        Some((name, _)) => {
-            Err(section.problem("environment", format_args!("has `{name}`, which cannot be a variable")))
-        }
-        None => Ok(environment),
-    }
+fn rotation(section: &Section<'_>) -> Result<Rotation, Problem> {
+    const MODES: [(&str, DecryptAliasMode); 2] =
+        [("history", DecryptAliasMode::History), ("strict", DecryptAliasMode::Strict)];
+    const CENTURY: u64 = 36_500;
+    let mode = section.text("decrypt_alias_mode")?.unwrap_or("history");
+    Ok(Rotation {
+        decrypt_alias_mode: MODES.into_iter().find_map(|(word, value)| (word == mode).then_some(value)).ok_or_else(
+            || section.problem("decrypt_alias_mode", format_args!("is `{mode}`: write `history` or `strict`")),
+        )?,
+        at_usage: section.thousandths("at_usage", 10..=990)?,
+        max_age_days: small(section, "max_age_days", 1..=CENTURY, 365)?,
+        retire_unused_days: small(section, "retire_unused_days", 1..=CENTURY, 30)?,
+    })
 }
 
 fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Audit, Problem> {
@@ -569,6 +521,11 @@ fn seconds(section: &Section<'_>, key: &str, most: u64, default: u64) -> Result<
 
 fn milliseconds(section: &Section<'_>, key: &str, default: u64) -> Result<Duration, Problem> {
     section.integer(key, 1..=1_000 * HOUR, default).map(Duration::from_millis)
+}
+
+fn small(section: &Section<'_>, key: &str, range: std::ops::RangeInclusive<u64>, default: u64) -> Result<u32, Problem> {
+    let number = section.integer(key, range, default)?;
+    u32::try_from(number).map_err(|_| section.problem(key, "is too large"))
 }
 
 fn size(

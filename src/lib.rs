@@ -27,6 +27,7 @@ pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod http;
 pub mod ids;

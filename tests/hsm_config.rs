@@ -31,6 +31,21 @@ fn profiles_parse_and_are_named_for_their_file() {
     );
 }
 
+/// Each profile has a page that says where its facts come from, and the table over all names it.
+#[test]
+fn each_profile_has_a_page() {
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tokens");
+    let overview = std::fs::read_to_string(pages.join("README.md")).unwrap();
+    for entry in std::fs::read_dir(directory().join("profiles")).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let page = std::fs::read_to_string(pages.join(format!("{name}.md"))).unwrap_or_default();
+        for part in ["## Least privilege", "[[custom_token]]", "## Limits", "## Known errors", "## Tested"] {
+            assert!(page.contains(part), "docs/tokens/{name}.md has no `{part}`");
+        }
+        assert!(overview.contains(&format!("({name}.md)")), "docs/tokens/README.md does not name {name}");
+    }
+}
+
 /// What keeps a restart loop from burning PIN tries, and secrets from core files.
 #[test]
 fn the_unit_keeps_its_promises() {

@@ -62,8 +62,10 @@ fn harness() -> PathBuf {
     let path = test.parent().and_then(Path::parent).unwrap().join("examples/token_selftest");
     let built = std::fs::metadata(&path).and_then(|file| file.modified()).ok();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = std::fs::read_dir(root.join("src/token")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = ["src/token", "examples/token_selftest"];
+    let sources = folders.iter().flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
     let newest = sources
+        .map(|entry| entry.unwrap().path())
         .chain([root.join("examples/token_selftest.rs")])
         .map(|source| std::fs::metadata(source).and_then(|file| file.modified()).unwrap())
         .max();
@@ -99,4 +101,29 @@ fn lost_sessions_and_a_lost_login_come_back() {
 #[test]
 fn a_token_that_went_away_is_told_from_a_missing_key() {
     Directory::with_tokens(1).run("gone", 1);
+}
+
+#[test]
+fn an_officers_keys_are_seen_and_adopted() {
+    Directory::with_tokens(1).run("officer", 20);
+}
+
+#[test]
+fn an_inventory_reads_all_and_lets_others_in() {
+    Directory::with_tokens(1).run("inventory", 3);
+}
+
+#[test]
+fn short_ids_and_short_labels() {
+    Directory::with_tokens(1).run("short-ids", 6);
+}
+
+#[test]
+fn several_tokens_live_side_by_side() {
+    Directory::with_tokens(2).run("stores", 12);
+}
+
+#[test]
+fn a_new_pin_needs_no_restart() {
+    Directory::with_tokens(1).run("pin", 6);
 }

@@ -1,6 +1,8 @@
 //! `dev`: a self-contained instance for trying things out. A SoftHSM token, a store and a root access key in one
 //! directory, and a file of shell exports once it answers. Not for production: PIN and secret lie beside each other.
 
+mod custom_tokens;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -8,11 +10,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use custom_tokens::CustomTokens;
+
 use super::init::{self, FirstKey};
 use super::serve::{Ready, serve};
 use super::{AppError, StartOptions, audit_directory};
-use crate::config::Config;
+use crate::config::{Config, DecryptAliasMode};
 use crate::http::tls;
+use crate::ids::spec::KeySpec;
 use crate::ids::{AccountId, Region};
 use crate::secret::SecretString;
 use crate::store::{Store, database_path};
@@ -29,6 +34,7 @@ const TOKEN_LABEL: &str = "hsm-bridge-dev";
 const MARKER: &str = "made-by-dev";
 const CONFIG: &str = "hsm-bridge.toml";
 const CREDENTIALS: &str = "credentials";
+const CLUSTER: &str = "cluster-id";
 
 #[derive(Debug, Clone)]
 pub struct DevOptions {
@@ -39,6 +45,12 @@ pub struct DevOptions {
     pub region: Option<Region>,
     pub env_file: Option<PathBuf>,
     pub tls: bool,
+    /// Further tokens, for custom key stores, up to 16. A directory keeps those that it has.
+    pub custom_tokens: usize,
+    pub decrypt_alias_mode: Option<DecryptAliasMode>,
+    pub custom_store_key_specs: Vec<KeySpec>,
+    /// Text for the end of the written configuration.
+    pub config_extra: Option<PathBuf>,
 }
 
 /// A prepared directory: everything on disk but the instance itself.
@@ -47,6 +59,7 @@ pub struct Dev {
     temporary: bool,
     options: DevOptions,
     config: Config,
+    custom: CustomTokens,
 }
 
 impl Dev {
@@ -67,14 +80,19 @@ impl Dev {
             make_token(&dir)?;
             replace(&dir.join(MARKER), b"hsm-bridge dev: not for production\n")?;
         }
+        if !dir.join(CLUSTER).exists() {
+            replace(&dir.join(CLUSTER), custom_tokens::random_cluster_id()?.as_str().as_bytes())?;
+        }
+        let module = module()?;
+        let custom = CustomTokens::prepare(&dir, &module, options.custom_tokens)?;
         if options.tls && !dir.join("tls/server.pem").exists() {
             make_certificate(&dir)?;
         }
         remember_locality(&dir, &mut options)?;
-        let text = configuration(&dir, &options)?;
+        let text = configuration(&dir, &module, &options, &custom)?;
         replace(&dir.join(CONFIG), text.as_bytes())?;
         let config = Config::load(&dir.join(CONFIG))?;
-        Ok(Dev { dir, temporary, options, config })
+        Ok(Dev { dir, temporary, options, config, custom })
     }
 
     pub fn config(&self) -> &Config {
@@ -152,6 +170,7 @@ impl Dev {
             ("HSM_BRIDGE_PIN_FILE", dir("pin")),
             ("HSM_BRIDGE_CONFIG", dir(CONFIG)),
         ]);
+        pairs.extend(self.custom.exports(&self.dir));
         let mut text = String::new();
         for (name, value) in pairs {
             // Quoted for sh: nothing in a value is expanded.
@@ -207,14 +226,25 @@ fn make_token(dir: &Path) -> Result<(), AppError> {
         dir.join("tokens").display()
     );
     replace(&dir.join("softhsm2.conf"), conf.as_bytes())?;
-    let mut random = [0u8; 24];
-    getrandom::fill(&mut random).map_err(|e| AppError::Io(format!("no randomness: {e}")))?;
-    let (pin, so_pin) = random.split_at(12);
-    let (pin, so_pin) = (SecretString::new(hex::encode(pin)), SecretString::new(hex::encode(so_pin)));
+    let (pin, so_pin) = (random_pin()?, random_pin()?);
     replace(&dir.join("pin"), format!("{}\n", pin.expose()).as_bytes())?;
     replace(&dir.join("so-pin"), format!("{}\n", so_pin.expose()).as_bytes())?;
+    softhsm(
+        dir,
+        &["--init-token", "--free", "--label", TOKEN_LABEL, "--pin", pin.expose(), "--so-pin", so_pin.expose()],
+    )
+}
+
+/// 24 characters: a KeyStorePassword has 7 to 32.
+fn random_pin() -> Result<SecretString, AppError> {
+    let mut random = [0u8; 12];
+    getrandom::fill(&mut random).map_err(|e| AppError::Io(format!("no randomness: {e}")))?;
+    Ok(SecretString::new(hex::encode(random)))
+}
+
+fn softhsm(dir: &Path, arguments: &[&str]) -> Result<(), AppError> {
     let output = Command::new("softhsm2-util")
-        .args(["--init-token", "--free", "--label", TOKEN_LABEL, "--pin", pin.expose(), "--so-pin", so_pin.expose()])
+        .args(arguments)
         .env("SOFTHSM2_CONF", dir.join("softhsm2.conf"))
         .stdin(Stdio::null())
         .output()
@@ -265,15 +295,18 @@ fn remember_locality(dir: &Path, options: &mut DevOptions) -> Result<(), AppErro
     replace(&before, format!("{account} {region}\n").as_bytes())
 }
 
-fn configuration(dir: &Path, options: &DevOptions) -> Result<String, AppError> {
-    let module = std::env::var_os("HSM_BRIDGE_PKCS11_MODULE")
+fn module() -> Result<PathBuf, AppError> {
+    std::env::var_os("HSM_BRIDGE_PKCS11_MODULE")
         .map(PathBuf::from)
         .or_else(|| MODULES.iter().map(PathBuf::from).find(|path| path.exists()))
         .ok_or_else(|| {
             AppError::Token(
                 "SoftHSM's library is not found: install it (Debian: `apt-get install softhsm2`)".to_owned(),
             )
-        })?;
+        })
+}
+
+fn configuration(dir: &Path, module: &Path, options: &DevOptions, custom: &CustomTokens) -> Result<String, AppError> {
     let account = options.account.as_ref().map_or("", AccountId::as_str);
     let region = options.region.as_ref().map_or("", Region::as_str);
     let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -291,12 +324,28 @@ fn configuration(dir: &Path, options: &DevOptions) -> Result<String, AppError> {
     }
     let _ = write!(
         text,
-        "\n[metrics]\naddress = \"off\"\n\n[token]\nmodule = {}\nlabel = {}\npin_file = {}\nenvironment = {{ SOFTHSM2_CONF = {} }}\n",
+        "\n[metrics]\naddress = \"off\"\n\n[token]\nmodule = {}\nlabel = {}\ncluster_id = {}\npin_file = {}\nenvironment = {{ SOFTHSM2_CONF = {} }}\n",
         quote(&module.display().to_string()),
         quote(TOKEN_LABEL),
+        quote(read(&dir.join(CLUSTER))?.trim()),
         path("pin"),
         path("softhsm2.conf")
     );
+    text.push_str(&custom.sections());
+    if let Some(mode) = options.decrypt_alias_mode {
+        let word = match mode {
+            DecryptAliasMode::History => "history",
+            DecryptAliasMode::Strict => "strict",
+        };
+        let _ = writeln!(text, "\n[rotation]\ndecrypt_alias_mode = {}", quote(word));
+    }
+    if !options.custom_store_key_specs.is_empty() {
+        let specs: Vec<String> = options.custom_store_key_specs.iter().map(|spec| quote(spec.as_str())).collect();
+        let _ = writeln!(text, "\n[key_stores]\ncustom_store_key_specs = [{}]", specs.join(", "));
+    }
+    if let Some(extra) = &options.config_extra {
+        let _ = write!(text, "\n# From {}\n{}", extra.display(), read(extra)?);
+    }
     Ok(text)
 }
 

@@ -1,5 +1,6 @@
 //! The running service: listeners, timers, signals, and the orderly end.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, audit_directory, clock_file, now_ms, open_files, operator_socket, runtime,
-    settle,
+    App, AppError, Opened, StartOptions, audit_directory, clock_file, last_use, now_ms, open_files, operator_socket,
+    runtime, settle, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -18,11 +19,16 @@ use crate::http::metrics::Readings;
 use crate::http::{
     AwsHandler, ListenerSettings, Metrics, Readiness, Server, ServerSettings, Services, TlsFiles, operator,
 };
+use crate::ids::KeyId;
 use crate::keystore::Status;
 use crate::ops::clock::Look;
 
 /// How often strangers are written down, and the length of their window.
 const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
+/// How often keys are looked for whose GCM budget is used up to `rotation.at_usage`, beside the word of the budget itself.
+const USAGE_LOOK: Duration = Duration::from_secs(60);
+/// The longest wait before a rotation that failed is tried again.
+const ROTATION_LONGEST: Duration = Duration::from_secs(3600);
 /// First and longest wait of a start without room for the log.
 const NO_ROOM_FIRST: Duration = Duration::from_secs(1);
 const NO_ROOM_LONGEST: Duration = Duration::from_secs(30);
@@ -64,7 +70,15 @@ pub async fn serve(
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
     let sweeper = tokio::spawn(sweep(services.clone(), config.clone(), stopped.clone()));
+    let connector = tokio::spawn(tokens::connect_stores(services.clone(), stopped.clone()));
+    let uses = tokio::spawn(last_use::keep(
+        services.clone(),
+        config.server.state_dir.clone(),
+        audit_directory(&config),
+        stopped.clone(),
+    ));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
+    let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let handler = Arc::new(AwsHandler(services.clone()));
     let mut main = tokio::spawn(main.run(handler, stopped.clone()));
 
@@ -109,7 +123,11 @@ pub async fn serve(
     }
     socket.abort();
     let _ = sweeper.await;
+    let _ = connector.await;
+    let _ = rotator.await;
     let _ = strangers.await;
+    let _ = uses.await;
+    last_use::save_at_end(&app);
     if let Some(admin) = admin {
         let _ = admin.await;
     }
@@ -189,6 +207,35 @@ async fn sweep(services: Arc<Services>, config: Config, mut stopped: watch::Rece
         }
         tokio::select! {
             () = tokio::time::sleep(config.sweeper.interval) => {}
+            // Keys of a key store that was not connected waited for it.
+            () = services.ops.keystore().a_store_connects() => {}
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+/// Gives aliases a new key before the old one's GCM budget ends. A rotation that fails is tried again, ever less often.
+async fn rotate_at_usage(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
+    let mut failed: HashMap<KeyId, (Instant, Duration)> = HashMap::new();
+    loop {
+        let due = services.ops.due_for_rotation();
+        failed.retain(|key, _| due.contains(key));
+        for key in due {
+            if failed.get(&key).is_some_and(|(again, _)| Instant::now() < *again) {
+                continue;
+            }
+            match operator::rotate_key(&services, key).await {
+                Ok(()) => tracing::info!(%key, "rotated: its encryption budget is used up to the configured share"),
+                Err(error) => {
+                    let wait = failed.get(&key).map_or(USAGE_LOOK, |(_, wait)| (*wait * 2).min(ROTATION_LONGEST));
+                    failed.insert(key, (Instant::now() + wait, wait));
+                    tracing::error!(%key, %error, "not rotated, another try follows in {} s", wait.as_secs());
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(USAGE_LOOK) => {}
+            () = services.ops.share_passed() => {}
             _ = stopped.changed() => return,
         }
     }
@@ -255,6 +302,7 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
             audit_failures: u64::from(services.journal.failure().is_some()),
             audit_free_bytes: free_bytes(&audit_dir),
             keys: services.ops.keys_by_state(),
+            key_stores: services.ops.keystore().by_state(),
             gcm_usage: vec![
                 ("under_quarter", budgets.below_quarter),
                 ("quarter", budgets.below_half),

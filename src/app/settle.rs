@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::json;
 
-use super::{App, AppError, StartOptions, now_ms};
+use super::{App, AppError, StartOptions, now_ms, tokens};
 use crate::audit::{Event, EventType, Recovery};
 use crate::ids::KeyId;
 use crate::ops::settle::{Dangling, Settlement};
@@ -13,19 +13,20 @@ use crate::ops::settle::{Dangling, Settlement};
 const ENCRYPTING: &[&str] = &["Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt"];
 
 pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptions) -> Result<(), AppError> {
+    tokens::same(app, options).await?;
     let mut accepted = None;
     if let Some(last) = recovery.last_store_version {
         accepted = not_older(app, last, options).await?;
     }
     let ops = &app.services.ops;
-    // Before anything looks for keys: adopted ones have ids of their own.
-    app.token.place(ops.placed_ids(None));
     let dangling = recovery.dangling.into_iter().map(|intent| Dangling {
         request_id: intent.request_id,
         name: intent.name,
         resources: intent.resources,
     });
     let settlements = ops.judge(dangling.collect());
+    // Custom key stores are settled when they are connected.
+    ops.place(None, &app.token);
     let undone = ops.undo_creating(&app.call()).await?;
     for settlement in &settlements {
         tracing::warn!(
@@ -36,7 +37,9 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
         app.services.journal.append(outcome_unknown(app, settlement)).await?;
     }
     ops.forget_applied().await?;
+    tokens::at_start(app).await?;
     availability(app).await?;
+    ops.keystore().follow(&ops.store().snapshot());
     let details = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uncleanStop": recovery.unclean,
@@ -55,7 +58,7 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
 /// comes back when the object does.
 async fn availability(app: &App) -> Result<(), AppError> {
     let held: BTreeSet<_> = app.token.known_materials().into_iter().map(|(material, _)| material).collect();
-    let changes = app.services.ops.availability(&held);
+    let changes = app.services.ops.availability(None, &held);
     if changes.is_empty() {
         return Ok(());
     }

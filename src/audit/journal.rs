@@ -115,7 +115,8 @@ impl Journal {
     /// same once it is in the queue.
     pub async fn append(&self, event: Event) -> Result<Recorded, AuditError> {
         let shared = &*self.shared;
-        let draft = Draft::new(event, &shared.origin, random_uuid());
+        let event_id = random_uuid();
+        let draft = Draft::new(event, &shared.origin, event_id);
         let units = units(&draft);
         match shared.room.acquire_many(units).await {
             Ok(permit) => permit.forget(),
@@ -124,7 +125,7 @@ impl Journal {
         let (waiter, result) = oneshot::channel();
         shared.push(Item { draft, waiter })?;
         match result.await {
-            Ok(result) => result.map(|seq| Recorded { seq }),
+            Ok(result) => result.map(|seq| Recorded { seq, event_id }),
             Err(_) => Err(shared.refusal()),
         }
     }

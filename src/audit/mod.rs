@@ -25,11 +25,17 @@ pub use strangers::Strangers;
 #[derive(Debug)]
 pub struct Recorded {
     seq: u64,
+    event_id: uuid::Uuid,
 }
 
 impl Recorded {
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// `eventID` of the record.
+    pub fn event_id(&self) -> uuid::Uuid {
+        self.event_id
     }
 }
 
@@ -185,6 +191,22 @@ pub struct Additional {
     pub source_key_material_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination_key_material_id: Option<String>,
+    /// `current` or `retired`: which of an alias's keys opened the ciphertext, where the caller named an alias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_generation: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_key_store_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_key_store_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// JSON in a string, here and in the next two, as CloudTrail has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_keys: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_keys_deletion_status: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hsm: Option<HsmFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -240,6 +262,8 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Highest `storeVersion` in the journal.
     pub last_store_version: Option<u64>,
+    /// Seq of the last record; `None`: the log is new.
+    pub last_seq: Option<u64>,
     pub dangling: Vec<DanglingIntent>,
 }
 

@@ -202,6 +202,7 @@ impl LastSegment {
                 unclean,
                 torn_bytes: torn.as_ref().map_or(0, |torn| torn.bytes),
                 last_store_version: self.store_version,
+                last_seq: self.link.seq.checked_sub(1),
                 dangling,
             },
             chain: Chain { next_seq: self.link.seq, prev: self.link.prev, open, store_version: self.store_version },

@@ -823,6 +823,41 @@ fn successes_count_per_resource() {
 }
 
 #[test]
+fn uses_are_found_from_any_record_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&settings(dir.path()));
+    let named = |name: &str, error: Option<&str>| {
+        let mut event = call(0);
+        event.name = name.into();
+        event.error_code = error.map(str::to_string);
+        event
+    };
+    let mut seqs = append(&journal, [named("Encrypt", None), named("Encrypt", Some("DisabledException"))]);
+    runtime().block_on(journal.rotate()).unwrap();
+    seqs.extend(append(&journal, [named("Decrypt", None), named("DescribeKey", None)]));
+    runtime().block_on(journal.rotate()).unwrap();
+    seqs.extend(append(&journal, [named("Encrypt", None)]));
+    let found = |after: Option<u64>| {
+        let mut found = Vec::new();
+        let seen = scan::uses(dir.path(), after, &["Encrypt", "Decrypt"], |u| found.push(u)).unwrap();
+        assert_eq!(seen.last_seq, seqs.last().copied());
+        // The first record of the log is younger than this test, not than 1970.
+        assert!(seen.since.unwrap() > 1_700_000_000_000);
+        found
+    };
+    let all = found(None);
+    let of = |uses: &[scan::Use]| uses.iter().map(|u| u.seq).collect::<Vec<_>>();
+    assert_eq!(of(&all), [seqs[0], seqs[2], seqs[4]]);
+    assert_eq!(all[0].principal, "arn:aws:iam::111122223333:user/payments");
+    assert_eq!(all[0].resources, ["arn:aws:kms:eu-central-1:111122223333:key/5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11"]);
+    assert_eq!(all[0].at % 1000, 0);
+    // Whatever the place, nothing after it is missed and nothing before it comes back.
+    for after in 0..=seqs[4] {
+        assert_eq!(of(&found(Some(after))), of(&all).into_iter().filter(|s| *s > after).collect::<Vec<_>>(), "{after}");
+    }
+}
+
+#[test]
 fn tail_prints_complete_records() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(&settings(dir.path()));

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::authn::{Caller, Principal};
+use crate::ids::AliasName;
 use crate::store::KeyRecord;
 
 /// What one check is about.
@@ -34,12 +35,47 @@ pub enum Resource<'a> {
     Identity,
 }
 
+/// Whether a key was reached as an alias's key of now or of before: `hsmbridge:AliasGeneration`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AliasGeneration {
+    Current,
+    Retired,
+}
+
+impl AliasGeneration {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AliasGeneration::Current => "current",
+            AliasGeneration::Retired => "retired",
+        }
+    }
+}
+
+/// Condition keys that follow from what was resolved. Absent ones are absent, never empty.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conditions<'a> {
+    /// `kms:RequestAlias`: the alias by which the caller named the key. For a retired key only where `rotate` retired it:
+    /// who points an alias elsewhere by hand may have meant to take the old key's users away.
+    pub request_alias: Option<&'a AliasName>,
+    /// `hsmbridge:AliasGeneration`
+    pub alias_generation: Option<AliasGeneration>,
+    /// `kms:ResourceAliases`: the aliases that point to the key now.
+    pub resource_aliases: &'a [AliasName],
+}
+
 /// One question: may the caller perform this action on this resource?
 #[derive(Debug, Clone)]
 pub struct Check<'a> {
     /// `kms:Decrypt`
     pub action: &'static str,
     pub resource: Resource<'a>,
+    pub conditions: Conditions<'a>,
+}
+
+impl<'a> Check<'a> {
+    pub fn new(action: &'static str, resource: Resource<'a>) -> Self {
+        Self { action, resource, conditions: Conditions::default() }
+    }
 }
 
 /// What was resolved names every check that has to pass.
@@ -170,7 +206,7 @@ mod tests {
     struct Asks(Vec<&'static str>);
     impl Checks for Asks {
         fn checks(&self) -> Vec<Check<'_>> {
-            self.0.iter().map(|name| Check { action: "kms:X", resource: Resource::Command(name) }).collect()
+            self.0.iter().map(|name| Check::new("kms:X", Resource::Command(name))).collect()
         }
     }
 
@@ -204,7 +240,7 @@ mod tests {
         struct Any;
         impl Checks for Any {
             fn checks(&self) -> Vec<Check<'_>> {
-                vec![Check { action: "kms:Decrypt", resource: Resource::Any }]
+                vec![Check::new("kms:Decrypt", Resource::Any)]
             }
         }
         let all = OperatorCommands(["key:list".to_owned()].into());

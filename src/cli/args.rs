@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::DecryptAliasMode;
+use crate::ids::spec::KeySpec;
 use crate::ids::{AccessKeyId, AccountId, Region, UserName};
 
 const AFTER: &str = "\
@@ -223,6 +225,34 @@ pub struct DevArguments {
     /// Serve TLS with a certificate made for localhost.
     #[arg(long)]
     pub tls: bool,
+    /// Have N more SoftHSM tokens (up to 16) for custom key stores; a directory keeps those that it has.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub custom_tokens: u8,
+    /// What an alias may mean at Decrypt: its key and those of its history, or its key alone as in AWS.
+    #[arg(long, value_name = "history|strict", value_parser = decrypt_alias_mode)]
+    pub decrypt_alias_mode: Option<DecryptAliasMode>,
+    /// KeySpecs beside SYMMETRIC_DEFAULT that keys in custom key stores may have, with commas between them.
+    #[arg(long, value_name = "SPEC,…", value_delimiter = ',', value_parser = key_spec)]
+    pub custom_store_key_specs: Vec<KeySpec>,
+    /// Put the text of FILE at the end of the configuration that is written at each start: settings for tests. Sections
+    /// that `dev` writes itself cannot be repeated there.
+    #[arg(long, value_name = "FILE")]
+    pub config_extra: Option<PathBuf>,
+}
+
+fn decrypt_alias_mode(text: &str) -> Result<DecryptAliasMode, String> {
+    match text {
+        "history" => Ok(DecryptAliasMode::History),
+        "strict" => Ok(DecryptAliasMode::Strict),
+        _ => Err("`history` or `strict` is wanted".to_owned()),
+    }
+}
+
+fn key_spec(text: &str) -> Result<KeySpec, String> {
+    KeySpec::from_wire(text).ok_or_else(|| {
+        let known: Vec<&str> = KeySpec::ALL.iter().map(|spec| spec.as_str()).collect();
+        format!("one of {} is wanted", known.join(", "))
+    })
 }
 
 #[derive(Args)]

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 
-/// Every section and its keys. `[[listener]]` may stand several times; `token.environment` takes keys of any name.
+/// Every section and its keys. `[[listener]]` and `[[custom_token]]` may stand several times; `token.environment` takes keys of any name.
 pub(super) const KNOWN: &[(&str, &[&str])] = &[
     ("server", &["state_dir", "account", "region", "accepted_regions"]),
     ("listener", &["address", "certificate", "key"]),
@@ -39,6 +39,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "manufacturer",
             "uri",
             "profile",
+            "cluster_id",
             "pin_file",
             "pin_credential",
             "pin_env",
@@ -49,6 +50,28 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "environment",
         ],
     ),
+    (
+        "custom_token",
+        &[
+            "name",
+            "module",
+            "label",
+            "serial",
+            "model",
+            "manufacturer",
+            "uri",
+            "profile",
+            "cluster_id",
+            "user",
+            "identity_certificate",
+            "workers",
+            "queue",
+            "deadline_ms",
+            "generate_deadline_seconds",
+        ],
+    ),
+    ("key_stores", &["custom_store_key_specs"]),
+    ("rotation", &["decrypt_alias_mode", "at_usage", "max_age_days", "retire_unused_days"]),
     ("store", &["recovery_key"]),
     ("audit", &["dir", "trail", "segment_bytes", "segment_seconds", "refuse_below_free_percent", "deadline_ms"]),
     ("authn", &["debug_signature_errors"]),
@@ -59,7 +82,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// Sections that are written `[[name]]`.
-const REPEATED: &[&str] = &["listener"];
+const REPEATED: &[&str] = &["listener", "custom_token"];
 
 pub(super) struct Document {
     values: toml::Table,
@@ -162,6 +185,30 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A share such as `0.75`, in thousandths.
+    pub(super) fn thousandths(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, Problem> {
+        let told = |share: f64| share / 1000.0;
+        match self.value(key) {
+            None => Ok(None),
+            Some(toml::Value::Float(share)) => {
+                // In range it is a small number; NaN and everything else fails the comparison.
+                let rounded = (share * 1000.0).round();
+                match range.clone().find(|step| f64::from(*step) == rounded) {
+                    Some(step) => Ok(Some(step)),
+                    None => Err(self.problem(
+                        key,
+                        format_args!(
+                            "is `{share}`: write a share from {} to {}",
+                            told(f64::from(*range.start())),
+                            told(f64::from(*range.end()))
+                        ),
+                    )),
+                }
+            }
+            Some(other) => Err(self.wrong_type(key, "a share such as 0.75", other)),
+        }
+    }
+
     pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, Problem> {
         let entries = match self.value(key) {
             None => return Ok(None),
@@ -248,6 +295,13 @@ fn unknown_section(text: &str, section: &str, line: usize, value: &DeValue<'_>) 
 
 fn unknown(key: String, line: usize) -> Problem {
     let last = key.rsplit('.').next().unwrap_or(&key);
+    if key.starts_with("custom_token") && (last.contains("pin") || last.contains("password") || last == "secret") {
+        let what =
+            "is no key of the configuration: the crypto user's password comes with CreateCustomKeyStore and is kept \
+                    sealed in the store"
+                .to_owned();
+        return Problem::Value { key, line: Some(line), what };
+    }
     if ["pin", "user_pin", "password", "secret"].contains(&last) {
         return Problem::InlineSecret { key, line };
     }
@@ -314,6 +368,15 @@ mod tests {
         assert!(shown.contains("token.pin_file") && !shown.contains("canary"), "{shown}");
         let shown = refusal("[token]\npin = 'canary\n");
         assert!(shown.contains("line 2") && !shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn passwords_of_custom_key_stores_come_with_the_api() {
+        for key in ["pin", "pin_file", "pin_env", "pin_credential", "password", "secret"] {
+            let shown = refusal(&format!("[[custom_token]]\nname = 'x'\n{key} = 'canary'\n"));
+            assert!(shown.starts_with(&format!("`custom_token[0].{key}` at line 3 is no key")), "{shown}");
+            assert!(shown.contains("CreateCustomKeyStore") && !shown.contains("canary"), "{shown}");
+        }
     }
 
     #[test]

@@ -48,7 +48,45 @@ fn refusals() {
     let listener = "address = \"127.0.0.1:8443\"";
     let pin = "pin_file = \"pin\"";
     let label = "label = \"bridge\"";
+    let custom = |lines: &str| format!("{MINIMAL}[[custom_token]]\n{lines}");
+    let two = |first: &str, second: &str| format!("{MINIMAL}[[custom_token]]\n{first}\n[[custom_token]]\n{second}");
+    let rotation = |line: &str| format!("{MINIMAL}[rotation]\n{line}");
     for (text, expected) in [
+        (custom("label = 'c'"), "`custom_token[0].name` is missing"),
+        (custom("name = 'c'"), "`custom_token[0].label` is missing: name the token by"),
+        (custom("name = 'default'\nlabel = 'c'"), "`custom_token[0].name` at line 13 is `default`"),
+        (custom("name = 'a b'\nlabel = 'c'"), "`custom_token[0].name`"),
+        (two("name = 'c'\nlabel = 'c'", "name = 'c'\nlabel = 'd'"), "another token has the same"),
+        (custom("name = 'c'\nlabel = 'bridge'"), "names the same token as `default`"),
+        (two("name = 'c'\nlabel = 'c'", "name = 'd'\nuri = 'pkcs11:token=c'"), "names the same token as `c`"),
+        (
+            two("name = 'c'\nlabel = 'c'\nserial = '1'", "name = 'd'\nlabel = 'c'\nserial = '1'\nmodule = '/x.so'"),
+            "names the same token as `c`",
+        ),
+        (
+            two(
+                "name = 'c'\nlabel = 'c'\ncluster_id = 'cluster-abcdefg2345'",
+                "name = 'd'\nlabel = 'd'\ncluster_id = 'cluster-abcdefg2345'",
+            ),
+            "`custom_token[1].cluster_id` at line 19 is also that of the token `c`",
+        ),
+        (
+            custom("name = 'c'\nlabel = 'c'\ncluster_id = 'cluster-1'"),
+            "`custom_token[0].cluster_id` at line 15 `cluster-1`",
+        ),
+        (changed(label, "label = \"b\"\ncluster_id = \"x\""), "`token.cluster_id`"),
+        (custom("name = 'c'\nlabel = 'c'\nuser = 'u:p'"), "`custom_token[0].user`"),
+        (custom("name = 'c'\nlabel = 'c'\nenvironment = {}"), "unknown key `custom_token[0].environment`"),
+        (rotation("decrypt_alias_mode = 'aws'"), "write `history` or `strict`"),
+        (rotation("at_usage = 1.0"), "`rotation.at_usage` at line 13 is `1`: write a share from 0.01 to 0.99"),
+        (rotation("at_usage = 0.001"), "from 0.01 to 0.99"),
+        (rotation("at_usage = nan"), "from 0.01 to 0.99"),
+        (rotation("at_usage = 75"), "write a share such as 0.75"),
+        (rotation("max_age_days = 0"), "from 1 to 36500"),
+        (
+            format!("{MINIMAL}[key_stores]\ncustom_store_key_specs = ['RSA_2047']"),
+            "has `RSA_2047`, which is no KeySpec of ours: did you mean `RSA_2048`?",
+        ),
         (
             changed("account = \"111122223333\"", "account = \"11112222333\""),
             "`server.account` at line 4 `11112222333` is not a 12-digit",
@@ -75,7 +113,7 @@ fn refusals() {
         ),
         (changed(label, ""), "name the token by"),
         (changed(label, "model = \"x\""), "name the token by"),
-        (changed(label, "label = \"b\"\nuri = \"pkcs11:token=b\""), "stands beside `token.uri`"),
+        (changed(label, "label = \"b\"\nuri = \"pkcs11:token=b\""), "stands beside `uri`"),
         (changed(label, "uri = \"pkcs11:model=b\""), "`token.uri` at line 10 names no token"),
         (changed(label, "label = \" \""), "`token.label` at line 10 is empty"),
         (changed(pin, ""), "set `pin_file`, `pin_credential` or `pin_env`"),
@@ -131,6 +169,62 @@ fn what_may_be_said() {
 }
 
 #[test]
+fn custom_tokens() {
+    let text =
+        changed("label = \"bridge\"", "label = \"bridge\"\nprofile = \"p.toml\"\ncluster_id = \"cluster-abcdefg2345\"");
+    let config = parse(&format!(
+        "{text}[[custom_token]]\nname = 'c'\nlabel = 'c'\n[[custom_token]]\nname = 'd'\nserial = '1'\nmodule = 'm.so'\n\
+         cluster_id = 'cluster-ABCDEFGHIJK23456'\nuser = 'crypto'\nidentity_certificate = 'identity'\nworkers = 4\n\
+         [[custom_token]]\nname = 'e'\nlabel = 'c'\nmodule = 'm.so'\n"
+    ))
+    .unwrap();
+    assert_eq!(config.token.cluster.unwrap().as_str(), "cluster-abcdefg2345");
+    let [c, d, _] = config.custom_tokens.try_into().unwrap();
+    assert_eq!(
+        (c.module.as_path(), c.profile.as_deref()),
+        (config.token.module.as_path(), config.token.profile.as_deref())
+    );
+    assert_eq!((c.user.as_str(), c.cluster, c.identity_certificate), ("kmsuser", None, None));
+    assert_eq!((c.workers, c.queue), (2, 1024));
+    assert_eq!((c.deadline, c.generate_deadline), (Duration::from_secs(10), Duration::from_secs(60)));
+    assert_eq!((d.module.as_path(), d.profile), (Path::new("/etc/hsm-bridge/m.so"), None));
+    assert_eq!((d.user.as_str(), d.identity_certificate.as_deref(), d.workers), ("crypto", Some("identity"), 4));
+    assert_eq!(d.cluster.unwrap().as_str(), "cluster-ABCDEFGHIJK23456");
+}
+
+#[test]
+fn rotation_and_key_stores() {
+    let config = parse(MINIMAL).unwrap();
+    let defaults = Rotation {
+        decrypt_alias_mode: DecryptAliasMode::History,
+        at_usage: None,
+        max_age_days: 365,
+        retire_unused_days: 30,
+    };
+    assert_eq!((config.rotation, config.key_stores.custom_store_key_specs), (defaults, vec![]));
+    let text = "[rotation]\ndecrypt_alias_mode = 'strict'\nat_usage = 0.75\nmax_age_days = 90\nretire_unused_days = 1\n\
+                [key_stores]\ncustom_store_key_specs = ['SYMMETRIC_DEFAULT', 'RSA_2048', 'HMAC_256']";
+    let config = parse(&format!("{MINIMAL}{text}")).unwrap();
+    let set = Rotation {
+        decrypt_alias_mode: DecryptAliasMode::Strict,
+        at_usage: Some(750),
+        max_age_days: 90,
+        retire_unused_days: 1,
+    };
+    assert_eq!(config.rotation, set);
+    assert_eq!(config.key_stores.custom_store_key_specs, [KeySpec::Rsa2048, KeySpec::Hmac256]);
+}
+
+/// What may be allowed is what commands ask for.
+#[test]
+fn operator_actions_are_the_permissions_of_commands() {
+    let source = include_str!("../ops/task.rs");
+    let body = source.split("pub fn permission").nth(1).unwrap().split("pub fn name").next().unwrap();
+    let asked: BTreeSet<&str> = body.split('"').skip(1).step_by(2).collect();
+    assert_eq!(asked, OPERATOR_ACTIONS.iter().copied().collect());
+}
+
+#[test]
 fn an_error_names_its_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bridge.toml");
@@ -164,6 +258,9 @@ fn the_example_loads_and_shows_the_defaults() {
     assert_eq!(example.sweeper, minimal.sweeper);
     assert_eq!(example.limits, minimal.limits);
     assert_eq!(example.log, minimal.log);
+    assert_eq!(example.custom_tokens, minimal.custom_tokens);
+    assert_eq!(example.key_stores, minimal.key_stores);
+    assert_eq!(example.rotation, minimal.rotation);
     let sizes = |token: Token| (token.workers, token.queue, token.deadline, token.generate_deadline);
     assert_eq!(sizes(example.token), sizes(minimal.token));
 }
@@ -190,33 +287,41 @@ fn the_example_has_every_key_and_no_other() {
     assert_eq!(shown, known);
 }
 
-/// Each key that the example does not set is accepted when it is set, in place of those that it excludes.
+/// Each key that the example does not set is accepted when it is set, in place of those of its section that it excludes.
 #[test]
 fn what_the_example_leaves_out_is_valid_too() {
-    const EXCLUDES: &[(&str, &[&str])] = &[
-        ("uri", &["label"]),
-        ("pin_credential", &["pin_file"]),
-        ("pin_env", &["pin_file"]),
-        ("certificate", &[]),
-        ("key", &[]),
-    ];
-    let key_of = |line: &str| line.split(" = ").next().unwrap_or_default().to_owned();
-    let unset = EXAMPLE.lines().filter(|l| l.starts_with('#') && !l.starts_with("# ") && l.contains(" = "));
+    const EXCLUDES: &[(&str, &[&str])] =
+        &[("uri", &["label"]), ("pin_credential", &["pin_file"]), ("pin_env", &["pin_file"])];
+    /// Keys that another one, or a section that is left out as a whole, needs beside it.
+    const TOGETHER: &[&[&str]] = &[&["[[listener]]", "certificate", "key"], &["[[custom_token]]", "name", "label"]];
+    let unset = |line: &str| line.starts_with('#') && !line.starts_with("# ");
+    let key_of = |line: &str| line.trim_start_matches('#').split(" = ").next().unwrap_or_default().to_owned();
+    let mut section = String::new();
+    let lines: Vec<(String, &str)> = EXAMPLE
+        .lines()
+        .map(|line| {
+            if line.trim_start_matches('#').starts_with('[') {
+                section = line.trim_start_matches('#').to_owned();
+            }
+            (section.clone(), line)
+        })
+        .collect();
     let mut count = 0;
-    for line in unset {
-        let key = key_of(line.trim_start_matches('#'));
+    for (place, (section, line)) in lines.iter().enumerate().filter(|(_, (_, l))| unset(l) && l.contains(" = ")) {
+        let key = key_of(line);
         let excluded = EXCLUDES.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
-        let pair = ["certificate", "key"].contains(&key.as_str());
-        let text: Vec<&str> = EXAMPLE
-            .lines()
-            .filter(|l| !excluded.contains(&key_of(l).as_str()))
-            .map(|l| {
-                let with_it = l == line || (pair && (l.starts_with("#certificate =") || l.starts_with("#key =")));
-                if with_it { l.trim_start_matches('#') } else { l }
+        let needed = TOGETHER.iter().find(|keys| keys[0] == section.as_str()).map_or(&[][..], |keys| keys);
+        let text: Vec<&str> = lines
+            .iter()
+            .enumerate()
+            .filter(|(_, (s, l))| s != section || !excluded.contains(&key_of(l).as_str()))
+            .map(|(at, (s, l))| {
+                let set = at == place || (s == section && unset(l) && needed.contains(&key_of(l).as_str()));
+                if set { l.trim_start_matches('#') } else { *l }
             })
             .collect();
         parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 10);
+    assert_eq!(count, 27);
 }

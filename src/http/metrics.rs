@@ -47,6 +47,8 @@ pub struct Readings {
     pub audit_free_bytes: Option<u64>,
     /// By key state.
     pub keys: Vec<(&'static str, u64)>,
+    /// Custom key stores by connection state.
+    pub key_stores: Vec<(&'static str, u64)>,
     /// Symmetric keys by the share of their encryption limit that is used: `under_quarter`, `quarter`, `half`, `reached`.
     pub gcm_usage: Vec<(&'static str, u64)>,
     /// Audit changes whose outcome is not settled yet.
@@ -196,6 +198,11 @@ impl Collector for Scrape {
         for (state, count) in readings.keys {
             ConstGauge::new(signed(count)).encode(family.encode_family(&[("state", state)])?)?;
         }
+        let help = "Custom key stores by connection state";
+        let mut family = encoder.encode_descriptor("key_stores", help, None, MetricType::Gauge)?;
+        for (state, count) in readings.key_stores {
+            ConstGauge::new(signed(count)).encode(family.encode_family(&[("state", state)])?)?;
+        }
         let help = "Symmetric keys by the used share of their encryption limit";
         let mut family = encoder.encode_descriptor("keys_by_encryption_usage", help, None, MetricType::Gauge)?;
         for (share, count) in readings.gcm_usage {
@@ -226,6 +233,7 @@ mod tests {
         metrics.read_from(|| Readings {
             token_errors: vec![("Session", 2)],
             keys: vec![("Enabled", 10), ("Disabled", 1)],
+            key_stores: vec![("CONNECTED", 2)],
             gcm_usage: vec![("half", 1)],
             audit_free_bytes: Some(1 << 40),
             ..Readings::default()
@@ -244,6 +252,7 @@ mod tests {
             r#"hsm_bridge_request_seconds_count{operation="Encrypt"} 1"#,
             r#"hsm_bridge_token_errors_total{class="Session"} 2"#,
             r#"hsm_bridge_keys{state="Enabled"} 10"#,
+            r#"hsm_bridge_key_stores{state="CONNECTED"} 2"#,
             "hsm_bridge_connections 1",
             "hsm_bridge_audit_free_bytes 1099511627776",
         ] {

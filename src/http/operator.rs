@@ -37,9 +37,27 @@ pub async fn operate(
 
 /// Destroys a key whose deletion window has passed: the service's own doing, CloudTrail's `DeleteKey` event.
 pub async fn delete_key(services: &Services, key: crate::ids::KeyId) -> Result<(), Told> {
+    by_the_service(services, TimerRequest::DeleteKey { key }).await
+}
+
+/// Rotates a key whose share of the GCM budget is used up.
+pub async fn rotate_key(services: &Services, key: crate::ids::KeyId) -> Result<(), Told> {
+    by_the_service(services, TimerRequest::Rotate { key }).await
+}
+
+async fn by_the_service(services: &Services, request: TimerRequest) -> Result<(), Told> {
     let caller = Caller::bridge(services.ops.locality().account.clone());
     let scene = local_scene(EventType::AwsServiceEvent, "kms.amazonaws.com", None);
-    let front = LocalFront { scene, caller, task: Task::Timer(TimerRequest::DeleteKey { key }) };
+    let front = LocalFront { scene, caller, task: Task::Timer(request) };
+    run(services, &front).await.map(|_| ())
+}
+
+/// Connects a custom key store: the service's own doing. The answer tells whether it could be recorded, not whether the token
+/// was connected.
+pub async fn connect_key_store(services: &Services, id: crate::ids::KeyStoreId) -> Result<(), Told> {
+    let caller = Caller::bridge(services.ops.locality().account.clone());
+    let scene = local_scene(EventType::HsmBridgeSystem, "hsm-bridge", None);
+    let front = LocalFront { scene, caller, task: Task::Timer(TimerRequest::ConnectKeyStore { id }) };
     run(services, &front).await.map(|_| ())
 }
 

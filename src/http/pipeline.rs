@@ -112,7 +112,7 @@ async fn steps<F: Front>(
     Span::current().record("call", sheet.name());
     // 2. on what: names become things, once, from one snapshot
     let new_id = new_key_id(&task);
-    let resolved = match ops::resolve(task, services.ops.store().snapshot(), services.ops.locality(), new_id) {
+    let resolved = match services.ops.resolve(task, new_id) {
         Ok(resolved) => resolved,
         Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
     };
@@ -148,10 +148,23 @@ async fn steps<F: Front>(
     }
     // 6. the outcome on disk before the answer
     let outcome = acted.result.map_err(Failure::Op);
-    let recorded =
-        services.journal.append(sheet.outcome(services, &outcome, permit.resolved(), &acted.effects)).await?;
+    let event = sheet.outcome(services, &outcome, permit.resolved(), &acted.effects);
+    let at = event.time;
+    let recorded = services.journal.append(event).await?;
     if changes {
         services.ops.outcome_recorded(&scene.request_id);
+    }
+    if outcome.is_ok() {
+        let event_id = recorded.event_id().hyphenated();
+        let mut text = uuid::Uuid::encode_buffer();
+        services.ops.used(
+            permit.resolved(),
+            sheet.principal_arn(),
+            at,
+            &scene.request_id,
+            event_id.encode_lower(&mut text),
+            recorded.seq(),
+        );
     }
     // 7. the answer takes `Recorded`
     Ok((outcome, recorded))

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::audit::{Additional, Authorization, Event, EventType, HsmFacts, Resource, TlsDetails, UserIdentity};
 use crate::authn::{Caller, Principal};
-use crate::authz::Grounds;
+use crate::authz::{AliasGeneration, Grounds};
 use crate::http::pipeline::{Failure, Services};
 use crate::http::request::TlsFacts;
 use crate::kms;
@@ -38,6 +38,7 @@ pub struct Sheet<'a> {
     parameters: Option<Box<RawValue>>,
     resources: Vec<Resource>,
     key_arn: Option<String>,
+    alias_generation: Option<&'static str>,
     grounds: Option<Grounds>,
 }
 
@@ -52,6 +53,7 @@ impl<'a> Sheet<'a> {
             parameters: None,
             resources: Vec::new(),
             key_arn: None,
+            alias_generation: None,
             grounds: None,
         }
     }
@@ -59,6 +61,11 @@ impl<'a> Sheet<'a> {
     /// The operation's name: from closed lists only, so it may be a label of a metric.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// ARN of who asks.
+    pub fn principal_arn(&self) -> &str {
+        self.identity.arn.as_deref().unwrap_or_default()
     }
 
     pub fn asked(&mut self, task: &Task) {
@@ -77,6 +84,7 @@ impl<'a> Sheet<'a> {
             .map(|(kind, arn)| Resource { account_id: self.account.clone(), kind, arn: arn.to_owned() })
             .collect();
         self.key_arn = resolved.key_arn().map(str::to_owned);
+        self.alias_generation = resolved.alias_generation().map(AliasGeneration::as_str);
     }
 
     pub fn decided(&mut self, grounds: Grounds) {
@@ -111,7 +119,7 @@ impl<'a> Sheet<'a> {
                     event.response_elements = None;
                 }
             }
-            (Ok(Answer::Timer), _) => {
+            (Ok(Answer::Timer), _) if self.key_arn.is_some() => {
                 let told = serde_json::json!({ "keyId": self.key_arn });
                 event.response_elements = serde_json::value::to_raw_value(&told).ok();
             }
@@ -124,7 +132,14 @@ impl<'a> Sheet<'a> {
             mechanism: facts.mechanism,
             micros: facts.micros,
         };
+        let store = effects.key_store.clone().unwrap_or_default();
         event.additional = Additional {
+            custom_key_store_id: store.id.map(String::from),
+            custom_key_store_name: store.name,
+            cluster_id: store.cluster.map(String::from),
+            backing_key: store.backing_key,
+            backing_keys: store.backing_keys,
+            backing_keys_deletion_status: store.deletion_status,
             key_material_id: effects.key_material_id.as_deref().map(str::to_owned),
             source_key_material_id: effects.source_key_material_id.as_deref().map(str::to_owned),
             destination_key_material_id: effects.destination_key_material_id.as_deref().map(str::to_owned),
@@ -166,6 +181,7 @@ impl<'a> Sheet<'a> {
                 key_exchange: tls.key_exchange.clone(),
             }),
             additional: Additional {
+                alias_generation: self.alias_generation,
                 authorization: self.grounds.map(|grounds| Authorization {
                     decision: grounds.decision,
                     source: grounds.source,

@@ -10,7 +10,11 @@ use serde_json::value::{RawValue, to_raw_value};
 use time::OffsetDateTime;
 
 use crate::ids::spec::KeyState;
-use crate::ops::{CreateKey, DataKeySize, KeyIdText, KeyMetadata, Page, ReEncrypt, Request, Response, Tag};
+use crate::ids::{AliasName, ClusterId};
+use crate::ops::{
+    CreateCustomKeyStore, CreateKey, DataKeySize, KeyIdText, KeyMetadata, Page, ReEncrypt, Request, Response,
+    RotateAlias, RotateGrants, Tag, UpdateCustomKeyStore,
+};
 
 /// `requestParameters` of the audit record: allow-list per operation (audit.md §1.3), `None` is `null`.
 pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
@@ -101,13 +105,38 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
         Request::GetKeyLastUsage { key } | Request::RefusedOnKey { key, .. } => {
             Parameters { key_id: Some(key), ..Parameters::default() }
         }
-        Request::CreateCustomKeyStore(_)
-        | Request::UpdateCustomKeyStore(_)
-        | Request::DescribeCustomKeyStores { .. }
-        | Request::ConnectCustomKeyStore { .. }
-        | Request::DisconnectCustomKeyStore { .. }
-        | Request::DeleteCustomKeyStore { .. }
-        | Request::RotateAlias(_) => return None,
+        // The password has no place here.
+        Request::CreateCustomKeyStore(CreateCustomKeyStore { name, cluster, trust_anchor: _, password: _ }) => {
+            return Some(raw(&KeyStoreParameters {
+                custom_key_store_name: Some(name),
+                cluster_id: cluster.as_ref().map(ClusterId::as_str),
+                ..KeyStoreParameters::default()
+            }));
+        }
+        Request::UpdateCustomKeyStore(UpdateCustomKeyStore { id, new_name, cluster, password: _ }) => {
+            return Some(raw(&KeyStoreParameters {
+                custom_key_store_id: Some(id),
+                new_custom_key_store_name: new_name.as_deref(),
+                cluster_id: cluster.as_ref().map(ClusterId::as_str),
+                ..KeyStoreParameters::default()
+            }));
+        }
+        Request::DescribeCustomKeyStores { id: None, name: None, page } if *page == Page::default() => return None,
+        Request::DescribeCustomKeyStores { id, name, page } => {
+            return Some(raw(&KeyStoreParameters {
+                custom_key_store_id: id.as_deref(),
+                custom_key_store_name: name.as_deref(),
+                limit: page.limit,
+                marker: page.marker.as_deref(),
+                ..KeyStoreParameters::default()
+            }));
+        }
+        Request::ConnectCustomKeyStore { id }
+        | Request::DisconnectCustomKeyStore { id }
+        | Request::DeleteCustomKeyStore { id } => {
+            return Some(raw(&KeyStoreParameters { custom_key_store_id: Some(id), ..KeyStoreParameters::default() }));
+        }
+        Request::RotateAlias(request) => return Some(raw(&RotateAliasParameters::of(request))),
     };
     Some(raw(&shown))
 }
@@ -125,7 +154,23 @@ pub fn audit_response(request: &Request, response: &Response, key_arn: Option<&s
             }))
         }
         (_, Response::CancelKeyDeletion { key_arn }) => Some(raw(&KeyArn { key_id: key_arn })),
-        (Request::DeleteAlias { .. }, Response::Empty) => None,
+        (
+            Request::DeleteAlias { .. }
+            | Request::UpdateCustomKeyStore(_)
+            | Request::ConnectCustomKeyStore { .. }
+            | Request::DisconnectCustomKeyStore { .. }
+            | Request::DeleteCustomKeyStore { .. },
+            Response::Empty,
+        ) => None,
+        (_, Response::CreateCustomKeyStore { id }) => {
+            Some(raw(&KeyStoreParameters { custom_key_store_id: Some(id.as_str()), ..KeyStoreParameters::default() }))
+        }
+        (_, Response::RotateAlias(done)) => Some(raw(&RotatedElements {
+            alias_names: done.aliases.iter().map(AliasName::as_str).collect(),
+            old_key_id: &done.old_key_arn,
+            new_key_id: &done.new_key_arn,
+            rotation_date: JavaDate(done.at),
+        })),
         (_, Response::Empty) => key_arn.map(|key_id| raw(&KeyArn { key_id })),
         // Reads and cryptographic operations: null, as in AWS.
         (
@@ -149,9 +194,7 @@ pub fn audit_response(request: &Request, response: &Response, key_arn: Option<&s
             | Response::GetKeyRotationStatus { .. }
             | Response::ListGrants
             | Response::GetKeyLastUsage(_)
-            | Response::CreateCustomKeyStore { .. }
-            | Response::DescribeCustomKeyStores { .. }
-            | Response::RotateAlias(_),
+            | Response::DescribeCustomKeyStores { .. },
         ) => None,
     }
 }
@@ -210,6 +253,62 @@ impl<'a> Parameters<'a> {
     }
 }
 
+/// CloudTrail writes CloudHsmClusterId as `clusterId`.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KeyStoreParameters<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_key_store_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_key_store_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_custom_key_store_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    marker: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RotateAliasParameters<'a> {
+    alias_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_spec: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grants: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_token: Option<&'a str>,
+}
+
+impl<'a> RotateAliasParameters<'a> {
+    fn of(request: &'a RotateAlias) -> Self {
+        RotateAliasParameters {
+            alias_name: request.alias.as_str(),
+            key_spec: request.key_spec.map(|spec| spec.as_str()),
+            reason: request.reason.as_deref(),
+            grants: request.grants.map(|grants| match grants {
+                RotateGrants::Carry => "CARRY",
+                RotateGrants::Leave => "LEAVE",
+            }),
+            client_token: request.client_token.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RotatedElements<'a> {
+    alias_names: Vec<&'a str>,
+    old_key_id: &'a str,
+    new_key_id: &'a str,
+    rotation_date: JavaDate,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CreateKeyParameters<'a> {
@@ -224,6 +323,8 @@ struct CreateKeyParameters<'a> {
     tags: Option<Tags<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_key_store_id: Option<&'a str>,
 }
 
 impl<'a> CreateKeyParameters<'a> {
@@ -233,11 +334,12 @@ impl<'a> CreateKeyParameters<'a> {
             key_spec: request.spec.as_str(),
             customer_master_key_spec: request.spec.as_str(),
             key_usage: request.usage.as_str(),
-            origin: "AWS_KMS",
+            origin: if request.key_store.is_some() { "AWS_CLOUDHSM" } else { "AWS_KMS" },
             multi_region: false,
             bypass_policy_lockout_safety_check: request.bypass_policy_lockout_safety_check,
             tags: (!request.tags.is_empty()).then_some(Tags(&request.tags)),
             policy: request.policy.as_deref(),
+            custom_key_store_id: request.key_store.as_deref(),
         }
     }
 }
@@ -315,6 +417,10 @@ struct Metadata<'a> {
     multi_region: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     current_key_material_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_key_store_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cloud_hsm_cluster_id: Option<&'a str>,
 }
 
 impl<'a> Metadata<'a> {
@@ -328,7 +434,7 @@ impl<'a> Metadata<'a> {
             description: &key.description,
             key_usage: key.usage.as_str(),
             key_state: key.state.as_str(),
-            origin: "AWS_KMS",
+            origin: key.origin(),
             key_manager: "CUSTOMER",
             customer_master_key_spec: key.spec.as_str(),
             key_spec: key.spec.as_str(),
@@ -337,6 +443,8 @@ impl<'a> Metadata<'a> {
             mac_algorithms: key.mac_algorithms.iter().map(|a| a.as_str()).collect(),
             multi_region: key.key_id.is_multi_region(),
             current_key_material_id: key.current_key_material_id.as_deref(),
+            custom_key_store_id: key.custom_store.as_ref().map(|(id, _)| id.as_str()),
+            cloud_hsm_cluster_id: key.custom_store.as_ref().map(|(_, cluster)| cluster.as_str()),
         }
     }
 }

@@ -2,7 +2,7 @@ use base64::Engine;
 
 use super::*;
 use crate::kms::parse;
-use crate::kms::samples::{ARN, BODIES, CANARY, KEY, MATERIAL, TIME, metadata, responses};
+use crate::kms::samples::{ARN, BODIES, CANARY, CLUSTER, KEY, MATERIAL, STORE, TIME, metadata, responses};
 use crate::ops::Operation as O;
 
 fn parameters(operation: O) -> serde_json::Value {
@@ -70,12 +70,35 @@ fn each_operation_shows_its_parameters() {
         (O::ListKeyPolicies, k()),
         (O::GetKeyRotationStatus, k()),
         (O::ListGrants, k()),
+        (O::GetKeyLastUsage, k()),
+        (O::CreateCustomKeyStore, json!({"customKeyStoreName": "payments", "clusterId": CLUSTER})),
+        (
+            O::UpdateCustomKeyStore,
+            json!({"customKeyStoreId": STORE, "newCustomKeyStoreName": "new", "clusterId": CLUSTER}),
+        ),
+        (O::DescribeCustomKeyStores, json!({"customKeyStoreName": "payments", "limit": 10, "marker": "m"})),
+        (O::ConnectCustomKeyStore, json!({"customKeyStoreId": STORE})),
+        (O::DisconnectCustomKeyStore, json!({"customKeyStoreId": STORE})),
+        (O::DeleteCustomKeyStore, json!({"customKeyStoreId": STORE})),
+        (
+            O::RotateAlias,
+            json!({"aliasName": "alias/payments", "keySpec": "RSA_3072", "reason": "yearly", "grants": "CARRY",
+                "clientToken": "t-1"}),
+        ),
     ];
     assert_eq!(rows.len(), BODIES.len());
     for (operation, expected) in rows {
         assert_eq!(parameters(operation), expected, "{operation:?}");
     }
-    for operation in [O::ListKeys, O::ListAliases] {
+    let in_store = br#"{"Origin":"AWS_CLOUDHSM","CustomKeyStoreId":"cks-1234567890abcdef0"}"#;
+    let shown = audit_parameters(&parse(O::CreateKey, in_store).unwrap()).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(shown.get()).unwrap();
+    assert_eq!((&shown["origin"], &shown["customKeyStoreId"]), (&json!("AWS_CLOUDHSM"), &json!(STORE)));
+    assert_eq!(
+        audit_parameters(&parse(O::EnableKeyRotation, br#"{"KeyId":"k"}"#).unwrap()).unwrap().get(),
+        r#"{"keyId":"k"}"#
+    );
+    for operation in [O::ListKeys, O::ListAliases, O::DescribeCustomKeyStores] {
         assert!(audit_parameters(&parse(operation, b"{}").unwrap()).is_none());
     }
     let bare = parse(O::Decrypt, br#"{"CiphertextBlob":"AQ=="}"#).unwrap();
@@ -103,7 +126,41 @@ fn changes_show_their_result() {
     ] {
         assert_eq!(shown(operation, &Response::Empty), json!({"keyId": ARN}), "{operation:?}");
     }
-    assert_eq!(shown(O::DeleteAlias, &Response::Empty), json!(null));
+    for operation in [
+        O::DeleteAlias,
+        O::UpdateCustomKeyStore,
+        O::ConnectCustomKeyStore,
+        O::DisconnectCustomKeyStore,
+        O::DeleteCustomKeyStore,
+    ] {
+        assert_eq!(shown(operation, &Response::Empty), json!(null), "{operation:?}");
+    }
+    assert_eq!(
+        shown(O::CreateCustomKeyStore, &Response::CreateCustomKeyStore { id: STORE.parse().unwrap() }),
+        json!({"customKeyStoreId": STORE})
+    );
+    let done = crate::ops::RotationDone {
+        aliases: vec!["alias/a".parse().unwrap()],
+        old_key_arn: "old".into(),
+        new_key_arn: ARN.into(),
+        at: TIME,
+    };
+    assert_eq!(
+        shown(O::RotateAlias, &Response::RotateAlias(Box::new(done))),
+        json!({"aliasNames": ["alias/a"], "oldKeyId": "old", "newKeyId": ARN,
+            "rotationDate": "Mar 4, 2026, 9:31:22 AM"})
+    );
+    let in_store = KeyMetadata {
+        custom_store: Some((STORE.parse().unwrap(), CLUSTER.parse().unwrap())),
+        current_key_material_id: None,
+        ..metadata()
+    };
+    let created = shown(O::CreateKey, &Response::CreateKey(Box::new(in_store)));
+    assert_eq!(
+        [&created["keyMetadata"]["origin"], &created["keyMetadata"]["customKeyStoreId"]],
+        [&json!("AWS_CLOUDHSM"), &json!(STORE)]
+    );
+    assert_eq!(created["keyMetadata"]["cloudHsmClusterId"], json!(CLUSTER));
     assert_eq!(
         shown(O::CancelKeyDeletion, &Response::CancelKeyDeletion { key_arn: ARN.into() }),
         json!({"keyId": ARN})
@@ -157,11 +214,14 @@ fn no_secret_reaches_a_record() {
     let mut with_canary = 0;
     for (operation, body) in BODIES {
         let request = parse(*operation, body.as_bytes()).unwrap();
-        with_canary += usize::from(body.contains(&spellings[2]));
+        with_canary += usize::from(body.contains(&spellings[2]) || body.contains(&spellings[0]));
         check(audit_parameters(&request));
         for (response, _) in responses() {
             check(audit_response(&request, &response, Some(ARN)));
         }
     }
-    assert_eq!(with_canary, 7, "Encrypt, Decrypt, ReEncrypt, Sign, Verify, GenerateMac, VerifyMac");
+    assert_eq!(
+        with_canary, 9,
+        "Encrypt, Decrypt, ReEncrypt, Sign, Verify, GenerateMac, VerifyMac, CreateCustomKeyStore, UpdateCustomKeyStore"
+    );
 }

@@ -25,7 +25,7 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<CreateKey, WireError> {
     let tags = input.tags("Tags")?;
     let policy = input.text("Policy");
     policy.as_deref().map_or(Ok(()), check_policy_size)?;
-    refuse_other_stores(input)?;
+    let key_store = key_store(input)?;
     let (spec, usage) = served(&spec, &usage)?;
     Ok(CreateKey {
         spec,
@@ -34,7 +34,7 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<CreateKey, WireError> {
         policy,
         tags,
         bypass_policy_lockout_safety_check: input.flag("BypassPolicyLockoutSafetyCheck"),
-        key_store: None,
+        key_store,
     })
 }
 
@@ -95,25 +95,41 @@ fn usages(spec: &str) -> &'static [&'static str] {
     }
 }
 
-fn refuse_other_stores(input: &mut Input<'_>) -> Result<(), WireError> {
-    match input.text("Origin").as_deref() {
-        None | Some("AWS_KMS") => {}
-        Some("EXTERNAL") => {
+/// RULE CreateKey, Origin and CustomKeyStoreId: a key in a CloudHSM key store names both. Whether the store takes the key
+/// spec is for the operation to say.
+fn key_store(input: &mut Input<'_>) -> Result<Option<String>, WireError> {
+    let id = input.text("CustomKeyStoreId");
+    let in_store = match (input.text("Origin").as_deref(), &id) {
+        (Some("EXTERNAL"), _) => {
             return Err(unsupported("Origin EXTERNAL: import of key material is not served by this version"));
         }
-        Some(origin) => {
-            return Err(unsupported(format!("Origin {origin}: custom key stores are not served by this version")));
+        (Some("EXTERNAL_KEY_STORE"), _) => {
+            return Err(unsupported("Origin EXTERNAL_KEY_STORE: external key stores are not served by this version"));
         }
-    }
-    for member in ["CustomKeyStoreId", "XksKeyId"] {
-        if input.text(member).is_some() {
-            return Err(unsupported(format!("{member}: custom key stores are not served by this version")));
+        (None | Some("AWS_KMS"), None) => false,
+        (Some("AWS_CLOUDHSM"), Some(_)) => true,
+        (Some("AWS_CLOUDHSM"), None) => {
+            return Err(validation("You must specify a CustomKeyStoreId when the Origin is AWS_CLOUDHSM."));
         }
+        (origin, Some(_)) => {
+            let origin = origin.unwrap_or("AWS_KMS");
+            return Err(validation(format!(
+                "CustomKeyStoreId is not valid when the Origin is {origin}: the Origin of a KMS key in an AWS CloudHSM key \
+                 store is AWS_CLOUDHSM."
+            )));
+        }
+        (Some(origin), None) => return Err(not_served("Origin", origin)),
+    };
+    if input.text("XksKeyId").is_some() {
+        return Err(unsupported("XksKeyId: external key stores are not served by this version"));
     }
     if input.flag("MultiRegion") {
-        return Err(unsupported("MultiRegion: multi-Region keys are not served: key material never leaves the token"));
+        return Err(unsupported(match in_store {
+            true => "MultiRegion: KMS keys in custom key stores cannot be multi-Region keys.",
+            false => "MultiRegion: multi-Region keys are not served: key material never leaves the token",
+        }));
     }
-    Ok(())
+    Ok(id)
 }
 
 /// What AWS takes and this version does not make.

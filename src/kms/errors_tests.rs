@@ -42,6 +42,54 @@ fn rows() -> Vec<(OpError, u16, &'static str, Option<String>)> {
         ),
         (E::KeyUnavailable { arn: arn() }, 500, "KeyUnavailableException", Some(format!("{ARN} is unavailable."))),
         (
+            E::KeyStoreDisconnected { arn: arn() },
+            400,
+            "KMSInvalidStateException",
+            Some(format!("{ARN} is unavailable because its custom key store is not connected.")),
+        ),
+        (
+            E::KeyStoreNotFound("cks-1".into()),
+            400,
+            "CustomKeyStoreNotFoundException",
+            text("Custom key store cks-1 is not found."),
+        ),
+        (
+            E::KeyStoreNameInUse("n".into()),
+            400,
+            "CustomKeyStoreNameInUseException",
+            text("The custom key store name n is used by another custom key store."),
+        ),
+        (E::KeyStoreInvalidState("i".into()), 400, "CustomKeyStoreInvalidStateException", text("i")),
+        (
+            E::KeyStoreHasKeys("cks-1".into()),
+            400,
+            "CustomKeyStoreHasCMKsException",
+            text("Custom key store cks-1 contains KMS keys."),
+        ),
+        (
+            E::ClusterNotFound("cluster-1".into()),
+            400,
+            "CloudHsmClusterNotFoundException",
+            text("Cluster cluster-1 is not found."),
+        ),
+        (
+            E::ClusterInUse("cluster-1".into()),
+            400,
+            "CloudHsmClusterInUseException",
+            text("Cluster cluster-1 is already associated with a key store."),
+        ),
+        (E::ClusterNotActive("a".into()), 400, "CloudHsmClusterNotActiveException", text("a")),
+        (E::ClusterInvalidConfiguration("c".into()), 400, "CloudHsmClusterInvalidConfigurationException", text("c")),
+        (E::ClusterNotRelated("r".into()), 400, "CloudHsmClusterNotRelatedException", text("r")),
+        (E::IncorrectTrustAnchor("t".into()), 400, "IncorrectTrustAnchorException", text("t")),
+        (
+            E::WrongOrigin { arn: arn(), origin: "AWS_CLOUDHSM" },
+            400,
+            "UnsupportedOperationException",
+            Some(format!("{ARN} origin is AWS_CLOUDHSM which is not valid for this operation.")),
+        ),
+        (E::InvalidState("s".into()), 400, "KMSInvalidStateException", text("s")),
+        (
             E::Unsettled { arn: arn() },
             400,
             "KMSInvalidStateException",
@@ -114,6 +162,25 @@ fn rows() -> Vec<(OpError, u16, &'static str, Option<String>)> {
         (E::Token("CKR_DEVICE_ERROR".into()), 500, "KMSInternalException", text(INTERNAL)),
         (E::Internal("/var/lib/x".into()), 500, "KMSInternalException", text(INTERNAL)),
     ]
+}
+
+/// Each error of `ops/error.rs` has its row above.
+#[test]
+fn no_error_is_without_a_row() {
+    let source = include_str!("../ops/error.rs");
+    let variants: Vec<&str> = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+        .filter_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()).next())
+        .collect();
+    assert!(variants.len() > 40, "{variants:?}");
+    let rows: Vec<String> = rows().iter().map(|(error, ..)| format!("{error:?}")).collect();
+    for variant in variants {
+        let named =
+            |row: &String| row.strip_prefix(variant).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+        assert!(rows.iter().any(named), "{variant}");
+    }
 }
 
 #[test]

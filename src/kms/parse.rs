@@ -230,6 +230,11 @@ impl Input<'_> {
         }
     }
 
+    /// Whether a member that is refused whatever it holds stands in the request.
+    pub(super) fn given(&mut self, name: &str) -> bool {
+        self.0.take(name).is_some()
+    }
+
     pub fn flag(&mut self, name: &str) -> bool {
         matches!(self.0.take(name), Some(Value::Boolean(true)))
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ids::spec::{KeySpec, KeyUsage};
-use crate::kms::samples::{BODIES, CANARY};
+use crate::kms::samples::{BODIES, CANARY, CLUSTER, STORE};
 use Operation as O;
 
 fn refused(operation: Operation, body: &str) -> (&'static str, String) {
@@ -16,7 +16,17 @@ fn key(text: &str) -> KeyIdText {
 #[test]
 fn targets() {
     assert_eq!(target(Some(b"TrentService.Encrypt")), Ok(Operation::Encrypt));
-    for wrong in [None, Some(&b"Encrypt"[..]), Some(b"TrentService.encrypt"), Some(b"TrentService."), Some(b"\xff")] {
+    assert_eq!(target(Some(b"HsmBridge.RotateAlias")), Ok(Operation::RotateAlias));
+    // Ours is not AWS's, and the other way round.
+    for wrong in [
+        Some(&b"TrentService.RotateAlias"[..]),
+        Some(b"HsmBridge.Encrypt"),
+        None,
+        Some(b"Encrypt"),
+        Some(b"TrentService.encrypt"),
+        Some(b"TrentService."),
+        Some(b"\xff"),
+    ] {
         let error = target(wrong).unwrap_err();
         assert_eq!((error.status, error.code, error.message), (400, "UnknownOperationException", None));
     }
@@ -35,7 +45,7 @@ fn each_served_operation_parses() {
 
 #[test]
 fn each_other_operation_is_unsupported_after_its_syntax() {
-    for operation in O::ALL.iter().filter(|o| o.service() != Service::Served) {
+    for operation in O::ALL.iter().filter(|o| matches!(o.service(), Service::Refused(_))) {
         match parse(*operation, br#"{"KeyId": 3}"#).unwrap() {
             Request::Unsupported { operation: named, reason } => {
                 assert_eq!((named, Service::Refused(reason)), (*operation, operation.service()));
@@ -333,12 +343,6 @@ fn other_refusals() {
             "DryRunModifiers are not served by this version",
         ),
         (
-            O::GenerateRandom,
-            r#"{"NumberOfBytes":1,"CustomKeyStoreId":"c"}"#.into(),
-            unsupported,
-            "custom key stores are not served by this version",
-        ),
-        (
             O::ListKeys,
             r#"{"ResourceOwners":["SELF","OTHER_ACCOUNTS_VIA_RAM"]}"#.into(),
             unsupported,
@@ -367,9 +371,14 @@ fn keys_that_this_version_does_not_make() {
             "KeyUsage KEY_AGREEMENT with KeySpec ECC_NIST_P256",
         ),
         (r#"{"Origin":"EXTERNAL"}"#, "Origin EXTERNAL"),
-        (r#"{"Origin":"AWS_CLOUDHSM","CustomKeyStoreId":"c"}"#, "Origin AWS_CLOUDHSM"),
+        (r#"{"Origin":"EXTERNAL","CustomKeyStoreId":"c"}"#, "Origin EXTERNAL"),
+        (r#"{"Origin":"EXTERNAL_KEY_STORE","CustomKeyStoreId":"c"}"#, "Origin EXTERNAL_KEY_STORE"),
+        (r#"{"Origin":"AWS_CLOUDHSM","CustomKeyStoreId":"c","XksKeyId":"x"}"#, "XksKeyId"),
+        (
+            r#"{"Origin":"AWS_CLOUDHSM","CustomKeyStoreId":"c","MultiRegion":true}"#,
+            "MultiRegion: KMS keys in custom key stores",
+        ),
         (r#"{"Origin":"EXTERNAL_KEY_STORE","XksKeyId":"x"}"#, "Origin EXTERNAL_KEY_STORE"),
-        (r#"{"CustomKeyStoreId":"c"}"#, "CustomKeyStoreId"),
         (r#"{"XksKeyId":"x"}"#, "XksKeyId"),
         (r#"{"MultiRegion":true}"#, "MultiRegion"),
     ] {
@@ -386,6 +395,183 @@ fn keys_that_this_version_does_not_make() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn keys_in_custom_key_stores() {
+    match parse(O::CreateKey, br#"{"Origin":"AWS_CLOUDHSM","CustomKeyStoreId":"c","MultiRegion":false}"#).unwrap() {
+        Request::CreateKey(r) => assert_eq!(r.key_store.as_deref(), Some("c")),
+        other => panic!("{other:?}"),
+    }
+    for (body, told) in [
+        (r#"{"Origin":"AWS_CLOUDHSM"}"#, "You must specify a CustomKeyStoreId when the Origin is AWS_CLOUDHSM."),
+        (r#"{"CustomKeyStoreId":"c"}"#, "CustomKeyStoreId is not valid when the Origin is AWS_KMS"),
+        (r#"{"Origin":"AWS_KMS","CustomKeyStoreId":"c"}"#, "CustomKeyStoreId is not valid when the Origin is AWS_KMS"),
+    ] {
+        let (code, text) = refused(O::CreateKey, body);
+        assert_eq!(code, "ValidationException");
+        assert!(text.starts_with(told), "{text}");
+    }
+    assert!(matches!(
+        parse(O::GenerateRandom, br#"{"NumberOfBytes":1,"CustomKeyStoreId":"c"}"#),
+        Ok(Request::GenerateRandom { key_store: Some(store), .. }) if store == "c"
+    ));
+}
+
+#[test]
+fn key_stores() {
+    let of = |operation: O| {
+        let (_, body) = BODIES.iter().find(|(o, _)| *o == operation).unwrap();
+        parse(operation, body.as_bytes()).unwrap()
+    };
+    let canary = std::str::from_utf8(CANARY).unwrap();
+    match of(O::CreateCustomKeyStore) {
+        Request::CreateCustomKeyStore(r) => {
+            assert_eq!((r.name.as_str(), r.cluster.unwrap().as_str()), ("payments", CLUSTER));
+            assert_eq!((r.trust_anchor.as_deref(), r.password.unwrap().expose()), (Some("-----BEGIN"), canary));
+        }
+        other => panic!("{other:?}"),
+    }
+    match of(O::UpdateCustomKeyStore) {
+        Request::UpdateCustomKeyStore(r) => {
+            assert_eq!((r.id.as_str(), r.new_name.as_deref()), (STORE, Some("new")));
+            assert_eq!((r.cluster.unwrap().as_str(), r.password.unwrap().expose()), (CLUSTER, canary));
+        }
+        other => panic!("{other:?}"),
+    }
+    for operation in [O::CreateCustomKeyStore, O::UpdateCustomKeyStore] {
+        assert!(!format!("{:?}", of(operation)).contains(canary));
+    }
+    // What is missing is for the operation to tell.
+    match parse(O::CreateCustomKeyStore, br#"{"CustomKeyStoreName":"n"}"#).unwrap() {
+        Request::CreateCustomKeyStore(r) => {
+            assert!(r.cluster.is_none() && r.trust_anchor.is_none() && r.password.is_none());
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(
+        parse(O::DescribeCustomKeyStores, b"{}"),
+        Ok(Request::DescribeCustomKeyStores { id: None, name: None, .. })
+    ));
+    match of(O::RotateAlias) {
+        Request::RotateAlias(r) => {
+            assert_eq!((r.alias.as_str(), r.key_spec), ("alias/payments", Some(KeySpec::Rsa3072)));
+            assert_eq!(r.grants, Some(crate::ops::RotateGrants::Carry));
+            assert_eq!((r.reason.as_deref(), r.client_token.as_deref()), (Some("yearly"), Some("t-1")));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn key_stores_that_are_refused() {
+    let external = "external key stores are not served by this version";
+    for operation in [O::CreateCustomKeyStore, O::UpdateCustomKeyStore] {
+        for member in [
+            "XksProxyUriEndpoint",
+            "XksProxyUriPath",
+            "XksProxyVpcEndpointServiceName",
+            "XksProxyVpcEndpointServiceOwner",
+        ] {
+            let value = "1"
+                .repeat(model::input(operation).iter().find(|m| m.name == member).unwrap().shape.min.unwrap() as usize);
+            let body = format!(r#"{{"CustomKeyStoreName":"n","CustomKeyStoreId":"c","{member}":"{value}"}}"#);
+            assert_eq!(refused(operation, &body), ("UnsupportedOperationException", format!("{member}: {external}")),);
+        }
+        let secret = "S".repeat(43);
+        let body = format!(
+            r#"{{"CustomKeyStoreName":"n","CustomKeyStoreId":"c","XksProxyAuthenticationCredential":{{"AccessKeyId":"AAAAAAAAAAAAAAAAAAAA","RawSecretAccessKey":"{secret}"}}}}"#
+        );
+        let (code, told) = refused(operation, &body);
+        assert_eq!(
+            (code, told),
+            ("UnsupportedOperationException", format!("XksProxyAuthenticationCredential: {external}"))
+        );
+    }
+    assert_eq!(
+        refused(O::CreateCustomKeyStore, r#"{"CustomKeyStoreName":"n","CustomKeyStoreType":"EXTERNAL_KEY_STORE"}"#),
+        ("UnsupportedOperationException", format!("CustomKeyStoreType EXTERNAL_KEY_STORE: {external}"))
+    );
+    let one = |rest: &str| format!("1 validation error detected: {rest}");
+    for (operation, body, told) in [
+        (
+            O::CreateCustomKeyStore,
+            r#"{"CustomKeyStoreName":"n","KeyStorePassword":"canary"}"#,
+            one(
+                "Value at 'keyStorePassword' failed to satisfy constraint: Member must have length greater than or equal to 7",
+            ),
+        ),
+        (
+            O::UpdateCustomKeyStore,
+            r#"{"CustomKeyStoreId":"c","KeyStorePassword":"canary-canary-canary-canary-canar"}"#,
+            one(
+                "Value at 'keyStorePassword' failed to satisfy constraint: Member must have length less than or equal to 32",
+            ),
+        ),
+        (
+            O::CreateCustomKeyStore,
+            r#"{"CustomKeyStoreName":"n","CloudHsmClusterId":"cluster-abcDEF23451"}"#,
+            one(
+                "Value 'cluster-abcDEF23451' at 'cloudHsmClusterId' failed to satisfy constraint: Member must satisfy regular expression pattern: cluster-[2-7a-zA-Z]{11,16}",
+            ),
+        ),
+        (
+            O::CreateCustomKeyStore,
+            "{}",
+            one("Value null at 'customKeyStoreName' failed to satisfy constraint: Member must not be null"),
+        ),
+        (
+            O::ConnectCustomKeyStore,
+            "{}",
+            one("Value null at 'customKeyStoreId' failed to satisfy constraint: Member must not be null"),
+        ),
+        (
+            O::DescribeCustomKeyStores,
+            r#"{"CustomKeyStoreId":"c","CustomKeyStoreName":"n"}"#,
+            "You cannot specify CustomKeyStoreId and CustomKeyStoreName in the same request.".to_owned(),
+        ),
+        (
+            O::RotateAlias,
+            r#"{"AliasName":"alias/a","Grants":"carry"}"#,
+            one(
+                "Value 'carry' at 'grants' failed to satisfy constraint: Member must satisfy enum value set: [CARRY, LEAVE]",
+            ),
+        ),
+    ] {
+        assert_eq!(refused(operation, body), ("ValidationException", told), "{operation:?} {body}");
+    }
+}
+
+/// Of operations that no key takes the model's constraints come first, and then the key is resolved.
+#[test]
+fn operations_that_are_refused_on_their_key() {
+    let import = r#"{"KeyId":"k","ImportToken":"AQ==","EncryptedKeyMaterial":"AQ==","ValidTo":1772616682.5}"#;
+    for (operation, body) in [
+        (O::ImportKeyMaterial, import),
+        (
+            O::GetParametersForImport,
+            r#"{"KeyId":"k","WrappingAlgorithm":"RSAES_OAEP_SHA_256","WrappingKeySpec":"RSA_4096"}"#,
+        ),
+        (O::DeleteImportedKeyMaterial, r#"{"KeyId":"k"}"#),
+        (O::EnableKeyRotation, r#"{"KeyId":"k","RotationPeriodInDays":90}"#),
+        (O::DisableKeyRotation, r#"{"KeyId":"k"}"#),
+        (O::ListKeyRotations, r#"{"KeyId":"k"}"#),
+        (O::RotateKeyOnDemand, r#"{"KeyId":"k"}"#),
+    ] {
+        assert!(matches!(operation.service(), Service::RefusedOnKey(_)));
+        match parse(operation, body.as_bytes()).unwrap() {
+            Request::RefusedOnKey { operation: named, key: k, reason } => {
+                assert_eq!((named, k), (operation, key("k")));
+                assert_eq!(operation.service(), Service::RefusedOnKey(reason));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(refused(operation, "{}").0, "ValidationException");
+    }
+    let (code, _) = refused(O::ImportKeyMaterial, &import.replace("1772616682.5", "\"soon\""));
+    assert_eq!(code, "SerializationException");
+    let (_, told) = refused(O::EnableKeyRotation, r#"{"KeyId":"k","RotationPeriodInDays":89}"#);
+    assert!(told.contains("'rotationPeriodInDays'"), "{told}");
 }
 
 #[test]

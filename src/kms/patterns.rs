@@ -16,6 +16,16 @@ pub fn matcher(pattern: &str) -> Option<Matcher> {
             let label = |l: &str| some(l, |c| c.is_ascii_alphanumeric() || c == '-');
             t.split('.').count() >= 3 && t.split('.').all(label)
         },
+        "cluster-[2-7a-zA-Z]{11,16}" => |t| {
+            let base32 = |c: char| c.is_ascii_alphabetic() || ('2'..='7').contains(&c);
+            t.strip_prefix("cluster-").is_some_and(|rest| (11..=16).contains(&rest.len()) && some(rest, base32))
+        },
+        "^[a-f0-9]+$" => |t| some(t, |c| matches!(c, 'a'..='f' | '0'..='9')),
+        r"^[a-zA-Z0-9:/_\s.-]+$" => |t| {
+            // Java's `\s`.
+            let space = |c| matches!(c, ' ' | '\t'..='\r');
+            some(t, |c| c.is_ascii_alphanumeric() || matches!(c, ':' | '/' | '_' | '.' | '-') || space(c))
+        },
         _ => return None,
     })
 }
@@ -43,6 +53,9 @@ mod tests {
         let principal = r"^[\w+=,.@:/-]+$";
         let service = r"^([A-Za-z0-9\-]+)\.([A-Za-z0-9\-]+)(\.[A-Za-z0-9\-]+)+$";
         let policy = r"[\u0009\u000A\u000D\u0020-\u00FF]+";
+        let cluster = "cluster-[2-7a-zA-Z]{11,16}";
+        let hex = "^[a-f0-9]+$";
+        let imported = r"^[a-zA-Z0-9:/_\s.-]+$";
         let marker = r"[\u0020-\u00FF]*";
         for (pattern, text, expected) in [
             (alias, "alias/a:b_c-1", true),
@@ -66,9 +79,18 @@ mod tests {
             (service, "s3.eu-central-1.amazonaws", true),
             (service, "s3.amazonaws", false),
             (service, "s3..amazonaws", false),
+            (cluster, "cluster-abcDEF23456", true),
+            (cluster, "cluster-abcDEF2345", false),
+            (cluster, "cluster-abcDEF23456789ab", false),
+            (cluster, "cluster-abcDEF23451", false),
+            (cluster, "abcDEF23456", false),
+            (hex, "0af", true),
+            (hex, "0AF", false),
+            (imported, "2026: a/b_c.d-e\t", true),
+            (imported, "a,b", false),
         ] {
             assert_eq!(matcher(pattern).unwrap()(text), expected, "{pattern} on {text:?}");
         }
-        assert!(matcher("^[a-f0-9]+$").is_none());
+        assert!(matcher("^[a-e]+$").is_none());
     }
 }

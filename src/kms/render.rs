@@ -1,12 +1,14 @@
 //! Responses to JSON, written straight into one buffer that is zeroised: plaintexts are encoded in place and the buffer
 //! is made large enough beforehand, so that no copy is left behind. Members are absent, never null (kms-api.md §1).
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::WireError;
 use crate::ids::spec::{EncryptionAlgorithm, KeyState};
-use crate::ops::{AliasEntry, KeyMetadata, Response, Tag};
+use crate::ops::{AliasEntry, KeyLastUsage, KeyMetadata, KeyStoreEntry, Response, Tag};
 use crate::secret::SecretBytes;
 
 /// The body of an answer; empty where AWS answers without one.
@@ -35,13 +37,14 @@ pub fn error_body(error: &WireError) -> Vec<u8> {
 fn capacity(response: &Response) -> usize {
     const NAMES: usize = 512;
     const ESCAPED: usize = 6;
+    let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |t| t.len());
     let base64 = |len: usize| base64::encoded_len(len, true).unwrap_or(len.saturating_mul(2));
     let (texts, bytes) = match response {
         Response::Decrypt { key_arn, plaintext, key_material_id } => {
-            (key_arn.len() + key_material_id.len(), base64(plaintext.len()))
+            (key_arn.len() + length(key_material_id), base64(plaintext.len()))
         }
         Response::GenerateDataKey { key_arn, ciphertext, plaintext, key_material_id } => (
-            key_arn.len() + key_material_id.len(),
+            key_arn.len() + length(key_material_id),
             base64(ciphertext.len()) + plaintext.as_ref().map_or(0, |p| base64(p.len())),
         ),
         Response::GenerateRandom { plaintext } => (0, base64(plaintext.len())),
@@ -93,7 +96,7 @@ fn members(response: &Response, o: &mut Object<'_>) {
         Response::Decrypt { key_arn, plaintext, key_material_id } => {
             o.text("EncryptionAlgorithm", SYMMETRIC);
             o.text("KeyId", key_arn);
-            o.text("KeyMaterialId", key_material_id);
+            o.optional("KeyMaterialId", key_material_id.as_deref());
             o.blob("Plaintext", plaintext.expose());
         }
         Response::ReEncrypt {
@@ -105,16 +108,16 @@ fn members(response: &Response, o: &mut Object<'_>) {
         } => {
             o.blob("CiphertextBlob", ciphertext);
             o.text("DestinationEncryptionAlgorithm", SYMMETRIC);
-            o.text("DestinationKeyMaterialId", destination_key_material_id);
+            o.optional("DestinationKeyMaterialId", destination_key_material_id.as_deref());
             o.text("KeyId", key_arn);
             o.text("SourceEncryptionAlgorithm", SYMMETRIC);
             o.text("SourceKeyId", source_key_arn);
-            o.text("SourceKeyMaterialId", source_key_material_id);
+            o.optional("SourceKeyMaterialId", source_key_material_id.as_deref());
         }
         Response::GenerateDataKey { key_arn, ciphertext, plaintext, key_material_id } => {
             o.blob("CiphertextBlob", ciphertext);
             o.text("KeyId", key_arn);
-            o.text("KeyMaterialId", key_material_id);
+            o.optional("KeyMaterialId", key_material_id.as_deref());
             if let Some(plaintext) = plaintext {
                 o.blob("Plaintext", plaintext.expose());
             }
@@ -160,10 +163,18 @@ fn members(response: &Response, o: &mut Object<'_>) {
             o.text("KeyId", key_arn);
             o.flag("KeyRotationEnabled", false);
         }
-        Response::GetKeyLastUsage(_)
-        | Response::CreateCustomKeyStore { .. }
-        | Response::DescribeCustomKeyStores { .. }
-        | Response::RotateAlias(_) => {}
+        Response::GetKeyLastUsage(usage) => last_usage(usage, o),
+        Response::CreateCustomKeyStore { id } => o.text("CustomKeyStoreId", id.as_str()),
+        Response::DescribeCustomKeyStores { stores, next_marker } => {
+            o.list("CustomKeyStores", stores, key_store);
+            page(next_marker.as_deref(), o);
+        }
+        Response::RotateAlias(done) => {
+            o.list("AliasNames", &done.aliases, |json, alias| json.text(alias.as_str()));
+            o.text("NewKeyId", &done.new_key_arn);
+            o.text("OldKeyId", &done.old_key_arn);
+            o.time("RotationDate", done.at);
+        }
         Response::ListGrants => {
             o.list("Grants", &[] as &[()], |_, ()| {});
             o.flag("Truncated", false);
@@ -175,9 +186,13 @@ fn members(response: &Response, o: &mut Object<'_>) {
 fn key_metadata(key: &KeyMetadata, o: &mut Object<'_>) {
     o.text("AWSAccountId", &key.account);
     o.text("Arn", &key.arn);
+    if let Some((_, cluster)) = &key.custom_store {
+        o.text("CloudHsmClusterId", cluster.as_str());
+    }
     o.time("CreationDate", key.creation_date);
-    if let Some(id) = &key.current_key_material_id {
-        o.text("CurrentKeyMaterialId", id);
+    o.optional("CurrentKeyMaterialId", key.current_key_material_id.as_deref());
+    if let Some((id, _)) = &key.custom_store {
+        o.text("CustomKeyStoreId", id.as_str());
     }
     o.text("CustomerMasterKeySpec", key.spec.as_str());
     if let Some(date) = key.deletion_date {
@@ -193,8 +208,39 @@ fn key_metadata(key: &KeyMetadata, o: &mut Object<'_>) {
     o.text("KeyUsage", key.usage.as_str());
     o.names("MacAlgorithms", key.mac_algorithms.iter().map(|a| a.as_str()));
     o.flag("MultiRegion", key.key_id.is_multi_region());
-    o.text("Origin", "AWS_KMS");
+    o.text("Origin", key.origin());
     o.names("SigningAlgorithms", key.signing_algorithms.iter().map(|a| a.as_str()));
+}
+
+/// TrustAnchorCertificate is absent where none was given, ConnectionErrorCode unless the connection failed.
+fn key_store(json: &mut Json, store: &KeyStoreEntry) {
+    json.object(|o| {
+        o.text("CloudHsmClusterId", store.cluster.as_str());
+        if store.connection_state == "FAILED" {
+            o.optional("ConnectionErrorCode", store.connection_error_code.as_deref());
+        }
+        o.text("ConnectionState", store.connection_state);
+        o.time("CreationDate", store.creation_date);
+        o.text("CustomKeyStoreId", store.id.as_str());
+        o.text("CustomKeyStoreName", &store.name);
+        o.text("CustomKeyStoreType", "AWS_CLOUDHSM");
+        o.optional("TrustAnchorCertificate", store.trust_anchor.as_deref());
+    });
+}
+
+/// A key that was not used since tracking began has a KeyLastUsage without members.
+fn last_usage(usage: &KeyLastUsage, o: &mut Object<'_>) {
+    o.time("KeyCreationDate", usage.key_creation);
+    o.text("KeyId", &usage.key_arn);
+    o.object("KeyLastUsage", |o| {
+        if let Some(last) = &usage.last {
+            o.text("CloudTrailEventId", &last.event_id);
+            o.text("KmsRequestId", &last.request_id);
+            o.text("Operation", &last.operation);
+            o.time("Timestamp", last.at);
+        }
+    });
+    o.time("TrackingStartDate", usage.tracking_start);
 }
 
 fn tag(json: &mut Json, tag: &Tag) {
@@ -291,6 +337,12 @@ impl Object<'_> {
     fn text(&mut self, name: &str, text: &str) {
         self.name(name);
         self.json.text(text);
+    }
+
+    fn optional(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(name, text);
+        }
     }
 
     fn blob(&mut self, name: &str, bytes: &[u8]) {

@@ -35,12 +35,16 @@ fn buffers_with_secrets_do_not_grow() {
     let escapes = "\u{1}".repeat(300);
     let secret = || SecretBytes::new(vec![7; 4096]);
     for response in [
-        Response::Decrypt { key_arn: escapes.clone(), plaintext: secret(), key_material_id: escapes.as_str().into() },
+        Response::Decrypt {
+            key_arn: escapes.clone(),
+            plaintext: secret(),
+            key_material_id: Some(escapes.as_str().into()),
+        },
         Response::GenerateDataKey {
             key_arn: escapes.clone(),
             ciphertext: vec![1; 6144],
             plaintext: Some(secret()),
-            key_material_id: escapes.as_str().into(),
+            key_material_id: Some(escapes.as_str().into()),
         },
         Response::GenerateRandom { plaintext: secret() },
         Response::GenerateMac {

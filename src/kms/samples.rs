@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::ids::spec::*;
-use crate::ops::{AliasEntry, KeyMetadata, Operation, Response, Tag};
+use crate::ops::{
+    AliasEntry, KeyLastUsage, KeyMetadata, KeyStoreEntry, LastUse, Operation, Response, RotationDone, Tag,
+};
 use crate::secret::SecretBytes;
 
 /// 24 bytes, so that its base64 has no padding and is found wherever it begins a member.
@@ -13,6 +15,8 @@ pub const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/5f0c6a0e-3d52-4
 pub const MATERIAL: &str = "9d2f4b7c0e1a3d5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7";
 /// 2026-03-04T09:31:22.550Z
 pub const TIME: i64 = 1_772_616_682_550;
+pub const STORE: &str = "cks-1234567890abcdef0";
+pub const CLUSTER: &str = "cluster-abcDEF23456";
 
 /// The secret as base64, as it stands in bodies.
 pub const BASE64: &str = "Y2FuYXJ5LW9mLWEtc2VjcmV0LXZhbHVl";
@@ -74,6 +78,23 @@ pub const BODIES: &[(Operation, &str)] = &[
     (Operation::ListKeyPolicies, r#"{"KeyId": "k"}"#),
     (Operation::GetKeyRotationStatus, r#"{"KeyId": "k"}"#),
     (Operation::ListGrants, r#"{"KeyId": "k", "GrantId": "g", "GranteePrincipal": "arn:aws:iam::111122223333:root"}"#),
+    (Operation::GetKeyLastUsage, r#"{"KeyId": "k"}"#),
+    (
+        Operation::CreateCustomKeyStore,
+        r#"{"CustomKeyStoreName": "payments", "CloudHsmClusterId": "cluster-abcDEF23456", "TrustAnchorCertificate": "-----BEGIN", "KeyStorePassword": "canary-of-a-secret-value", "CustomKeyStoreType": "AWS_CLOUDHSM"}"#,
+    ),
+    (
+        Operation::UpdateCustomKeyStore,
+        r#"{"CustomKeyStoreId": "cks-1234567890abcdef0", "NewCustomKeyStoreName": "new", "KeyStorePassword": "canary-of-a-secret-value", "CloudHsmClusterId": "cluster-abcDEF23456"}"#,
+    ),
+    (Operation::DescribeCustomKeyStores, r#"{"CustomKeyStoreName": "payments", "Limit": 10, "Marker": "m"}"#),
+    (Operation::ConnectCustomKeyStore, r#"{"CustomKeyStoreId": "cks-1234567890abcdef0"}"#),
+    (Operation::DisconnectCustomKeyStore, r#"{"CustomKeyStoreId": "cks-1234567890abcdef0"}"#),
+    (Operation::DeleteCustomKeyStore, r#"{"CustomKeyStoreId": "cks-1234567890abcdef0"}"#),
+    (
+        Operation::RotateAlias,
+        r#"{"AliasName": "alias/payments", "KeySpec": "RSA_3072", "Reason": "yearly", "Grants": "CARRY", "ClientToken": "t-1"}"#,
+    ),
 ];
 
 pub fn metadata() -> KeyMetadata {
@@ -129,7 +150,98 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
         "KeyUsage": "GENERATE_VERIFY_MAC", "MacAlgorithms": ["HMAC_SHA_256"], "MultiRegion": false,
         "Origin": "AWS_KMS",
     });
+    let in_store = KeyMetadata {
+        current_key_material_id: None,
+        custom_store: Some((STORE.parse().unwrap(), CLUSTER.parse().unwrap())),
+        ..metadata()
+    };
+    let in_store_json = json!({
+        "AWSAccountId": "111122223333", "Arn": ARN, "CloudHsmClusterId": CLUSTER, "CreationDate": 1_772_616_682.55,
+        "CustomKeyStoreId": STORE, "CustomerMasterKeySpec": "SYMMETRIC_DEFAULT", "Description": "", "Enabled": true,
+        "EncryptionAlgorithms": ["SYMMETRIC_DEFAULT"], "KeyId": KEY, "KeyManager": "CUSTOMER",
+        "KeySpec": "SYMMETRIC_DEFAULT", "KeyState": "Enabled", "KeyUsage": "ENCRYPT_DECRYPT", "MultiRegion": false,
+        "Origin": "AWS_CLOUDHSM",
+    });
+    let connected = KeyStoreEntry {
+        id: STORE.parse().unwrap(),
+        name: "payments".into(),
+        cluster: CLUSTER.parse().unwrap(),
+        trust_anchor: Some("-----BEGIN".into()),
+        connection_state: "CONNECTED",
+        // Of an earlier attempt: told with FAILED only.
+        connection_error_code: Some("INVALID_CREDENTIALS".into()),
+        creation_date: TIME,
+    };
+    let failed = KeyStoreEntry { trust_anchor: None, connection_state: "FAILED", ..connected.clone() };
+    let unused = KeyLastUsage { key_arn: arn(), last: None, tracking_start: TIME, key_creation: 1000 };
+    let used = KeyLastUsage {
+        last: Some(LastUse { operation: "Decrypt".into(), at: TIME, event_id: "e".into(), request_id: "r".into() }),
+        ..unused.clone()
+    };
+    let rotated = RotationDone {
+        aliases: vec!["alias/a".parse().unwrap(), "alias/b".parse().unwrap()],
+        old_key_arn: "old".into(),
+        new_key_arn: arn(),
+        at: TIME,
+    };
     vec![
+        (Response::DescribeKey(Box::new(in_store)), json!({ "KeyMetadata": in_store_json })),
+        (Response::CreateCustomKeyStore { id: STORE.parse().unwrap() }, json!({ "CustomKeyStoreId": STORE })),
+        (
+            Response::DescribeCustomKeyStores { stores: vec![connected, failed], next_marker: Some("m".into()) },
+            json!({"CustomKeyStores": [
+                {"CloudHsmClusterId": CLUSTER, "ConnectionState": "CONNECTED", "CreationDate": 1_772_616_682.55,
+                    "CustomKeyStoreId": STORE, "CustomKeyStoreName": "payments", "CustomKeyStoreType": "AWS_CLOUDHSM",
+                    "TrustAnchorCertificate": "-----BEGIN"},
+                {"CloudHsmClusterId": CLUSTER, "ConnectionErrorCode": "INVALID_CREDENTIALS", "ConnectionState": "FAILED",
+                    "CreationDate": 1_772_616_682.55, "CustomKeyStoreId": STORE, "CustomKeyStoreName": "payments",
+                    "CustomKeyStoreType": "AWS_CLOUDHSM"},
+            ], "NextMarker": "m", "Truncated": true}),
+        ),
+        (
+            Response::DescribeCustomKeyStores { stores: vec![], next_marker: None },
+            json!({"CustomKeyStores": [], "Truncated": false}),
+        ),
+        (
+            Response::GetKeyLastUsage(Box::new(unused)),
+            json!({"KeyCreationDate": 1, "KeyId": ARN, "KeyLastUsage": {}, "TrackingStartDate": 1_772_616_682.55}),
+        ),
+        (
+            Response::GetKeyLastUsage(Box::new(used)),
+            json!({"KeyCreationDate": 1, "KeyId": ARN, "KeyLastUsage": {"CloudTrailEventId": "e", "KmsRequestId": "r",
+                "Operation": "Decrypt", "Timestamp": 1_772_616_682.55}, "TrackingStartDate": 1_772_616_682.55}),
+        ),
+        (
+            Response::RotateAlias(Box::new(rotated)),
+            json!({"AliasNames": ["alias/a", "alias/b"], "NewKeyId": ARN, "OldKeyId": "old",
+                "RotationDate": 1_772_616_682.55}),
+        ),
+        // Keys in custom key stores have no KeyMaterialId.
+        (
+            Response::Decrypt { key_arn: arn(), plaintext: secret(), key_material_id: None },
+            json!({"EncryptionAlgorithm": "SYMMETRIC_DEFAULT", "KeyId": ARN, "Plaintext": BASE64}),
+        ),
+        (
+            Response::ReEncrypt {
+                source_key_arn: "source".into(),
+                key_arn: arn(),
+                ciphertext: CANARY.to_vec(),
+                source_key_material_id: None,
+                destination_key_material_id: Some("d".into()),
+            },
+            json!({"CiphertextBlob": BASE64, "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+                "DestinationKeyMaterialId": "d", "KeyId": ARN, "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+                "SourceKeyId": "source"}),
+        ),
+        (
+            Response::GenerateDataKey {
+                key_arn: arn(),
+                ciphertext: vec![1],
+                plaintext: Some(secret()),
+                key_material_id: None,
+            },
+            json!({"CiphertextBlob": "AQ==", "KeyId": ARN, "Plaintext": BASE64}),
+        ),
         (Response::CreateKey(Box::new(metadata())), json!({ "KeyMetadata": symmetric })),
         (Response::DescribeKey(Box::new(metadata())), json!({ "KeyMetadata": symmetric })),
         (Response::DescribeKey(Box::new(deleted)), json!({ "KeyMetadata": deleted_json })),
@@ -169,7 +281,7 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
             json!({"CiphertextBlob": BASE64, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT", "KeyId": ARN}),
         ),
         (
-            Response::Decrypt { key_arn: arn(), plaintext: secret(), key_material_id: material.clone() },
+            Response::Decrypt { key_arn: arn(), plaintext: secret(), key_material_id: Some(material.clone()) },
             json!({"EncryptionAlgorithm": "SYMMETRIC_DEFAULT", "KeyId": ARN, "KeyMaterialId": MATERIAL, "Plaintext": BASE64}),
         ),
         (
@@ -177,8 +289,8 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
                 source_key_arn: "source".into(),
                 key_arn: arn(),
                 ciphertext: CANARY.to_vec(),
-                source_key_material_id: "s".into(),
-                destination_key_material_id: "d".into(),
+                source_key_material_id: Some("s".into()),
+                destination_key_material_id: Some("d".into()),
             },
             json!({"CiphertextBlob": BASE64, "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
                 "DestinationKeyMaterialId": "d", "KeyId": ARN, "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
@@ -189,7 +301,7 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
                 key_arn: arn(),
                 ciphertext: vec![1],
                 plaintext: Some(secret()),
-                key_material_id: material.clone(),
+                key_material_id: Some(material.clone()),
             },
             json!({"CiphertextBlob": "AQ==", "KeyId": ARN, "KeyMaterialId": MATERIAL, "Plaintext": BASE64}),
         ),
@@ -198,7 +310,7 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
                 key_arn: arn(),
                 ciphertext: vec![1, 2],
                 plaintext: None,
-                key_material_id: material,
+                key_material_id: Some(material),
             },
             json!({"CiphertextBlob": "AQI=", "KeyId": ARN, "KeyMaterialId": MATERIAL}),
         ),

@@ -69,7 +69,7 @@ fn one(shape: &Shape, value: &Value<'_>, path: &Path<'_>, out: &mut Violations) 
                 out.add(path, Shown::Number(*number), format_args!("have value less than or equal to {max}"));
             }
         }
-        Value::Boolean(_) => {}
+        Value::Boolean(_) | Value::Timestamp => {}
         Value::List(items) => {
             length(shape, items.len(), Shown::Hidden, path, out);
             let Kind::List(member) = &shape.kind else { return };

@@ -4,10 +4,11 @@
 use std::ops::Bound;
 
 use crate::ids::AliasName;
+use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ops::keys::{newest, not_pending};
 use crate::ops::resolve::{AliasSubject, KeyTarget};
 use crate::ops::{AliasEntry, Context, Effects, OpError, Ops, Page, Response};
-use crate::store::{AliasHistory, AliasRecord, Snapshot, Write};
+use crate::store::{AliasHistory, AliasRecord, KeyRecord, Snapshot, Write};
 
 const LIST_ALIASES_DEFAULT: u32 = 50;
 
@@ -53,14 +54,7 @@ impl Ops {
         let target = writable(alias)?;
         self.settled(&target.record.id, &target.arn)?;
         let old = self.current_of(alias)?;
-        if old.record.spec.is_symmetric() != target.record.spec.is_symmetric()
-            || old.record.usage != target.record.usage
-        {
-            return Err(OpError::Validation(format!(
-                "Alias {} cannot be changed from a key with usage {} and spec {} to one with usage {} and spec {}.",
-                alias.arn, old.record.usage, old.record.spec, target.record.usage, target.record.spec
-            )));
-        }
+        fits(&alias.arn, &old.record, target.record.spec, target.record.usage)?;
         let authorised = old.record.id;
         let (name, alias_arn) = (alias.name.clone(), alias.arn.clone());
         let (id, key_arn, now) = (target.record.id, target.arn.clone(), ctx.now);
@@ -168,6 +162,17 @@ fn writable(alias: &AliasSubject) -> Result<&KeyTarget, OpError> {
     alias.target.as_ref().ok_or_else(|| OpError::Internal(format!("{} was given no key", alias.arn)))
 }
 
-fn not_reserved(name: &AliasName) -> Result<(), OpError> {
+/// RULE UpdateAlias: both keys are symmetric or neither is, and their usage is the same.
+pub(super) fn fits(alias_arn: &str, old: &KeyRecord, spec: KeySpec, usage: KeyUsage) -> Result<(), OpError> {
+    if old.spec.is_symmetric() == spec.is_symmetric() && old.usage == usage {
+        return Ok(());
+    }
+    Err(OpError::Validation(format!(
+        "Alias {alias_arn} cannot be changed from a key with usage {} and spec {} to one with usage {usage} and spec {spec}.",
+        old.usage, old.spec
+    )))
+}
+
+pub(super) fn not_reserved(name: &AliasName) -> Result<(), OpError> {
     if name.is_reserved() { Err(OpError::ReservedAlias(name.to_string())) } else { Ok(()) }
 }

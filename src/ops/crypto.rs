@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::ids::spec::{EncryptionAlgorithm, KeyUsage, MacAlgorithm};
 use crate::keystore::{Hash, KeyRef, MaterialId};
 use crate::ops::ciphertext::{Blob, Header, canonical_context};
-use crate::ops::resolve::KeyTarget;
+use crate::ops::resolve::{KeyTarget, Named};
 use crate::ops::{Context, DataKeySize, Effects, EncryptionContext, OpError, Ops, ReEncrypt, Response, token_error};
 use crate::secret::SecretBytes;
 use crate::store::{Lifecycle, Material};
@@ -34,7 +34,7 @@ impl Ops {
     pub(super) async fn decrypt(
         &self,
         key: &KeyTarget,
-        named: Option<&KeyTarget>,
+        named: Option<&Named>,
         ciphertext: &[u8],
         context: &EncryptionContext,
         algorithm: EncryptionAlgorithm,
@@ -50,14 +50,14 @@ impl Ops {
         dry(dry_run)?;
         let (plaintext, material_id) = self.open(key, ciphertext, &canonical, ctx, effects).await?;
         effects.key_material_id = Some(material_id.clone());
-        Ok(Response::Decrypt { key_arn: key.arn.clone(), plaintext, key_material_id: material_id })
+        Ok(Response::Decrypt { key_arn: key.arn.clone(), plaintext, key_material_id: told_material(key, material_id) })
     }
 
     pub(super) async fn re_encrypt(
         &self,
         request: &ReEncrypt,
         source: &KeyTarget,
-        named: Option<&KeyTarget>,
+        named: Option<&Named>,
         destination: &KeyTarget,
         ctx: &Context,
         effects: &mut Effects,
@@ -79,8 +79,8 @@ impl Ops {
             source_key_arn: source.arn.clone(),
             key_arn: destination.arn.clone(),
             ciphertext,
-            source_key_material_id: source_material,
-            destination_key_material_id: destination_material,
+            source_key_material_id: told_material(source, source_material),
+            destination_key_material_id: told_material(destination, destination_material),
         })
     }
 
@@ -117,7 +117,7 @@ impl Ops {
             key_arn: key.arn.clone(),
             ciphertext: header.seal(&sealed.iv, &sealed.ciphertext)?,
             plaintext: with_plaintext.then_some(plaintext),
-            key_material_id: material_id,
+            key_material_id: told_material(key, material_id),
         })
     }
 
@@ -246,6 +246,11 @@ impl Ops {
     }
 }
 
+/// RULE KMS: answers name the key material of keys outside of custom key stores only.
+fn told_material(key: &KeyTarget, material_id: Arc<str>) -> Option<Arc<str>> {
+    key.record.key_store.is_none().then_some(material_id)
+}
+
 /// State, then usage.
 pub(super) fn usable(key: &KeyTarget, usage: KeyUsage, operation: &'static str) -> Result<(), OpError> {
     in_use(key)?;
@@ -267,9 +272,9 @@ pub(super) fn in_use(key: &KeyTarget) -> Result<(), OpError> {
     }
 }
 
-fn same_key(key: &KeyTarget, named: Option<&KeyTarget>) -> Result<(), OpError> {
+fn same_key(key: &KeyTarget, named: Option<&Named>) -> Result<(), OpError> {
     match named {
-        Some(named) if named.record.id != key.record.id => Err(OpError::IncorrectKey),
+        Some(named) if !named.means(&key.record.id) => Err(OpError::IncorrectKey),
         _ => Ok(()),
     }
 }

@@ -3,8 +3,8 @@
 use std::ops::Bound;
 
 use crate::authz::policy::{self, KeyPolicy};
-use crate::ids::KeyId;
 use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm};
+use crate::ids::{ClusterId, KeyId, KeyStoreId};
 use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, CreateKey, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error};
@@ -29,7 +29,11 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
-        if !supported(&self.keystore.token().capabilities(), request.spec) {
+        let key_store = match &request.key_store {
+            None => None,
+            Some(store) => Some(self.store_for_new_key(store, request.spec)?),
+        };
+        if !self.keystore.capabilities(key_store.as_ref()).is_some_and(|can| supported(&can, request.spec)) {
             return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", request.spec)));
         }
         let account = &self.locality.account;
@@ -52,12 +56,13 @@ impl Ops {
             policy_version: 1,
             tags: request.tags.iter().map(|t| (t.key.clone(), t.value.clone())).collect(),
             materials: Vec::new(),
-            key_store: None,
+            key_store,
             provenance: Provenance::Generated,
         };
         let enabled = self.make_material(record, arn, ctx, effects).await?;
         let (stored, version) = self.change(ctx, move |_| Ok((vec![Write::PutKey(enabled.clone())], enabled))).await?;
         effects.store_version = Some(version);
+        effects.key_store = self.backing_key(&stored);
         let target = KeyTarget { record: stored.into(), arn: arn.to_owned() };
         Ok(Response::CreateKey(Box::new(self.metadata(&target))))
     }
@@ -79,7 +84,18 @@ impl Ops {
             .token_of(store.as_ref())
             .ok_or_else(|| OpError::KeyStoreDisconnected { arn: arn.to_owned() })?;
         let creating = record.clone();
-        self.store.update(move |_| Ok((vec![Write::PutKey(creating)], ()))).await.map_err(update_error)?;
+        self.store
+            .update(move |snapshot| {
+                // A key store is deleted only while no key is in it: from here on there is one.
+                if let Some(id) = &creating.key_store
+                    && !snapshot.key_stores.contains_key(id)
+                {
+                    return Err(OpError::KeyStoreNotFound(id.to_string()));
+                }
+                Ok((vec![Write::PutKey(creating)], ()))
+            })
+            .await
+            .map_err(update_error)?;
 
         let material = MaterialId { id: id.bytes(), generation: 0 };
         let call = self.generate_call(ctx);
@@ -102,7 +118,7 @@ impl Ops {
 
     /// Removes what a failed CreateKey left: nobody was told the key id. Where that fails the row stays `Creating`, the
     /// key unsettled, and the next start settles it.
-    async fn undo_creation(&self, token: &Token, id: KeyId, still_running: bool, call: &CallContext) {
+    pub(super) async fn undo_creation(&self, token: &Token, id: KeyId, still_running: bool, call: &CallContext) {
         if still_running {
             tracing::warn!(key = %id, "generation outlives its deadline; it is settled when it ends or at the next start");
             self.mark_unsettled(id);
@@ -137,40 +153,74 @@ impl Ops {
             arn: key.arn.clone(),
             creation_date: record.created,
             description: record.description.clone(),
-            enabled: record.lifecycle == Lifecycle::Enabled,
+            enabled: self.state(record) == KeyState::Enabled,
             spec,
             usage: record.usage,
-            state: state(&record.lifecycle),
+            state: self.state(record),
             deletion_date: match record.lifecycle {
                 Lifecycle::PendingDeletion { deletion_date } => Some(deletion_date),
                 _ => None,
             },
             current_key_material_id: record
                 .current()
-                .filter(|_| spec.is_symmetric())
+                // RULE KMS: keys of origin AWS_KMS and EXTERNAL only.
+                .filter(|_| spec.is_symmetric() && record.key_store.is_none())
                 .map(|material| material.material_id.clone()),
             encryption_algorithms: if spec.is_symmetric() {
                 vec![EncryptionAlgorithm::SymmetricDefault]
             } else {
                 Vec::new()
             },
-            signing_algorithms: self.signing_algorithms(spec),
+            signing_algorithms: self.signing_algorithms(record),
             mac_algorithms: spec.mac_algorithm().into_iter().collect(),
-            custom_store: None,
+            custom_store: self.custom_store(record),
         }
     }
 
-    /// Those of the spec that the token can do, in AWS's order.
-    pub(super) fn signing_algorithms(&self, spec: KeySpec) -> Vec<SigningAlgorithm> {
-        let can = self.keystore.token().capabilities();
-        let pss = |hash| can.rsa_pss.contains(&hash);
-        spec.signing_algorithms()
+    /// The connected key store for a new key of this spec.
+    fn store_for_new_key(&self, id: &str, spec: KeySpec) -> Result<KeyStoreId, OpError> {
+        self.connected_store(id)?;
+        // RULE KMS: symmetric encryption keys; more is the operator's choice.
+        if !spec.is_symmetric() && !self.custom_store_key_specs.contains(&spec) {
+            return Err(OpError::Unsupported(format!(
+                "KeySpec {spec} is not supported in custom key stores: `key_stores.custom_store_key_specs` of the \
+                 configuration does not name it."
+            )));
+        }
+        id.parse().map_err(|_| OpError::KeyStoreNotFound(id.to_owned()))
+    }
+
+    fn custom_store(&self, record: &KeyRecord) -> Option<(KeyStoreId, ClusterId)> {
+        let id = record.key_store.as_ref()?;
+        let cluster = self.store.snapshot().key_stores.get(id)?.cluster.clone();
+        Some((id.clone(), cluster))
+    }
+
+    /// AWS's state: a key is Unavailable while its key store is not connected, whatever else it is, unless it waits for its
+    /// deletion.
+    pub(super) fn state(&self, record: &KeyRecord) -> KeyState {
+        match record.lifecycle {
+            Lifecycle::Enabled | Lifecycle::Disabled if !self.keystore.is_connected(record.key_store.as_ref()) => {
+                KeyState::Unavailable
+            }
+            _ => state(&record.lifecycle),
+        }
+    }
+
+    /// Those of the spec that the key's token can do, in AWS's order; all of them where its token was not connected since the
+    /// start.
+    pub(super) fn signing_algorithms(&self, record: &KeyRecord) -> Vec<SigningAlgorithm> {
+        let can = self.keystore.capabilities(record.key_store.as_ref());
+        let pss = |hash| can.as_ref().is_none_or(|can| can.rsa_pss.contains(&hash));
+        record
+            .spec
+            .signing_algorithms()
             .iter()
             .copied()
             .filter(|algorithm| match algorithm {
                 SigningAlgorithm::RsassaPkcs1V15Sha256
                 | SigningAlgorithm::RsassaPkcs1V15Sha384
-                | SigningAlgorithm::RsassaPkcs1V15Sha512 => can.rsa_pkcs1v15,
+                | SigningAlgorithm::RsassaPkcs1V15Sha512 => can.as_ref().is_none_or(|can| can.rsa_pkcs1v15),
                 SigningAlgorithm::RsassaPssSha256 => pss(Hash::Sha256),
                 SigningAlgorithm::RsassaPssSha384 => pss(Hash::Sha384),
                 SigningAlgorithm::RsassaPssSha512 => pss(Hash::Sha512),
@@ -237,6 +287,7 @@ impl Ops {
             Ok(())
         })
         .await?;
+        effects.key_store = self.backing_keys(&key.record, None);
         Ok(Response::ScheduleKeyDeletion { key_arn: key.arn.clone(), deletion_date, pending_window_in_days: days })
     }
 
@@ -310,6 +361,7 @@ impl Ops {
             })
             .await?;
         effects.store_version = Some(version);
+        effects.key_store = self.backing_keys(&record, Some("SUCCESS"));
         effects.details = Some(serde_json::json!({ "objectsDestroyed": destroyed }));
         Ok(())
     }
@@ -385,7 +437,8 @@ pub(super) fn with_material(record: KeyRecord, generated: Generated, now: i64) -
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(|e| OpError::Internal(format!("no randomness: {e}")))?;
     let evidence = serde_json::to_value(&generated.evidence).map_err(|e| OpError::Internal(e.to_string()))?;
-    let usual = MaterialId { id: record.id.bytes(), generation: 0 }.cka_id();
+    let named = MaterialId { id: record.id.bytes(), generation: 0 };
+    let object_id = Some(generated.object_id).filter(|id| *id != named.cka_id());
     let material = Material {
         generation: 0,
         material_id: hex::encode(random),
@@ -393,7 +446,7 @@ pub(super) fn with_material(record: KeyRecord, generated: Generated, now: i64) -
         fingerprint: generated.fingerprint,
         spki: generated.spki,
         evidence,
-        object_id: (generated.object_id != usual).then_some(generated.object_id),
+        object_id,
     };
     Ok(KeyRecord { lifecycle: Lifecycle::Enabled, materials: vec![material], ..record })
 }
@@ -425,4 +478,10 @@ pub fn supported(can: &Capabilities, spec: KeySpec) -> bool {
         KeyKind::Ed25519 => can.ed25519,
         KeyKind::Hmac(hash) => can.hmac.contains(&hash),
     }
+}
+
+/// `CKA_ID` of a material's objects, hex.
+pub(super) fn cka_id(record: &KeyRecord, material: &Material) -> String {
+    let named = MaterialId { id: record.id.bytes(), generation: material.generation };
+    hex::encode(material.object_id.as_ref().unwrap_or(&named.cka_id()))
 }

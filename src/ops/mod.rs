@@ -29,16 +29,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::authz::Permit;
-use crate::ids::Locality;
+use crate::ids::{ClusterId, KeyStoreId, Locality};
 use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenError};
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
+pub use last_use::{KeyUse, LastUses, USES};
 pub use officer::ReadPin;
 pub use operation::{Operation, Service};
-pub use resolve::{Resolved, Subject, resolve};
+pub use resolve::{Resolved, Subject};
 pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
@@ -55,9 +56,12 @@ pub struct Ops {
     markers: Markers,
     budgets: Budgets,
     clock: Arc<ClockWatch>,
+    last_uses: Arc<LastUses>,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     rotation: RotationSettings,
+    /// One rotation at a time: whoever comes second finds what the first one did.
+    rotating: tokio::sync::Mutex<()>,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Who reads PINs for `token pin`.
@@ -96,8 +100,21 @@ pub struct Effects {
     pub destination_key_material_id: Option<Arc<str>>,
     /// The store's version after the change.
     pub store_version: Option<u64>,
+    /// Of a custom key store and what is in it.
+    pub key_store: Option<KeyStoreFacts>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
+}
+
+/// CloudTrail's members about a custom key store. The last three are JSON in a string, as AWS has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyStoreFacts {
+    pub id: Option<KeyStoreId>,
+    pub name: Option<String>,
+    pub cluster: Option<ClusterId>,
+    pub backing_key: Option<String>,
+    pub backing_keys: Option<String>,
+    pub deletion_status: Option<String>,
 }
 
 /// An outcome with its effects; an error may have effects too (a token call that failed).
@@ -108,6 +125,8 @@ pub struct Acted {
 }
 
 pub struct Settings {
+    /// Milliseconds since the epoch.
+    pub now: i64,
     pub locality: Locality,
     /// Encryptions under one AES key at most (SP 800-38D §8.3: 2^32 with random IVs).
     pub gcm_limit: u64,
@@ -131,7 +150,7 @@ pub struct RotationSettings {
 impl Ops {
     pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
-        let budgets = Budgets::new(store.clone(), settings.gcm_limit);
+        let budgets = Budgets::new(store.clone(), settings.gcm_limit, settings.rotation.at_usage);
         Ok(Self {
             store,
             keystore,
@@ -139,9 +158,11 @@ impl Ops {
             markers,
             budgets,
             clock,
+            last_uses: Arc::new(LastUses::new(settings.now)),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
             rotation: settings.rotation,
+            rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
             finished: std::sync::Mutex::default(),
@@ -173,7 +194,12 @@ impl Ops {
         let mut effects = Effects::default();
         let resolved = permit.resolved();
         let result = match resolved.task() {
-            Task::Kms(request) => self.kms(request, resolved, ctx, &mut effects).await.map(Answer::Kms),
+            Task::Kms(request) => {
+                effects.key_store = self.store_used(request, resolved.subject());
+                let own = self.within_deadline(resolved.subject(), ctx);
+                let done = self.kms(request, resolved, own.as_ref().unwrap_or(ctx), &mut effects).await;
+                done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, resolved.subject()))
+            }
             // Boxed: its state is six times that of all others, and would be part of every request's.
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
                 .await
@@ -199,6 +225,7 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
+        self.reachable(request, resolved.subject())?;
         match (request, resolved.subject()) {
             (Request::Unsupported { operation, reason }, _) => {
                 Err(OpError::Unsupported(format!("{}: {reason}", operation.name())))
@@ -265,7 +292,11 @@ impl Ops {
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {
-                Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() })
+                match key.record.key_store {
+                    // RULE KMS: keys in custom key stores do not rotate.
+                    Some(_) => Err(OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_CLOUDHSM" }),
+                    None => Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() }),
+                }
             }
             (Request::ListGrants { .. }, Subject::Key(_)) => Ok(Response::ListGrants),
             (Request::GetKeyLastUsage { .. }, Subject::Key(key)) => self.key_last_usage(key),

@@ -4,7 +4,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::authn::Caller;
-use crate::ops::keys::state;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject};
 use crate::ops::{
@@ -27,7 +26,7 @@ impl Ops {
             OperatorRequest::KeyList => {
                 let keys = snapshot.keys.values().filter(|r| r.lifecycle != Lifecycle::Creating);
                 let targets = keys.map(|r| KeyTarget { record: r.clone(), arn: self.locality.key_arn(&r.id) });
-                Ok(OperatorResponse::Keys { keys: targets.map(|t| key_line(&t, snapshot)).collect() })
+                Ok(OperatorResponse::Keys { keys: targets.map(|t| self.key_line(&t, snapshot)).collect() })
             }
             OperatorRequest::KeyShow { .. } => match resolved.subject() {
                 Subject::Key(key) => Ok(OperatorResponse::Key { key: Box::new(self.key_details(key, snapshot)?) }),
@@ -46,6 +45,10 @@ impl Ops {
                 let before = snapshot.version;
                 let facts = self.store.restore(path, &wrap, before).await.map_err(told)?;
                 self.budgets.forget();
+                {
+                    let _one_at_a_time = self.keystore.changing().await;
+                    self.keystore.follow(&self.store.snapshot());
+                }
                 effects.store_version = Some(self.store.snapshot().version);
                 effects.details = Some(serde_json::json!({ "path": path, "ticket": ticket, "versionBefore": before }));
                 Ok(OperatorResponse::Restored { facts })
@@ -85,7 +88,7 @@ impl Ops {
             evidence: material.evidence.clone(),
         });
         Ok(KeyDetails {
-            line: key_line(key, snapshot),
+            line: self.key_line(key, snapshot),
             created: date(record.created),
             deletion_date: match record.lifecycle {
                 Lifecycle::PendingDeletion { deletion_date } => Some(date(deletion_date)),
@@ -101,6 +104,19 @@ impl Ops {
         })
     }
 
+    pub(super) fn key_line(&self, key: &KeyTarget, snapshot: &Snapshot) -> KeyLine {
+        let aliases = snapshot.aliases_of.get(&key.record.id).cloned().unwrap_or_default();
+        KeyLine {
+            key_id: key.record.id.to_string(),
+            arn: key.arn.clone(),
+            spec: key.record.spec.to_string(),
+            usage: key.record.usage.to_string(),
+            state: self.state(&key.record).to_string(),
+            aliases: aliases.iter().map(ToString::to_string).collect(),
+            description: key.record.description.clone(),
+        }
+    }
+
     pub(super) fn sweeper_status(&self, snapshot: &Snapshot) -> SweeperStatus {
         let pending = |l: &Lifecycle| matches!(l, Lifecycle::PendingDeletion { .. } | Lifecycle::Deleting);
         let stopped_because = self.clock.stopped_because();
@@ -109,19 +125,6 @@ impl Ops {
             stopped_because,
             pending_deletions: snapshot.keys.values().filter(|r| pending(&r.lifecycle)).count() as u64,
         }
-    }
-}
-
-fn key_line(key: &KeyTarget, snapshot: &Snapshot) -> KeyLine {
-    let aliases = snapshot.aliases_of.get(&key.record.id).cloned().unwrap_or_default();
-    KeyLine {
-        key_id: key.record.id.to_string(),
-        arn: key.arn.clone(),
-        spec: key.record.spec.to_string(),
-        usage: key.record.usage.to_string(),
-        state: state(&key.record.lifecycle).to_string(),
-        aliases: aliases.iter().map(ToString::to_string).collect(),
-        description: key.record.description.clone(),
     }
 }
 

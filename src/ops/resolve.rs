@@ -1,13 +1,21 @@
 //! From names to things, once per request and from one snapshot: alias, key, ciphertext header → key record. What comes
 //! out is what is authorised and what is used.
 
+mod named;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
-use crate::authz::{Check, Checks, Resource};
+use crate::authz::{AliasGeneration, Check, Checks, Conditions, Resource};
 use crate::ids::{AliasName, Arn, KeyId, Locality};
 use crate::ops::ciphertext::{Blob, Header};
-use crate::ops::{KeyIdText, OpError, Operation, OperatorRequest, Request, Task, TimerRequest};
+use crate::ops::rotation::{self, RotationSubject};
+use crate::ops::{KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, Task, TimerRequest};
 use crate::store::{AliasRecord, KeyRecord, Lifecycle, Snapshot};
+
+use named::how_named;
+pub use named::{Named, Stay};
 
 /// A key that exists, with its ARN.
 #[derive(Debug, Clone)]
@@ -30,18 +38,19 @@ pub enum Subject {
         arn: String,
     },
     Alias(AliasSubject),
-    /// Decrypt: the key that the ciphertext names, and the one that the caller named.
+    /// Decrypt: the key that the ciphertext names, and what the caller named.
     Blob {
         header: Header,
         key: KeyTarget,
-        named: Option<KeyTarget>,
+        named: Option<Named>,
     },
     ReEncrypt {
         header: Header,
         source: KeyTarget,
-        named: Option<KeyTarget>,
+        named: Option<Named>,
         destination: KeyTarget,
     },
+    Rotation(Box<RotationSubject>),
     Command,
     Timer,
 }
@@ -62,6 +71,8 @@ pub struct AliasSubject {
 pub struct Resolved {
     task: Task,
     subject: Subject,
+    /// The alias by which the key was named that is used as it is now (for ReEncrypt the destination).
+    alias: Option<Arc<AliasRecord>>,
     snapshot: Arc<Snapshot>,
 }
 
@@ -97,6 +108,18 @@ impl Resolved {
                 std::iter::once((ALIAS, alias.arn.as_str())).chain(keys.map(|k| (KEY, k.arn.as_str()))).collect()
             }
             Subject::ReEncrypt { source, destination, .. } => vec![(KEY, &source.arn), (KEY, &destination.arn)],
+            Subject::Rotation(rotation) => {
+                let aliases = rotation.aliases.iter().map(|alias| (ALIAS, alias.arn.as_str()));
+                aliases.chain([(KEY, rotation.old.arn.as_str()), (KEY, rotation.new.arn.as_str())]).collect()
+            }
+        }
+    }
+
+    /// Where an alias was named for a ciphertext: whether the ciphertext's key is its key of now or of before.
+    pub fn alias_generation(&self) -> Option<AliasGeneration> {
+        match &self.subject {
+            Subject::Blob { named, .. } | Subject::ReEncrypt { named, .. } => named.as_ref()?.generation(),
+            _ => None,
         }
     }
 
@@ -107,6 +130,7 @@ impl Resolved {
             Subject::NewKey { arn, .. } => Some(arn),
             Subject::Alias(alias) => alias.target.as_ref().or(alias.current.as_ref()).map(|k| k.arn.as_str()),
             Subject::ReEncrypt { destination, .. } => Some(&destination.arn),
+            Subject::Rotation(rotation) => Some(&rotation.new.arn),
             Subject::Account | Subject::Foreign | Subject::Command | Subject::Timer => None,
         }
     }
@@ -115,23 +139,34 @@ impl Resolved {
 impl Checks for Resolved {
     fn checks(&self) -> Vec<Check<'_>> {
         let action = self.task.operation().map_or("", Operation::action);
-        let account = |action| Check { action, resource: Resource::Any };
+        let account = |action| Check::new(action, Resource::Any);
         match (&self.task, &self.subject) {
             (Task::Operator(request), _) => {
-                vec![Check { action: request.permission(), resource: Resource::Command(request.permission()) }]
+                vec![Check::new(request.permission(), Resource::Command(request.permission()))]
             }
-            (Task::CallerIdentity, _) => {
-                vec![Check { action: "sts:GetCallerIdentity", resource: Resource::Identity }]
-            }
-            (Task::Timer(_), _) => vec![Check { action: "timer", resource: Resource::Timer(self.task.name()) }],
-            (_, Subject::Foreign) => vec![Check { action, resource: Resource::Foreign }],
-            (_, Subject::Key(target) | Subject::Blob { key: target, .. }) => vec![on_key(action, target)],
-            (_, Subject::ReEncrypt { source, destination, .. }) => {
-                vec![on_key("kms:ReEncryptFrom", source), on_key("kms:ReEncryptTo", destination)]
-            }
+            (Task::CallerIdentity, _) => vec![Check::new("sts:GetCallerIdentity", Resource::Identity)],
+            (Task::Timer(_), _) => vec![Check::new("timer", Resource::Timer(self.task.name()))],
+            (_, Subject::Foreign) => vec![Check::new(action, Resource::Foreign)],
+            (_, Subject::Key(target)) => vec![self.on_current(action, target)],
+            (_, Subject::Blob { key, named, .. }) => vec![self.on_named(action, key, named.as_ref())],
+            (_, Subject::ReEncrypt { source, named, destination, .. }) => vec![
+                self.on_named("kms:ReEncryptFrom", source, named.as_ref()),
+                self.on_current("kms:ReEncryptTo", destination),
+            ],
             (_, Subject::Alias(alias)) => {
-                let mut checks = vec![Check { action, resource: Resource::Alias { arn: &alias.arn } }];
-                checks.extend(alias.current.iter().chain(&alias.target).map(|target| on_key(action, target)));
+                let mut checks = vec![Check::new(action, Resource::Alias { arn: &alias.arn })];
+                checks.extend(alias.current.iter().chain(&alias.target).map(|target| self.on_key(action, target)));
+                checks
+            }
+            // What it does, step by step: a key is made with what it shall have, and each alias goes from one to the other.
+            (_, Subject::Rotation(rotation)) => {
+                const UPDATE: &str = "kms:UpdateAlias";
+                let mut checks = vec![account("kms:CreateKey")];
+                if !rotation.new.record.tags.is_empty() {
+                    checks.push(account("kms:TagResource"));
+                }
+                checks.extend(rotation.aliases.iter().map(|a| Check::new(UPDATE, Resource::Alias { arn: &a.arn })));
+                checks.extend([&rotation.old, &rotation.new].map(|key| self.on_key(UPDATE, key)));
                 checks
             }
             (Task::Kms(Request::CreateKey(request)), _) if !request.tags.is_empty() => {
@@ -142,15 +177,50 @@ impl Checks for Resolved {
     }
 }
 
-fn on_key<'a>(action: &'static str, target: &'a KeyTarget) -> Check<'a> {
-    Check { action, resource: Resource::Key { arn: &target.arn, record: &target.record } }
+impl Resolved {
+    fn on_key<'a>(&'a self, action: &'static str, target: &'a KeyTarget) -> Check<'a> {
+        let resource_aliases = self.snapshot.aliases_of.get(&target.record.id).map_or(&[][..], Vec::as_slice);
+        Check {
+            action,
+            resource: Resource::Key { arn: &target.arn, record: &target.record },
+            conditions: Conditions { resource_aliases, ..Conditions::default() },
+        }
+    }
+
+    /// On a key that was named as it is now.
+    fn on_current<'a>(&'a self, action: &'static str, target: &'a KeyTarget) -> Check<'a> {
+        let mut check = self.on_key(action, target);
+        check.conditions.request_alias = self.alias.as_ref().map(|alias| &alias.name);
+        check.conditions.alias_generation = self.alias.as_ref().map(|_| AliasGeneration::Current);
+        check
+    }
+
+    /// On the key of a ciphertext.
+    fn on_named<'a>(&'a self, action: &'static str, target: &'a KeyTarget, named: Option<&'a Named>) -> Check<'a> {
+        let mut check = self.on_key(action, target);
+        check.conditions.request_alias = named.and_then(Named::request_alias);
+        check.conditions.alias_generation = named.and_then(Named::generation);
+        check
+    }
 }
 
-/// Resolves everything that a task names. `new_id`: the id for a key that CreateKey would make.
-pub fn resolve(task: Task, snapshot: Arc<Snapshot>, locality: &Locality, new_id: KeyId) -> Result<Resolved, OpError> {
-    match subject(&task, &snapshot, locality, new_id) {
-        Ok(subject) => Ok(Resolved { task, subject, snapshot }),
-        Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, snapshot }),
+impl Ops {
+    /// Resolves everything that a task names, from one snapshot. `new_id`: the id for a key that it would make.
+    pub fn resolve(&self, task: Task, new_id: KeyId) -> Result<Resolved, OpError> {
+        resolve(task, self.store.snapshot(), &self.locality, self.rotation.alias_history_decrypts, new_id)
+    }
+}
+
+pub(super) fn resolve(
+    task: Task,
+    snapshot: Arc<Snapshot>,
+    locality: &Locality,
+    history: bool,
+    new_id: KeyId,
+) -> Result<Resolved, OpError> {
+    match subject(&task, &snapshot, locality, history, new_id) {
+        Ok((subject, alias)) => Ok(Resolved { task, subject, alias, snapshot }),
+        Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, alias: None, snapshot }),
         Err(Unresolved::Error(error)) => Err(error),
     }
 }
@@ -166,31 +236,26 @@ impl From<OpError> for Unresolved {
     }
 }
 
-fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> Result<Subject, Unresolved> {
+/// The subject, and the alias by which its key was named.
+type Found = (Subject, Option<Arc<AliasRecord>>);
+
+fn subject(
+    task: &Task,
+    snapshot: &Snapshot,
+    here: &Locality,
+    history: bool,
+    new_id: KeyId,
+) -> Result<Found, Unresolved> {
     let request = match task {
         Task::Kms(request) => request,
-        Task::Operator(OperatorRequest::KeyShow { key } | OperatorRequest::KeyAttest { key }) => {
-            // Any form: the operator asks as DescribeKey does.
-            return Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?));
-        }
-        Task::Operator(OperatorRequest::KeyAdopt(_)) => {
-            return Ok(Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) });
-        }
-        Task::Operator(_) => return Ok(Subject::Command),
-        Task::CallerIdentity => return Ok(Subject::Account),
-        Task::Timer(TimerRequest::ConnectKeyStore { .. }) => return Ok(Subject::Timer),
-        Task::Timer(TimerRequest::DeleteKey { key } | TimerRequest::Rotate { key }) => {
-            let record = snapshot.keys.get(key).cloned();
-            let arn = here.key_arn(key);
-            return match record {
-                Some(record) => Ok(Subject::Key(KeyTarget { record, arn })),
-                None => Err(OpError::KeyNotFound { arn }.into()),
-            };
-        }
+        Task::Operator(request) => return Ok((of_command(request, snapshot, here, new_id)?, None)),
+        Task::CallerIdentity => return Ok((Subject::Account, None)),
+        Task::Timer(timer) => return Ok((of_timer(timer, snapshot, here, new_id)?, None)),
     };
     let operation = request.operation();
     let find = |text: &KeyIdText| find(snapshot, here, operation, &text.0);
-    Ok(match request {
+    let key = |text: &KeyIdText| find(text).map(|(key, _)| key);
+    let subject = match request {
         Request::ListKeys { .. }
         | Request::GenerateRandom { .. }
         | Request::CreateCustomKeyStore(_)
@@ -199,29 +264,35 @@ fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> 
         | Request::ConnectCustomKeyStore { .. }
         | Request::DisconnectCustomKeyStore { .. }
         | Request::DeleteCustomKeyStore { .. }
-        | Request::RotateAlias(_)
         | Request::Unsupported { .. } => Subject::Account,
+        Request::RotateAlias(request) => {
+            Subject::Rotation(Box::new(rotation::resolve(request.clone(), snapshot, here, new_id)?))
+        }
         Request::ListAliases { key: None, .. } => Subject::Account,
         Request::CreateKey(_) => Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) },
         Request::CreateAlias { alias, target } => {
-            let target = find(target)?;
+            let target = key(target)?;
             Subject::Alias(alias_subject(snapshot, here, alias, Some(target)))
         }
         Request::UpdateAlias { alias, target } => {
-            let target = find(target)?;
+            let target = key(target)?;
             known_alias(alias_subject(snapshot, here, alias, Some(target)))?
         }
         Request::DeleteAlias { alias } => known_alias(alias_subject(snapshot, here, alias, None))?,
         Request::Decrypt { key, ciphertext, .. } => {
             let named = key.as_ref().map(find).transpose()?;
             let header = Blob::parse(ciphertext)?.header;
-            Subject::Blob { header, key: of_header(snapshot, here, &header)?, named }
+            let key = of_header(snapshot, here, &header)?;
+            let named = named.map(|named| how_named(named, &key.record.id, history));
+            Subject::Blob { header, key, named }
         }
         Request::ReEncrypt(request) => {
             let named = request.source_key.as_ref().map(find).transpose()?;
             let header = Blob::parse(&request.ciphertext)?.header;
             let source = of_header(snapshot, here, &header)?;
-            Subject::ReEncrypt { header, source, named, destination: find(&request.destination_key)? }
+            let named = named.map(|named| how_named(named, &source.record.id, history));
+            let (destination, alias) = find(&request.destination_key)?;
+            return Ok((Subject::ReEncrypt { header, source, named, destination }, alias));
         }
         Request::DescribeKey { key }
         | Request::EnableKey { key }
@@ -246,13 +317,72 @@ fn subject(task: &Task, snapshot: &Snapshot, here: &Locality, new_id: KeyId) -> 
         | Request::GetKeyRotationStatus { key }
         | Request::ListGrants { key, .. }
         | Request::GetKeyLastUsage { key }
-        | Request::RefusedOnKey { key, .. } => Subject::Key(find(key)?),
-    })
+        | Request::RefusedOnKey { key, .. } => {
+            let (key, alias) = find(key)?;
+            return Ok((Subject::Key(key), alias));
+        }
+    };
+    Ok((subject, None))
+}
+
+fn of_command(
+    request: &OperatorRequest,
+    snapshot: &Snapshot,
+    here: &Locality,
+    new_id: KeyId,
+) -> Result<Subject, Unresolved> {
+    match request {
+        // Any form: the operator asks as DescribeKey does.
+        OperatorRequest::KeyShow { key } | OperatorRequest::KeyAttest { key } => {
+            Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?.0))
+        }
+        OperatorRequest::KeyAdopt(_) => Ok(Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) }),
+        OperatorRequest::AliasHistory { alias }
+        | OperatorRequest::AliasHistoryDrop { alias, .. }
+        | OperatorRequest::RotatePlan { alias, .. } => Ok(known_alias(alias_subject(snapshot, here, alias, None))?),
+        OperatorRequest::Rotate { alias, key_spec, reason, grants } => {
+            let request = crate::ops::RotateAlias {
+                alias: alias.clone(),
+                key_spec: *key_spec,
+                reason: reason.clone(),
+                grants: *grants,
+                client_token: None,
+            };
+            Ok(Subject::Rotation(Box::new(rotation::resolve(request, snapshot, here, new_id)?)))
+        }
+        _ => Ok(Subject::Command),
+    }
+}
+
+fn of_timer(
+    request: &TimerRequest,
+    snapshot: &Snapshot,
+    here: &Locality,
+    new_id: KeyId,
+) -> Result<Subject, Unresolved> {
+    match request {
+        TimerRequest::ConnectKeyStore { .. } => Ok(Subject::Timer),
+        TimerRequest::DeleteKey { key } => {
+            let arn = here.key_arn(key);
+            match snapshot.keys.get(key).cloned() {
+                Some(record) => Ok(Subject::Key(KeyTarget { record, arn })),
+                None => Err(OpError::KeyNotFound { arn }.into()),
+            }
+        }
+        TimerRequest::Rotate { key } => {
+            Ok(Subject::Rotation(Box::new(rotation::resolve_key(key, snapshot, here, new_id)?)))
+        }
+    }
 }
 
 /// A KeyId in the forms that AWS takes for this operation: all four for cryptographic operations, DescribeKey and
 /// GetPublicKey; key id or key ARN for the rest, where an alias is `Invalid keyId`.
-fn find(snapshot: &Snapshot, here: &Locality, operation: Operation, text: &str) -> Result<KeyTarget, Unresolved> {
+fn find(
+    snapshot: &Snapshot,
+    here: &Locality,
+    operation: Operation,
+    text: &str,
+) -> Result<(KeyTarget, Option<Arc<AliasRecord>>), Unresolved> {
     let invalid = || Unresolved::Error(OpError::InvalidKeyId(text.to_owned()));
     let name = if text.starts_with("arn:") {
         let arn = Arn::parse(text).map_err(|_| OpError::MalformedArn(text.to_owned()))?;
@@ -282,15 +412,15 @@ fn find(snapshot: &Snapshot, here: &Locality, operation: Operation, text: &str) 
             _ => return Err(invalid()),
         };
         let not_found = || OpError::AliasNotFound { arn: here.alias_arn(&alias) };
-        let target = snapshot.aliases.get(&alias).ok_or_else(not_found)?.target;
-        return Ok(by_id(snapshot, here, &target)?);
+        let record = snapshot.aliases.get(&alias).ok_or_else(not_found)?;
+        return Ok((by_id(snapshot, here, &record.target)?, Some(record.clone())));
     }
     let id: KeyId = name.parse().map_err(|_| invalid())?;
-    Ok(by_id(snapshot, here, &id)?)
+    Ok((by_id(snapshot, here, &id)?, None))
 }
 
 /// Keys that are being made or destroyed do not exist for callers.
-fn by_id(snapshot: &Snapshot, here: &Locality, id: &KeyId) -> Result<KeyTarget, OpError> {
+pub(super) fn by_id(snapshot: &Snapshot, here: &Locality, id: &KeyId) -> Result<KeyTarget, OpError> {
     let arn = here.key_arn(id);
     match snapshot.keys.get(id) {
         Some(record) if !matches!(record.lifecycle, Lifecycle::Creating | Lifecycle::Deleting) => {
@@ -310,7 +440,12 @@ fn of_header(snapshot: &Snapshot, here: &Locality, header: &Header) -> Result<Ke
     Ok(key)
 }
 
-fn alias_subject(snapshot: &Snapshot, here: &Locality, name: &AliasName, target: Option<KeyTarget>) -> AliasSubject {
+pub(super) fn alias_subject(
+    snapshot: &Snapshot,
+    here: &Locality,
+    name: &AliasName,
+    target: Option<KeyTarget>,
+) -> AliasSubject {
     let record = snapshot.aliases.get(name).cloned();
     let current = record.as_ref().and_then(|r| {
         let record = snapshot.keys.get(&r.target)?.clone();

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
-use crate::ids::KeyId;
-use crate::keystore::{CallContext, MaterialId};
+use crate::ids::{KeyId, KeyStoreId};
+use crate::keystore::{CallContext, MaterialId, Token};
 use crate::ops::{Context, OpError, Ops, store_error, update_error};
-use crate::store::{AppliedRecord, Decision, KeyRecord, Lifecycle, Snapshot, UpdateError, Write};
+use crate::store::{AppliedRecord, Decision, KeyRecord, Lifecycle, Snapshot, TokenRecord, UpdateError, Write};
 
 /// Outcomes whose markers one transaction takes away at most.
 const FORGET_AT_ONCE: usize = 64;
@@ -100,7 +100,7 @@ impl Ops {
     pub fn keys_by_state(&self) -> Vec<(&'static str, u64)> {
         let mut counts = std::collections::BTreeMap::new();
         for record in self.store.snapshot().keys.values() {
-            *counts.entry(super::keys::state(&record.lifecycle).as_str()).or_insert(0) += 1;
+            *counts.entry(self.state(record).as_str()).or_insert(0) += 1;
         }
         counts.into_iter().collect()
     }
@@ -114,6 +114,14 @@ impl Ops {
         self.unsettled.rcu(|set| {
             let mut set = set.as_ref().clone();
             set.insert(id);
+            set
+        });
+    }
+
+    fn mark_settled(&self, id: KeyId) {
+        self.unsettled.rcu(|set| {
+            let mut set = set.as_ref().clone();
+            set.remove(&id);
             set
         });
     }
@@ -142,24 +150,50 @@ impl Ops {
         })
     }
 
-    /// Undoes rows `Creating`, its own and no others: nobody was told the key id. Returns how many there were.
+    /// Undoes rows `Creating`, its own and no others: nobody was told the key id. To be called at start, when no key is being
+    /// made. Returns how many are undone; those whose key store is not connected, or whose token fails, stay unsettled.
     pub async fn undo_creating(&self, call: &CallContext) -> Result<usize, OpError> {
+        self.undo(call, None, |_| true).await
+    }
+
+    /// A key store is being connected: keys of it that were not finished are undone now. A row whose maker still runs, on the
+    /// connection before, is its maker's.
+    pub async fn undo_unsettled(
+        &self,
+        key_store: &KeyStoreId,
+        token: &Token,
+        call: &CallContext,
+    ) -> Result<usize, OpError> {
+        let unsettled = self.unsettled.load_full();
+        let which = |record: &KeyRecord| record.key_store.as_ref() == Some(key_store) && unsettled.contains(&record.id);
+        self.undo(call, Some(token), which).await
+    }
+
+    async fn undo(
+        &self,
+        call: &CallContext,
+        token: Option<&Token>,
+        which: impl Fn(&KeyRecord) -> bool,
+    ) -> Result<usize, OpError> {
         let snapshot = self.store.snapshot();
-        let creating: Vec<KeyId> = snapshot
-            .keys
-            .iter()
-            .filter(|(_, record)| record.lifecycle == Lifecycle::Creating)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in &creating {
-            let id = *id;
-            let material = MaterialId { id: id.bytes(), generation: 0 };
-            match self.keystore.token().destroy(call, material).await {
+        let unfinished = |record: &&Arc<KeyRecord>| record.lifecycle == Lifecycle::Creating && which(record);
+        let mut undone = 0;
+        for record in snapshot.keys.values().filter(unfinished) {
+            let id = record.id;
+            let connected = self.keystore.token_of(record.key_store.as_ref());
+            let Some(token) = token.or(connected.as_ref()) else {
+                tracing::warn!(key = %id, "a key that was not finished is undone when its key store is connected");
+                self.mark_unsettled(id);
+                continue;
+            };
+            match token.destroy(call, MaterialId { id: id.bytes(), generation: 0 }).await {
                 Ok(_) => {
                     self.store
                         .update(move |_| Ok::<_, OpError>((vec![Write::DeleteKey(id)], ())))
                         .await
                         .map_err(update_error)?;
+                    self.mark_settled(id);
+                    undone += 1;
                 }
                 Err(error) => {
                     tracing::error!(key = %id, %error, "a key that was not finished stays unsettled");
@@ -167,11 +201,11 @@ impl Ops {
                 }
             }
         }
-        Ok(creating.len())
+        Ok(undone)
     }
 
-    /// Keys whose objects left the token, or are there again. `held`: what the token has.
-    pub fn availability(&self, held: &BTreeSet<MaterialId>) -> Vec<Availability> {
+    /// Keys of a key store whose objects left the token, or are there again. `held`: what the token has.
+    pub fn availability(&self, store: Option<&KeyStoreId>, held: &BTreeSet<MaterialId>) -> Vec<Availability> {
         let snapshot = self.store.snapshot();
         let all_held = |record: &KeyRecord| {
             record
@@ -179,7 +213,8 @@ impl Ops {
                 .iter()
                 .all(|m| held.contains(&MaterialId { id: record.id.bytes(), generation: m.generation }))
         };
-        let changed = snapshot.keys.values().filter_map(|record| {
+        let of_store = snapshot.keys.values().filter(|record| record.key_store.as_ref() == store);
+        let changed = of_store.filter_map(|record| {
             let now_held = all_held(record);
             let change = match record.lifecycle {
                 Lifecycle::Enabled | Lifecycle::Disabled => !now_held,
@@ -194,29 +229,16 @@ impl Ops {
 
     /// Writes what `availability` found. Returns the store's version.
     pub async fn set_availability(&self, changes: Vec<Availability>, request_id: &str) -> Result<u64, OpError> {
-        let ctx = Context {
-            progress: None,
-            request_id: request_id.into(),
-            principal: "service".into(),
-            now: 0,
-            deadline: std::time::Instant::now(),
-        };
         let ((), version) = self
-            .change(&ctx, move |snapshot| {
-                let writes = changes.iter().filter_map(|change| {
-                    let record = snapshot.keys.get(&change.id)?;
-                    let lifecycle = match (&record.lifecycle, change.held) {
-                        (Lifecycle::Enabled, false) => Lifecycle::Unavailable { was_enabled: true },
-                        (Lifecycle::Disabled, false) => Lifecycle::Unavailable { was_enabled: false },
-                        (Lifecycle::Unavailable { was_enabled: true }, true) => Lifecycle::Enabled,
-                        (Lifecycle::Unavailable { was_enabled: false }, true) => Lifecycle::Disabled,
-                        _ => return None,
-                    };
-                    Some(Write::PutKey(KeyRecord { lifecycle, ..record.as_ref().clone() }))
-                });
-                Ok((writes.collect(), ()))
-            })
+            .change(&by_service(request_id), move |snapshot| Ok((availability_writes(snapshot, &changes), ())))
             .await?;
+        Ok(version)
+    }
+
+    /// Records tokens that were seen for the first time. Returns the store's version.
+    pub async fn record_tokens(&self, tokens: Vec<TokenRecord>, request_id: &str) -> Result<u64, OpError> {
+        let writes = tokens.into_iter().map(Write::PutToken).collect();
+        let ((), version) = self.change(&by_service(request_id), move |_| Ok((writes, ()))).await?;
         Ok(version)
     }
 
@@ -234,14 +256,17 @@ impl Ops {
         }
     }
 
-    /// Keys whose deletion window has passed, or whose deletion was begun.
+    /// Keys whose deletion window has passed, or whose deletion was begun. Those of a key store that is not connected wait
+    /// for it.
     pub fn due_for_deletion(&self, now: i64) -> Vec<KeyId> {
         let due = |lifecycle: &Lifecycle| match lifecycle {
             Lifecycle::PendingDeletion { deletion_date } => *deletion_date <= now,
             Lifecycle::Deleting => true,
             _ => false,
         };
-        self.store.snapshot().keys.iter().filter(|(_, r)| due(&r.lifecycle)).map(|(id, _)| *id).collect()
+        let snapshot = self.store.snapshot();
+        let reachable = |record: &KeyRecord| self.keystore.is_connected(record.key_store.as_ref());
+        snapshot.keys.iter().filter(|(_, r)| due(&r.lifecycle) && reachable(r)).map(|(id, _)| *id).collect()
     }
 
     /// Raises the budgets to what the journal shows: a restored count must never be too low.
@@ -273,4 +298,31 @@ impl Ops {
         self.budgets.forget();
         Ok(())
     }
+}
+
+/// For changes that the service makes at start.
+fn by_service(request_id: &str) -> Context {
+    Context {
+        progress: None,
+        request_id: request_id.into(),
+        principal: "service".into(),
+        now: 0,
+        deadline: std::time::Instant::now(),
+    }
+}
+
+/// Lifecycles of keys whose objects left the token, or are there again.
+pub(super) fn availability_writes(snapshot: &Snapshot, changes: &[Availability]) -> Vec<Write> {
+    let writes = changes.iter().filter_map(|change| {
+        let record = snapshot.keys.get(&change.id)?;
+        let lifecycle = match (&record.lifecycle, change.held) {
+            (Lifecycle::Enabled, false) => Lifecycle::Unavailable { was_enabled: true },
+            (Lifecycle::Disabled, false) => Lifecycle::Unavailable { was_enabled: false },
+            (Lifecycle::Unavailable { was_enabled: true }, true) => Lifecycle::Enabled,
+            (Lifecycle::Unavailable { was_enabled: false }, true) => Lifecycle::Disabled,
+            _ => return None,
+        };
+        Some(Write::PutKey(KeyRecord { lifecycle, ..record.as_ref().clone() }))
+    });
+    writes.collect()
 }

@@ -63,7 +63,7 @@ impl Ops {
             spki: spki(key)?.into(),
             spec: key.record.spec,
             usage: key.record.usage,
-            signing_algorithms: self.signing_algorithms(key.record.spec),
+            signing_algorithms: self.signing_algorithms(&key.record),
         })
     }
 
@@ -78,7 +78,7 @@ impl Ops {
     ) -> Result<SecretBytes, OpError> {
         usable(key, KeyUsage::SignVerify, operation)?;
         let spec = key.record.spec;
-        if !self.signing_algorithms(spec).contains(&algorithm) {
+        if !self.signing_algorithms(&key.record).contains(&algorithm) {
             return Err(OpError::IncompatibleSigningAlgorithm { algorithm, spec });
         }
         match (message_type, algorithm.digest_len()) {

@@ -347,6 +347,12 @@ pub struct KeyMetadata {
     pub custom_store: Option<(KeyStoreId, ClusterId)>,
 }
 
+impl KeyMetadata {
+    pub fn origin(&self) -> &'static str {
+        if self.custom_store.is_some() { "AWS_CLOUDHSM" } else { "AWS_KMS" }
+    }
+}
+
 /// An entry of DescribeCustomKeyStores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyStoreEntry {
@@ -432,20 +438,21 @@ pub enum Response {
     Decrypt {
         key_arn: String,
         plaintext: SecretBytes,
-        key_material_id: Arc<str>,
+        /// `None` for a key in a custom key store, here and below.
+        key_material_id: Option<Arc<str>>,
     },
     ReEncrypt {
         source_key_arn: String,
         key_arn: String,
         ciphertext: Vec<u8>,
-        source_key_material_id: Arc<str>,
-        destination_key_material_id: Arc<str>,
+        source_key_material_id: Option<Arc<str>>,
+        destination_key_material_id: Option<Arc<str>>,
     },
     GenerateDataKey {
         key_arn: String,
         ciphertext: Vec<u8>,
         plaintext: Option<SecretBytes>,
-        key_material_id: Arc<str>,
+        key_material_id: Option<Arc<str>>,
     },
     GenerateRandom {
         plaintext: SecretBytes,

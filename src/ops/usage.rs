@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::sync::Notify;
+
 use crate::ids::KeyId;
 use crate::ops::OpError;
 use crate::ops::resolve::KeyTarget;
@@ -15,6 +17,8 @@ pub const DEFAULT_LIMIT: u64 = 1 << 32;
 /// The first block of a key after a start; each refill doubles it, so that rarely used keys waste little.
 const FIRST_BLOCK: u64 = 1 << 10;
 const LARGEST_BLOCK: u64 = 1 << 20;
+/// No block is more than this part of the limit: what is set aside has to say how much is used.
+const BLOCKS_IN_LIMIT: u64 = 64;
 
 /// Keys by the share of their budget that is set aside, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,8 +31,22 @@ pub struct BudgetUse {
 
 pub struct Budgets {
     counters: RwLock<HashMap<KeyId, Arc<Counter>>>,
+    bounds: Bounds,
     store: Store,
+}
+
+#[derive(Clone)]
+struct Bounds {
     limit: u64,
+    /// Encryptions set aside from which on the key's aliases shall move to a new key.
+    rotate_at: Option<u64>,
+    passed: Arc<Notify>,
+}
+
+impl Bounds {
+    fn largest_block(&self) -> u64 {
+        (self.limit / BLOCKS_IN_LIMIT).clamp(1, LARGEST_BLOCK)
+    }
 }
 
 struct Counter {
@@ -40,12 +58,24 @@ struct Counter {
 }
 
 impl Budgets {
-    pub fn new(store: Store, limit: u64) -> Self {
-        Self { counters: RwLock::default(), store, limit }
+    /// `rotate_at`: in thousandths of the limit.
+    pub fn new(store: Store, limit: u64, rotate_at: Option<u32>) -> Self {
+        let rotate_at = rotate_at.map(|share| share_of(limit, share));
+        let bounds = Bounds { limit, rotate_at, passed: Arc::default() };
+        Self { counters: RwLock::default(), bounds, store }
     }
 
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.bounds.limit
+    }
+
+    pub fn rotate_at(&self) -> Option<u64> {
+        self.bounds.rotate_at
+    }
+
+    /// Returns once a key passed `rotate_at`.
+    pub async fn share_passed(&self) {
+        self.bounds.passed.notified().await;
     }
 
     /// Forgets what is held in memory: after a restore the store's numbers count.
@@ -57,9 +87,9 @@ impl Budgets {
         let mut all = BudgetUse::default();
         for (_, usage) in snapshot.usage.iter() {
             let slot = match usage.reserved {
-                r if r >= self.limit => &mut all.at_limit,
-                r if r >= self.limit / 2 => &mut all.below_limit,
-                r if r >= self.limit / 4 => &mut all.below_half,
+                r if r >= self.bounds.limit => &mut all.at_limit,
+                r if r >= self.bounds.limit / 2 => &mut all.below_limit,
+                r if r >= self.bounds.limit / 4 => &mut all.below_half,
                 _ => &mut all.below_quarter,
             };
             *slot += 1;
@@ -74,11 +104,11 @@ impl Budgets {
         let reserved = counter.reserved.load(Ordering::Acquire);
         let block = counter.block.load(Ordering::Relaxed);
         if mine < reserved {
-            let low = reserved - mine < block / 2 && reserved < self.limit;
+            let low = reserved - mine < block / 2 && reserved < self.bounds.limit;
             if low && !counter.refilling.swap(true, Ordering::AcqRel) {
-                let (store, limit, id) = (self.store.clone(), self.limit, key.record.id);
+                let (store, bounds, id) = (self.store.clone(), self.bounds.clone(), key.record.id);
                 tokio::spawn(async move {
-                    if let Err(error) = refill(&store, limit, id, &counter).await {
+                    if let Err(error) = refill(&store, &bounds, id, &counter).await {
                         tracing::error!(key = %id, %error, "setting aside encryptions failed");
                     }
                     counter.refilling.store(false, Ordering::Release);
@@ -87,13 +117,13 @@ impl Budgets {
             return Ok(());
         }
         // The block is used up (or this is the key's first use since the start): wait until more is on disk.
-        refill(&self.store, self.limit, key.record.id, &counter)
+        refill(&self.store, &self.bounds, key.record.id, &counter)
             .await
             .map_err(|error| OpError::Internal(error.to_string()))?;
         if mine < counter.reserved.load(Ordering::Acquire) {
             return Ok(());
         }
-        if counter.reserved.load(Ordering::Acquire) >= self.limit {
+        if counter.reserved.load(Ordering::Acquire) >= self.bounds.limit {
             return Err(OpError::EncryptionLimit { arn: key.arn.clone() });
         }
         // More callers than a block has: they come again.
@@ -114,7 +144,7 @@ impl Budgets {
             generation,
             used: AtomicU64::new(reserved),
             reserved: AtomicU64::new(reserved),
-            block: AtomicU64::new(FIRST_BLOCK),
+            block: AtomicU64::new(FIRST_BLOCK.min(self.bounds.largest_block())),
             refilling: AtomicBool::new(false),
         });
         counters.insert(id, counter.clone());
@@ -123,8 +153,9 @@ impl Budgets {
 }
 
 /// Sets the next block aside. Callers that come together share one block: whoever finds enough set aside writes nothing.
-async fn refill(store: &Store, limit: u64, id: KeyId, counter: &Arc<Counter>) -> Result<(), StoreError> {
+async fn refill(store: &Store, bounds: &Bounds, id: KeyId, counter: &Arc<Counter>) -> Result<(), StoreError> {
     let (inner, generation) = (counter.clone(), counter.generation);
+    let (limit, largest) = (bounds.limit, bounds.largest_block());
     let decide = move |snapshot: &Snapshot| {
         let stored = snapshot.usage.get(&id).filter(|u| u.generation == generation).map_or(0, |u| u.reserved);
         // A count of the store that is higher than ours (after a restore) counts.
@@ -135,17 +166,25 @@ async fn refill(store: &Store, limit: u64, id: KeyId, counter: &Arc<Counter>) ->
             return Ok::<_, StoreError>((Vec::new(), held));
         }
         let reserved = held.max(used).saturating_add(block).min(limit);
-        inner.block.store((block * 2).min(LARGEST_BLOCK), Ordering::Relaxed);
+        inner.block.store((block * 2).min(largest), Ordering::Relaxed);
         Ok((vec![Write::PutUsage(UsageRecord { key: id, generation, reserved })], reserved))
     };
     match store.update(decide).await {
         Ok((reserved, _)) => {
             let before = counter.reserved.fetch_max(reserved, Ordering::AcqRel);
             warn_at_shares(id, before, reserved, limit);
+            if bounds.rotate_at.is_some_and(|share| before < share && reserved >= share) {
+                bounds.passed.notify_one();
+            }
             Ok(())
         }
         Err(UpdateError::Refused(error) | UpdateError::Failed(error)) => Err(error),
     }
+}
+
+/// `thousandths` of the limit, without overflow.
+fn share_of(limit: u64, thousandths: u32) -> u64 {
+    u64::try_from(u128::from(limit) * u128::from(thousandths) / 1000).unwrap_or(limit)
 }
 
 fn warn_at_shares(id: KeyId, before: u64, now: u64, limit: u64) {

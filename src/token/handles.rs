@@ -154,6 +154,18 @@ impl Handles {
         }
     }
 
+    /// The object behind `handle` is not the key: whatever was checked before, no use goes on without a new check.
+    pub(super) fn mark_wrong(&self, key: &KeyRef, handle: ObjectHandle, epoch: u64) {
+        let KeyRef::Kms { material, .. } = key else { return };
+        let mut table = self.write();
+        if table.epoch == epoch
+            && let Some(entry) = table.materials.get_mut(material)
+            && (entry.secret == Slot::One(handle) || entry.private == Slot::One(handle))
+        {
+            entry.checked = None;
+        }
+    }
+
     pub(super) fn knows(&self, material: MaterialId) -> bool {
         self.read().materials.get(&material).is_some_and(|entry| entry.count() > 0)
     }

@@ -44,6 +44,8 @@ pub(super) enum Anchor {
 pub(super) trait Task: Send + 'static {
     type Output: Send + 'static;
     const NAME: &'static str;
+    /// Whether an error of the task says that the token is down.
+    const TELLS_STATUS: bool = true;
     fn run(self, keygen: &mut Keygen) -> Result<Self::Output, TokenError>;
 }
 
@@ -344,7 +346,9 @@ impl<T: Task> Job<Keygen> for TaskTicket<T> {
         let span = tracing::debug_span!("token", call = T::NAME, request_id = &*request_id);
         let _in_span = span.enter();
         let result = task.run(keygen);
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && T::TELLS_STATUS
+        {
             keygen.shared.note(error);
         }
         // The caller may have left at its deadline; the work is done all the same.

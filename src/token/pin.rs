@@ -30,6 +30,8 @@ struct ChangePin {
 impl Task for ChangePin {
     type Output = ();
     const NAME: &'static str = "change_pin";
+    /// A refused PIN leaves the token as it was.
+    const TELLS_STATUS: bool = false;
 
     fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
         keygen.keeper.may_try(&self.pin)?;

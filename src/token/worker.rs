@@ -174,7 +174,11 @@ impl Worker {
                     self.shared.handles.mark_checked(key, handle, epoch);
                     return Ok(handle);
                 }
-                Err(Mismatch::WrongKey(detail)) => return Err(failed(ErrorClass::WrongKey, "fingerprint", detail)),
+                Err(Mismatch::WrongKey(detail)) => {
+                    // A store that was changed below the token can put another key under a handle that was checked.
+                    self.shared.handles.mark_wrong(key, handle, epoch);
+                    return Err(failed(ErrorClass::WrongKey, "fingerprint", detail));
+                }
                 Err(Mismatch::Call(error)) => match error.reaction() {
                     Reaction::FreshSession | Reaction::Ambiguous if !retried => self.seat.renew(),
                     Reaction::FreshSession => {

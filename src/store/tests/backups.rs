@@ -148,7 +148,7 @@ async fn a_bad_backup_is_refused_and_nothing_changes() {
         ("UPDATE keys SET sealed = zeroblob(80)", "table `keys`"),
         ("DELETE FROM tombstones", "table `tombstones` has 0 rows"),
         ("DELETE FROM head", "head row is missing"),
-        ("PRAGMA user_version = 2", "newer"),
+        ("PRAGMA user_version = 99", "newer"),
         ("PRAGMA user_version = 0", "no schema"),
         ("DELETE FROM wrapped_keys", "does not open"),
         ("CREATE VIEW v AS SELECT 1", "schema"),

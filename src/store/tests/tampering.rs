@@ -196,7 +196,7 @@ async fn foreign_schemas_are_refused() {
     db.execute_batch("CREATE TRIGGER t AFTER UPDATE ON head BEGIN DELETE FROM usage; END").unwrap();
     assert_names(&refusal(&state).await, &["schema"]);
     db.execute_batch("DROP TRIGGER t; PRAGMA user_version = 99").unwrap();
-    assert!(matches!(reopen(&state).await, Err(StoreError::NewerSchema { found: 99, known: 1 })));
+    assert!(matches!(reopen(&state).await, Err(StoreError::NewerSchema { found: 99, .. })));
 }
 
 #[tokio::test]

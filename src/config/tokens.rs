@@ -1,0 +1,147 @@
+//! `[token]` and `[[custom_token]]`: which tokens, by which library, with which sizes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::document::{Document, Section};
+use super::{CustomToken, HOUR, PinSource, Problem, Token, TokenSelector, milliseconds, path, seconds, size, uri};
+
+pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
+    Ok(Token {
+        module: base_dir.join(section.required_text("module")?),
+        cluster: section.parsed("cluster_id")?,
+        selector: selector(section)?,
+        profile: path(section, "profile", base_dir)?,
+        pin: pin(section, base_dir)?,
+        workers: size(section, "workers", 1..=64, 2)?,
+        queue: size(section, "queue", 1..=1_000_000, 1_024)?,
+        deadline: milliseconds(section, "deadline_ms", 10_000)?,
+        generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        environment: environment(section)?,
+    })
+}
+
+/// `[[custom_token]]`, each another token under another name.
+pub(super) fn custom_tokens(document: &Document, token: &Token, base_dir: &Path) -> Result<Vec<CustomToken>, Problem> {
+    let mut tokens: Vec<CustomToken> = Vec::new();
+    for section in document.sections("custom_token") {
+        let one = custom_token(&section, token, base_dir)?;
+        if tokens.iter().any(|other| other.name == one.name) {
+            return Err(section.problem("name", format_args!("is `{}`: another token has the same", one.name)));
+        }
+        let default = std::iter::once(("default", &token.module, &token.selector, &token.cluster));
+        let before = tokens.iter().map(|t| (t.name.as_str(), &t.module, &t.selector, &t.cluster));
+        for (name, module, selector, cluster) in default.chain(before) {
+            if same_token((&one.module, &one.selector), (module, selector)) {
+                let key = ["uri", "label", "serial"].into_iter().find(|key| section.has(key)).unwrap_or("label");
+                return Err(section.problem(key, format_args!("names the same token as `{name}`")));
+            }
+            if one.cluster.is_some() && one.cluster == *cluster {
+                return Err(section.problem("cluster_id", format_args!("is also that of the token `{name}`")));
+            }
+        }
+        tokens.push(one);
+    }
+    Ok(tokens)
+}
+
+fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Result<CustomToken, Problem> {
+    let module = path(section, "module", base_dir)?;
+    let profile = path(section, "profile", base_dir)?;
+    let name = section.required_text("name")?;
+    if name == "default" {
+        return Err(section.problem("name", "is `default`, which is the token of `[token]`: choose another"));
+    }
+    if name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        return Err(section.problem("name", "is not a name of at most 64 letters, digits, `.`, `_` and `-`"));
+    }
+    let user = section.text("user")?.unwrap_or("kmsuser");
+    // A CloudHSM PIN is `user:password`.
+    if user.contains(':') || user.chars().any(char::is_control) {
+        return Err(section.problem("user", "is the name alone, without `:` and password"));
+    }
+    Ok(CustomToken {
+        name: name.to_owned(),
+        selector: selector(section)?,
+        // What is known of a kind of token goes with its library.
+        profile: profile.or_else(|| if module.is_none() { default.profile.clone() } else { None }),
+        module: module.unwrap_or_else(|| default.module.clone()),
+        cluster: section.parsed("cluster_id")?,
+        user: user.to_owned(),
+        identity_certificate: section.text("identity_certificate")?.map(str::to_owned),
+        workers: size(section, "workers", 1..=64, 2)?,
+        queue: size(section, "queue", 1..=1_000_000, 1_024)?,
+        deadline: milliseconds(section, "deadline_ms", 10_000)?,
+        generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+    })
+}
+
+/// A serial tells tokens apart whatever the library; a label only does within one.
+fn same_token((module, selector): (&Path, &TokenSelector), (other_module, other): (&Path, &TokenSelector)) -> bool {
+    selector.label == other.label
+        && selector.serial == other.serial
+        && (selector.serial.is_some() || module == other_module)
+}
+
+fn selector(section: &Section<'_>) -> Result<TokenSelector, Problem> {
+    let owned = |key| -> Result<Option<String>, Problem> { Ok(section.text(key)?.map(str::to_owned)) };
+    let selector = match section.text("uri")? {
+        Some(uri) => {
+            if let Some(key) = ["label", "serial", "model", "manufacturer"].into_iter().find(|key| section.has(key)) {
+                return Err(section.problem(key, "stands beside `uri`: keep one of the two ways"));
+            }
+            uri::parse(uri).map_err(|what| section.problem("uri", what))?
+        }
+        None => TokenSelector {
+            label: owned("label")?,
+            serial: owned("serial")?,
+            model: owned("model")?,
+            manufacturer: owned("manufacturer")?,
+        },
+    };
+    // Model and manufacturer alone would take whatever token comes up first after a change of hardware.
+    if selector.label.is_none() && selector.serial.is_none() {
+        let (key, what) = match section.has("uri") {
+            true => ("uri", "names no token: add `token=…` or `serial=…`"),
+            false => ("label", "is missing: name the token by `label`, `serial` or `uri`"),
+        };
+        return Err(section.problem(key, what));
+    }
+    Ok(selector)
+}
+
+fn pin(section: &Section<'_>, base_dir: &Path) -> Result<PinSource, Problem> {
+    let file = path(section, "pin_file", base_dir)?;
+    let credential = section.text("pin_credential")?;
+    let variable = section.text("pin_env")?;
+    match (file, credential, variable) {
+        (Some(file), None, None) => Ok(PinSource::File(file)),
+        (None, Some(name), None) if name.contains('/') || name.starts_with('.') => {
+            Err(section
+                .problem("pin_credential", "is a name and no path: the file is looked for in CREDENTIALS_DIRECTORY"))
+        }
+        (None, Some(name), None) => Ok(PinSource::Credential(name.to_owned())),
+        (None, None, Some(name)) if name.contains(['=', '\0']) => {
+            Err(section.problem("pin_env", "is the name of an environment variable and not its value"))
+        }
+        (None, None, Some(name)) => Ok(PinSource::Environment(name.to_owned())),
+        (None, None, None) => {
+            Err(section.problem("pin_file", "is missing: set `pin_file`, `pin_credential` or `pin_env`"))
+        }
+        _ => Err(section.problem(
+            "pin_file",
+            "is not the only source of the PIN: keep one of `pin_file`, `pin_credential` and `pin_env`",
+        )),
+    }
+}
+
+fn environment(section: &Section<'_>) -> Result<BTreeMap<String, String>, Problem> {
+    let environment = section.text_map("environment")?;
+    match environment.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+    {
+        Some((name, _)) => {
+            Err(section.problem("environment", format_args!("has `{name}`, which cannot be a variable")))
+        }
+        None => Ok(environment),
+    }
+}

@@ -1,0 +1,67 @@
+//! The tokens that the configuration names for custom key stores.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ids::ClusterId;
+use crate::secret::SecretString;
+use crate::token::{self, ErrorClass, Looked, Profile, Selector, Settings, Token, TokenError};
+
+/// One of them. What PKCS#11 calls block, so each runs on a thread for that.
+#[derive(Debug, Clone)]
+pub struct ConfiguredToken {
+    pub name: String,
+    pub module: PathBuf,
+    pub selector: Selector,
+    pub profile: Profile,
+    /// `None`: derived from the serial when the token is first seen.
+    pub cluster: Option<ClusterId>,
+    /// The crypto user's name.
+    pub user: String,
+    /// `CKA_LABEL` of the identity certificate.
+    pub identity_certificate: Option<String>,
+    pub workers: usize,
+    pub queue: usize,
+    pub deadline: Duration,
+    pub generate_deadline: Duration,
+}
+
+impl ConfiguredToken {
+    /// What the token says of itself to anybody.
+    pub async fn look(&self) -> Result<Looked, TokenError> {
+        let (module, selector) = (self.module.clone(), self.selector.clone());
+        blocking("look", move || token::look(&module, &selector)).await
+    }
+
+    /// The identity certificate in DER; `None`: the token has none under that label, or the configuration names none.
+    pub async fn certificate(&self) -> Result<Option<Vec<u8>>, TokenError> {
+        let Some(label) = self.identity_certificate.clone() else { return Ok(None) };
+        let (module, selector) = (self.module.clone(), self.selector.clone());
+        blocking("certificate", move || token::certificate(&module, &selector, &label)).await
+    }
+
+    /// Connects and logs the crypto user in, once. Another serial than the expected one is refused before the login.
+    pub async fn open(&self, password: &SecretString, expect_serial: Option<String>) -> Result<Token, TokenError> {
+        let pin = self.profile.login_pin(&self.user, password);
+        let settings = Settings {
+            module: self.module.clone(),
+            selector: self.selector.clone(),
+            expect_serial,
+            profile: self.profile.clone(),
+            workers: self.workers,
+            queue: self.queue,
+            generate_deadline: self.generate_deadline,
+        };
+        blocking("open", move || Token::open(settings, pin)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    name: &'static str,
+    call: impl FnOnce() -> Result<T, TokenError> + Send + 'static,
+) -> Result<T, TokenError> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(done) => done,
+        Err(error) => Err(TokenError::own(ErrorClass::Context, name, format!("the call ended early: {error}"))),
+    }
+}
