@@ -13,14 +13,12 @@ use crate::ops::settle::{Dangling, Settlement};
 const ENCRYPTING: &[&str] = &["Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt"];
 
 pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptions) -> Result<(), AppError> {
-    tokens::same(app, options)?;
+    tokens::same(app, options).await?;
     let mut accepted = None;
     if let Some(last) = recovery.last_store_version {
         accepted = not_older(app, last, options).await?;
     }
     let ops = &app.services.ops;
-    // Before anything looks for keys: adopted ones have ids of their own.
-    app.token.place(ops.placed_ids(None));
     let dangling = recovery.dangling.into_iter().map(|intent| Dangling {
         request_id: intent.request_id,
         name: intent.name,

@@ -4,13 +4,14 @@ mod adopt;
 mod attest;
 mod doctor;
 mod expected;
+mod pin;
 mod reconcile;
+mod replace;
 mod tokens;
 
 pub use tokens::ReadPin;
 
 use crate::authn::{Caller, Principal};
-use crate::ids::KeyStoreId;
 use crate::keystore::MaterialId;
 use crate::ops::keys::label;
 use crate::ops::resolve::{Resolved, Subject};
@@ -19,8 +20,6 @@ use crate::store::{KeyRecord, Material, Provenance};
 
 /// Labels of all objects that the bridge makes, unless a profile says otherwise.
 const PREFIX: &str = "hsm-bridge/";
-/// What the operator calls the default key store's token.
-const DEFAULT: &str = "default";
 
 impl Ops {
     /// `token …`, `key adopt`, `key attest`.
@@ -52,18 +51,6 @@ impl Ops {
             }
             (request, subject) => Err(OpError::Internal(format!("{} was resolved to {subject:?}", request.name()))),
         }
-    }
-
-    /// Materials of a key store whose objects have a `CKA_ID` that does not follow from the key's: a token has to be told of
-    /// them when it is opened (`Token::place`).
-    pub fn placed_ids(&self, store: Option<&KeyStoreId>) -> Vec<(MaterialId, Vec<u8>)> {
-        let snapshot = self.store.snapshot();
-        let of_store = snapshot.keys.values().filter(|record| record.key_store.as_ref() == store);
-        let placed = |record: &KeyRecord| -> Vec<_> {
-            let with_id = record.materials.iter().filter_map(|m| Some((material_id(record, m), m.object_id.clone()?)));
-            with_id.collect()
-        };
-        of_store.flat_map(|record| placed(record)).collect()
     }
 }
 

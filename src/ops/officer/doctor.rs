@@ -1,8 +1,9 @@
 //! `doctor`: everything about tokens and service that a bug report needs, and nothing that it must not have: no PIN, no
 //! secret, no name of a principal. Nothing is changed in token or store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::ids::spec::KeySpec;
 use crate::keystore::{Capabilities, Hash, KeyKind, ObjectFacts, SlotFacts, Status, Token, slots};
 use crate::ops::keys::{key_kind, supported};
 use crate::ops::{Context, OpError, Ops};
-use crate::store::Snapshot;
+use crate::store::{KeyStoreRecord, Snapshot};
 
 impl Ops {
     /// Tokens, what they can do, what follows from that, and how token and store agree at a glance.
@@ -32,7 +33,7 @@ impl Ops {
             "version": env!("CARGO_PKG_VERSION"),
             "status": status,
             "tokens": tokens,
-            "modules": self.modules(snapshot).await,
+            "modules": self.modules().await,
             "trustAnchors": self.trust_anchors(snapshot),
             "store": {
                 "version": snapshot.version,
@@ -95,13 +96,13 @@ impl Ops {
                 ..ObjectFacts::default()
             })
             .collect();
-        compare(&facts, &self.keys_of(named, snapshot), &system_labels(token), named.is_default()).glance()
+        compare(&facts, &self.held_by(named, snapshot), &system_labels(token), named.is_default()).glance()
     }
 
     /// All slots of each module, with their tokens.
-    async fn modules(&self, snapshot: &Snapshot) -> Value {
+    async fn modules(&self) -> Value {
         let mut modules = BTreeMap::new();
-        for path in self.module_paths(snapshot) {
+        for path in self.module_paths() {
             let module = path.clone();
             let found = tokio::task::spawn_blocking(move || slots(&module)).await;
             let shown = match found {
@@ -114,14 +115,30 @@ impl Ops {
         json!(modules)
     }
 
-    fn module_paths(&self, _snapshot: &Snapshot) -> Vec<PathBuf> {
-        vec![self.keystore.token().module_path()]
+    fn module_paths(&self) -> BTreeSet<PathBuf> {
+        let custom = self.keystore.configured().iter().map(|token| token.module.clone());
+        std::iter::once(self.keystore.token().module_path()).chain(custom).collect()
     }
 
     /// Certificates that owners of key stores gave, and whether anything was compared with them.
     fn trust_anchors(&self, snapshot: &Snapshot) -> Value {
         let given = snapshot.key_stores.values().filter(|store| store.trust_anchor.is_some());
-        given.map(|store| json!({ "keyStore": store.id, "name": store.name })).collect()
+        let line = |store: &Arc<KeyStoreRecord>| {
+            let compared = self
+                .keystore
+                .of_cluster(&store.cluster, snapshot)
+                .is_some_and(|token| token.identity_certificate.is_some());
+            json!({
+                "keyStore": store.id,
+                "name": store.name,
+                "proves": if compared {
+                    "was compared with the token's identity certificate when the key store was created"
+                } else {
+                    "nothing: the configuration names no identity certificate of the token (`identity_certificate`)"
+                },
+            })
+        };
+        given.map(line).collect()
     }
 }
 

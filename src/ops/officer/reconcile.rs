@@ -54,7 +54,7 @@ impl Ops {
         let progress = ctx.progress.clone().unwrap_or_default();
         let (mut reports, mut not_compared, mut ok) = (Vec::new(), Vec::new(), true);
         for named in &tokens {
-            let keys = self.keys_of(named, snapshot).len();
+            let keys = self.held_by(named, snapshot).len();
             match ready(named) {
                 Ok(token) => {
                     let found = self.compare_token(named, token, ctx, &progress).await?;
@@ -99,7 +99,7 @@ impl Ops {
         let objects = token.inventory(&call, Arc::new(tell)).await.map_err(|e| OpError::Token(e.to_string()))?;
         // Keys that were made while the token was read are in the newest snapshot.
         let snapshot = self.store.snapshot();
-        let records = self.keys_of(named, &snapshot);
+        let records = self.held_by(named, &snapshot);
         let mut found = compare(&objects, &records, &system_labels(token), named.is_default());
         let pairs: Vec<(&KeyRecord, &Material)> = records
             .iter()
@@ -127,7 +127,7 @@ impl Ops {
         Some(line(record, material, &format!("the public key {text}")))
     }
 
-    pub(super) fn keys_of(&self, named: &NamedToken, snapshot: &Snapshot) -> Vec<Arc<KeyRecord>> {
+    pub(super) fn held_by(&self, named: &NamedToken, snapshot: &Snapshot) -> Vec<Arc<KeyRecord>> {
         if !named.is_default() && named.store.is_none() {
             return Vec::new();
         }

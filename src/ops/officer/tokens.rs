@@ -1,15 +1,14 @@
-//! The configured tokens by the names that the configuration gives them: listed, given another PIN, replaced.
+//! The configured tokens by the names that the configuration gives them: what they are, and how they are.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::{DEFAULT, material_id};
 use crate::ids::ClusterId;
-use crate::keystore::{ErrorClass, KeyRef, Status, Token, TokenInfo};
-use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops};
+use crate::keystore::{ConfiguredToken, DEFAULT_TOKEN, Status, Token, TokenInfo};
+use crate::ops::{OpError, OperatorResponse, Ops};
 use crate::secret::SecretString;
 use crate::store::{KeyStoreRecord, Snapshot};
 
@@ -21,7 +20,7 @@ pub trait ReadPin: Send + Sync {
     fn file(&self, path: &Path) -> Result<SecretString, String>;
 }
 
-/// A token that the configuration names.
+/// A token that the configuration names, or named once.
 pub(super) struct NamedToken {
     pub(super) name: String,
     pub(super) cluster: Option<ClusterId>,
@@ -29,28 +28,37 @@ pub(super) struct NamedToken {
     pub(super) store: Option<Arc<KeyStoreRecord>>,
     /// `None`: not connected.
     pub(super) token: Option<Token>,
+    /// `None`: the default token, and one that the configuration does not name any more.
+    pub(super) configured: Option<ConfiguredToken>,
 }
 
 impl NamedToken {
     pub(super) fn is_default(&self) -> bool {
-        self.name == DEFAULT
+        self.name == DEFAULT_TOKEN
     }
 }
 
 impl Ops {
     /// The default key store's token first.
     pub(super) fn named_tokens(&self, snapshot: &Snapshot) -> Vec<NamedToken> {
-        let cluster = |name: &str| snapshot.tokens.get(name).map(|record| record.cluster.clone());
+        let recorded = |name: &str| snapshot.tokens.get(name).map(|record| record.cluster.clone());
         let mut tokens = vec![NamedToken {
-            name: DEFAULT.to_owned(),
-            cluster: cluster(DEFAULT),
+            name: DEFAULT_TOKEN.to_owned(),
+            cluster: recorded(DEFAULT_TOKEN),
             store: None,
             token: Some(self.keystore.token().clone()),
+            configured: None,
         }];
-        for (name, record) in snapshot.tokens.iter().filter(|(name, _)| *name != DEFAULT) {
-            let store = snapshot.key_stores.values().find(|store| store.cluster == record.cluster).cloned();
+        let configured = self.keystore.configured();
+        let mut names: BTreeSet<&str> = snapshot.tokens.keys().map(String::as_str).collect();
+        names.extend(configured.iter().map(|token| token.name.as_str()));
+        for name in names.into_iter().filter(|name| *name != DEFAULT_TOKEN) {
+            let configured = configured.iter().find(|token| token.name == name).cloned();
+            let cluster = recorded(name).or_else(|| configured.as_ref()?.cluster.clone());
+            let made_of_it = |store: &&Arc<KeyStoreRecord>| Some(&store.cluster) == cluster.as_ref();
+            let store = snapshot.key_stores.values().find(made_of_it).cloned();
             let token = store.as_ref().and_then(|store| self.keystore.token_of(Some(&store.id)));
-            tokens.push(NamedToken { name: name.clone(), cluster: Some(record.cluster.clone()), store, token });
+            tokens.push(NamedToken { name: name.to_owned(), cluster, store, token, configured });
         }
         tokens
     }
@@ -65,65 +73,38 @@ impl Ops {
 
     pub(super) async fn token_line(&self, named: &NamedToken, snapshot: &Snapshot) -> Value {
         let known = snapshot.tokens.get(&named.name);
+        let store = named.store.as_ref().map(|store| {
+            let state = self.keystore.states().state(&store.id);
+            json!({
+                "id": store.id,
+                "name": store.name,
+                "state": state.as_ref().map_or("DISCONNECTED", |state| state.name()),
+                "errorCode": state.as_ref().and_then(|state| state.error_code()),
+            })
+        });
         let mut line = json!({
             "name": named.name,
             "clusterId": named.cluster,
             "recordedSerial": known.map(|record| record.serial.clone()),
-            "keys": self.keys_of(named, snapshot).len(),
-            "keyStore": named.store.as_ref().map(|store| json!({ "id": store.id, "name": store.name })),
+            "keys": self.held_by(named, snapshot).len(),
+            "keyStore": store,
         });
-        let connected = named.token.as_ref().map(|token| {
-            let status = match token.status() {
-                Status::Ready => "ready".to_owned(),
-                Status::Down(reason) => format!("down: {reason}"),
-            };
-            json!({ "status": status, "present": token.status() == Status::Ready, "workers": token.gauges().workers })
-        });
-        let facts = named.token.as_ref().map(|token| info(&token.info()));
-        merge(&mut line, facts);
-        merge(&mut line, connected.or_else(|| Some(json!({ "status": "not connected" }))));
-        line
-    }
-
-    pub(super) async fn change_pin(
-        &self,
-        name: Option<&str>,
-        pin_file: Option<&Path>,
-        _ctx: &Context,
-        effects: &mut Effects,
-    ) -> Result<OperatorResponse, OpError> {
-        let name = name.unwrap_or(DEFAULT);
-        let tokens = self.named_tokens(&self.store.snapshot());
-        let named = tokens.iter().find(|token| token.name == name).ok_or_else(|| unknown(name, &tokens))?;
-        if !named.is_default() {
-            return Err(OpError::Unsupported("not built".to_owned()));
-        }
-        let source = self.pins.get().ok_or_else(|| OpError::Internal("nobody reads PINs".to_owned()))?;
-        let pin = match pin_file {
-            Some(path) => source.file(path),
-            None => source.configured(),
+        let now = match (&named.token, &named.configured) {
+            (Some(token), _) => {
+                let mut now = info(&token.info());
+                let (present, status) = match token.status() {
+                    Status::Ready => (true, "ready".to_owned()),
+                    Status::Down(reason) => (false, format!("down: {reason}")),
+                };
+                let workers = token.gauges().workers;
+                merge(&mut now, Some(json!({ "present": present, "status": status, "workers": workers })));
+                now
+            }
+            (None, None) => json!({ "present": Value::Null, "status": "not in the configuration any more" }),
+            (None, Some(configured)) => looked(configured, known.map(|record| record.serial.as_str())).await,
         };
-        let pin = pin.map_err(OpError::Validation)?;
-        let changed = self.keystore.token().change_pin(pin).await;
-        effects.details = Some(json!({
-            "token": name,
-            "pin": if changed.is_ok() { "changed" } else { "not changed" },
-            "status": match self.keystore.token().status() { Status::Ready => "ready", Status::Down(_) => "down" },
-        }));
-        changed.map_err(|error| pin_error(name, &error, self.keystore.token()))?;
-        Ok(OperatorResponse::PinChanged { token: name.to_owned() })
-    }
-
-    pub(super) async fn replace_token(
-        &self,
-        name: &str,
-        _ticket: &str,
-        _ctx: &Context,
-        _effects: &mut Effects,
-    ) -> Result<OperatorResponse, OpError> {
-        let tokens = self.named_tokens(&self.store.snapshot());
-        tokens.iter().find(|token| token.name == name).ok_or_else(|| unknown(name, &tokens))?;
-        Err(OpError::Unsupported("not built".to_owned()))
+        merge(&mut line, Some(now));
+        line
     }
 
     /// Who reads PINs for `token pin`. To be called once, at start.
@@ -132,46 +113,6 @@ impl Ops {
             tracing::debug!("the source of PINs is set already");
         }
     }
-
-    /// Checks the fingerprint of every key of a key store on a token: whether it holds the keys of the one that it shall
-    /// replace. All are tried, so that the answer names each that is missing.
-    pub async fn check_all_keys(
-        &self,
-        token: &Token,
-        store: Option<&crate::ids::KeyStoreId>,
-        ctx: &Context,
-    ) -> Result<u64, OpError> {
-        let snapshot = self.store.snapshot();
-        let records: Vec<_> = snapshot.keys.values().filter(|r| r.key_store.as_ref() == store).collect();
-        let materials: Vec<_> = records.iter().flat_map(|r| r.materials.iter().map(move |m| (*r, m))).collect();
-        let progress = ctx.progress.clone().unwrap_or_default();
-        progress.total.store(materials.len() as u64, Ordering::Relaxed);
-        let mut wrong = Vec::new();
-        for (record, material) in &materials {
-            let fingerprint = material.fingerprint.as_slice().into();
-            let key = KeyRef::Kms { material: material_id(record, material), fingerprint };
-            match token.check(&self.generate_call(ctx), &key).await {
-                Ok(_) => {}
-                Err(error) if matches!(error.class, ErrorClass::KeyMissing | ErrorClass::WrongKey) => {
-                    wrong.push(record.id.to_string());
-                }
-                Err(error) => return Err(OpError::Token(error.to_string())),
-            }
-            progress.done.fetch_add(1, Ordering::Relaxed);
-        }
-        if wrong.is_empty() {
-            return Ok(materials.len() as u64);
-        }
-        let shown = wrong.iter().take(10).cloned().collect::<Vec<_>>().join("`, `");
-        Err(OpError::InvalidState(format!(
-            "{} of {} keys are not in the token with serial `{}`, or are others there (`{shown}`{}): it does not replace the \
-             known token",
-            wrong.len(),
-            materials.len(),
-            token.info().serial,
-            if wrong.len() > 10 { ", …" } else { "" },
-        )))
-    }
 }
 
 pub(super) fn unknown(name: &str, tokens: &[NamedToken]) -> OpError {
@@ -179,17 +120,27 @@ pub(super) fn unknown(name: &str, tokens: &[NamedToken]) -> OpError {
     OpError::Validation(format!("there is no token `{name}`: the configuration names `{}`", known.join("`, `")))
 }
 
-fn pin_error(name: &str, error: &crate::keystore::TokenError, token: &Token) -> OpError {
-    let after = match token.status() {
-        Status::Ready => "the old PIN is used on".to_owned(),
-        Status::Down(reason) => format!("the token is down ({reason}): set a PIN that works and run `token pin` again"),
-    };
-    match error.class {
-        ErrorClass::Operator => OpError::InvalidState(format!(
-            "token `{name}` refuses the new PIN, which was tried once ({}); {after}",
-            error.detail
-        )),
-        _ => OpError::InvalidState(format!("the PIN of token `{name}` was not changed ({}); {after}", error.detail)),
+/// What a token that is not connected says of itself to anybody.
+async fn looked(configured: &ConfiguredToken, recorded: Option<&str>) -> Value {
+    let look = tokio::time::timeout(configured.deadline, configured.look()).await;
+    match look {
+        Ok(Ok(looked)) => {
+            let mut now = info(&looked.info);
+            let status = match recorded {
+                _ if !looked.initialized => "not initialised",
+                Some(serial) if serial != looked.info.serial => {
+                    "another serial than the known one: see `token replace`"
+                }
+                _ => "not connected",
+            };
+            merge(&mut now, Some(json!({ "present": true, "status": status })));
+            if !looked.pin_initialized {
+                merge(&mut now, Some(json!({ "pin": "not initialised" })));
+            }
+            now
+        }
+        Ok(Err(error)) => json!({ "present": false, "status": format!("not there: {}", error.detail) }),
+        Err(_) => json!({ "present": Value::Null, "status": "does not answer" }),
     }
 }
 
