@@ -83,6 +83,13 @@ def test_what_the_api_does_not_serve_is_said(whole, bridge, usage):
     assert whole.results(f"{usage}: CreateKey") == {(f"{usage}: CreateKey", "KMS"): wanted}
 
 
+def test_adopted_keys_are_used(whole, bridge):
+    """Without the command the rows say so."""
+    exists = bridge.run("key", "adopt", "--help", check=False).returncode == 0
+    found = whole.results("made by pkcs11-tool")
+    assert len(found) == (5 if exists else 4) and set(found.values()) == {"ok" if exists else "not available"}, str(whole)
+
+
 def test_random_bytes_come_from_the_token():
     instance = Instance(name="crosscheck")
     try:

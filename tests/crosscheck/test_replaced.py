@@ -1,12 +1,16 @@
 """Keys replaced behind the bridge's back, by pkcs11-tool: the script is red for them and for no other, and the bridge uses none."""
 
 import secrets
+import subprocess
+import sys
 
 import pytest
 from botocore.exceptions import ClientError
 
 import adopted
-from token_tool import key_id_hex, pkcs11_tool
+from bridge import binary
+from conftest import HERE
+from token_tool import key_id_hex, listed_objects, pkcs11_tool
 
 SPECS = list(adopted.KINDS)
 PAIRS = ["RSA_2048", "ECC_NIST_P256"]
@@ -206,6 +210,38 @@ def test_an_extractable_object_in_its_place(bridge, crosscheck, bystanders, new_
     assert_red(report, key, bystanders, "its objects")
     (note,) = [note for check, _, _, note in report.rows if key in check and "its objects" in check]
     assert "CKA_EXTRACTABLE is True" in note and "CKA_SENSITIVE is False" in note, note
+
+
+# -- adopted keys: another CKA_ID and CKA_LABEL than the documented ones -------------------------------------------------------
+
+# In a process of its own: this one loads no module.
+ADOPT = """
+import os, sys
+sys.path[:0] = sys.argv[1:3]
+import adopted, target
+where = target.Target(dict(os.environ))
+cka_id = adopted.make(where, sys.argv[3])
+adopted.narrow(where, sys.argv[3], cka_id)
+print(adopted.adopt(where, sys.argv[3], cka_id), cka_id.hex())
+"""
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_replaced_adopted_key(bridge, crosscheck, bystanders, spec):
+    if bridge.run("key", "adopt", "--help", check=False).returncode != 0:
+        pytest.skip("`hsm-bridge key adopt` does not exist in this version")
+    done = subprocess.run([sys.executable, "-c", ADOPT, HERE, HERE.parent / "clients", spec], capture_output=True, text=True, timeout=60,
+                          env=bridge.tool_env() | {"HSM_BRIDGE_BIN": str(binary())})
+    assert done.returncode == 0, done.stderr
+    key, cka_id = done.stdout.split()
+    made = used(bridge, key, spec)
+    assert list(look(crosscheck, bridge, bystanders, key).results(key).values()) == ["ok", "ok"]
+    (label,) = {o["label"] for o in listed_objects(bridge) if o.get("ID") == cka_id}
+    for kind in kinds(spec):
+        pkcs11_tool(bridge, "--delete-object", "--type", kind, "--id", cka_id)
+    pkcs11_tool(bridge, *adopted.KINDS[spec], "--sensitive", "--id", cka_id, "--label", label)
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
+    assert_unused(bridge, key, spec, made)
 
 
 # -- below PKCS#11 -----------------------------------------------------------------------------------------------------------
