@@ -54,6 +54,11 @@ impl Bench {
         .await;
 
         let expected = |serial: &str| Settings { expect_serial: Some(serial.to_owned()), ..self.by_serial(serial) };
+        // Without C_Finalize, which would log everybody out by itself.
+        let unrenewed = |serial: &str| {
+            let profile = Profile { pin_cached: Some(false), ..Profile::default() };
+            Settings { profile, ..self.by_serial(serial) }
+        };
         let first = self.open(expected(a)).unwrap();
         self.check("a wrong PIN on one token leaves the other alone", async {
             for _ in 0..2 {
@@ -160,7 +165,7 @@ impl Bench {
         .await;
 
         self.check("a closed token is logged out: a wrong PIN does not get in", async {
-            let error = Token::open(self.by_serial(a), wrong()).map(|_| ()).unwrap_err();
+            let error = Token::open(unrenewed(a), wrong()).map(|_| ()).unwrap_err();
             want(error.open_failure() == OpenFailure::PinIncorrect, &text(error))
         })
         .await;
@@ -218,7 +223,7 @@ impl Bench {
             let left = context.open_rw_session(self.slot_of(a)).unwrap();
             left.login(UserType::User, Some(&AuthPin::from(self.pin.clone()))).unwrap();
             let never = SecretString::new("never-tried-yet".into());
-            let error = Token::open(self.by_serial(a), never).map(|_| ()).unwrap_err();
+            let error = Token::open(unrenewed(a), never).map(|_| ()).unwrap_err();
             want(error.open_failure() == OpenFailure::PinIncorrect, &text(error))?;
             let token = self.open(expected(a)).map_err(text)?;
             token.encrypt(&ctx("a"), &keys[0], vec![], secret(b"x")).await.map_err(text)?;
