@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -182,6 +183,35 @@ def test_calls_at_once(bridge, same):
         assert made == len(good) >= 1, "each that was told so made a key, and no other did"
     report = json.loads(bridge.run("doctor", "--json").stdout)["objects"]
     assert not report["withoutRecord"] and not report["recordsWithoutObject"], report
+
+
+def test_an_alias_that_moves_under_a_rotation(bridge):
+    """What was authorised is what is changed: the new key is undone, and the caller is told to come again."""
+    first, other = (bridge.new_key(KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY") for _ in range(2))
+    alias = bridge.new_alias(first)
+    for _ in range(10):
+        keys, answers = len(all_keys(bridge)), []
+        old = target(bridge, alias)
+        # Signed before the clock runs; the pair takes a good part of a second.
+        client, ticket = bridge.raw(), secrets.token_hex(8)
+        sender = threading.Thread(target=until_it_is_gone, args=(client, alias, ticket, answers))
+        sender.start()
+        time.sleep(0.05)
+        bridge.kms.update_alias(AliasName=alias, TargetKeyId=other if old != other else first)
+        sender.join()
+        (reply,) = answers
+        if reply.status != 200:
+            break
+    else:
+        pytest.fail("every rotation was done before the alias moved")
+    assert reply.type == "ThrottlingException", reply.body
+    assert target(bridge, alias) in (first, other) and len(all_keys(bridge)) == keys
+    report = json.loads(bridge.run("doctor", "--json").stdout)
+    assert not report["objects"]["withoutRecord"] and report["store"]["keys"] == keys, report
+    (outcome,) = [r for r in records(bridge, reply.request_id) if r["eventType"] == "AwsApiCall"]
+    assert outcome["errorCode"] == "ThrottlingException" and "storeVersion" not in outcome["additionalEventData"]
+    done = rotate(bridge, alias, ClientToken=ticket)
+    assert done["NewKeyId"] == bridge.key_arn(target(bridge, alias))
 
 
 # -- the alias on Decrypt ---------------------------------------------------------------------------------------------------
