@@ -13,7 +13,7 @@ use crate::ops::settle::{Dangling, Settlement};
 const ENCRYPTING: &[&str] = &["Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncrypt"];
 
 pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptions) -> Result<(), AppError> {
-    tokens::same(app, options)?;
+    tokens::same(app, options).await?;
     let mut accepted = None;
     if let Some(last) = recovery.last_store_version {
         accepted = not_older(app, last, options).await?;

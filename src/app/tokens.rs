@@ -76,13 +76,22 @@ pub(super) async fn at_start(app: &App) -> Result<(), AppError> {
 }
 
 /// Another token behind the default token's name is refused until a person says that it was replaced.
-pub(super) fn same(app: &App, options: &StartOptions) -> Result<(), AppError> {
+/// Then it has to hold every key before anything is written; `token replace` writes the new serial.
+pub(super) async fn same(app: &App, options: &StartOptions) -> Result<(), AppError> {
     let info = app.token.info();
     let snapshot = app.services.ops.store().snapshot();
     let Some(known) = snapshot.tokens.get(DEFAULT_TOKEN).filter(|known| known.serial != info.serial) else {
         return Ok(());
     };
     if options.accept_token_replacement.is_some() {
+        let ctx = crate::ops::Context {
+            progress: None,
+            request_id: "token-replace".into(),
+            principal: "service".into(),
+            now: now_ms(),
+            deadline: std::time::Instant::now(),
+        };
+        app.services.ops.stands_in(&app.token, &ctx).await?;
         return Ok(());
     }
     Err(AppError::Refused(format!(

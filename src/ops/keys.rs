@@ -438,7 +438,7 @@ pub(super) fn state(lifecycle: &Lifecycle) -> KeyState {
     }
 }
 
-fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<KeyRecord, OpError> {
+pub(super) fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<KeyRecord, OpError> {
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(|e| OpError::Internal(format!("no randomness: {e}")))?;
     let evidence = serde_json::to_value(&generated.evidence).map_err(|e| OpError::Internal(e.to_string()))?;
@@ -456,7 +456,7 @@ fn with_material(record: KeyRecord, generated: Generated, now: i64) -> Result<Ke
     Ok(KeyRecord { lifecycle: Lifecycle::Enabled, materials: vec![material], ..record })
 }
 
-fn key_kind(spec: KeySpec) -> KeyKind {
+pub(super) fn key_kind(spec: KeySpec) -> KeyKind {
     match spec {
         KeySpec::SymmetricDefault => KeyKind::Aes256,
         KeySpec::Rsa2048 => KeyKind::Rsa(2048),

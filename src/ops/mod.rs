@@ -37,6 +37,7 @@ pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
 pub use last_use::{KeyUse, LastUses, USES};
+pub use officer::ReadPin;
 pub use operation::{Operation, Service};
 pub use resolve::{Resolved, Subject};
 pub use task::*;
@@ -63,6 +64,8 @@ pub struct Ops {
     rotating: tokio::sync::Mutex<()>,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
+    /// Who reads PINs for `token pin`.
+    pins: std::sync::OnceLock<Box<dyn ReadPin>>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
 }
@@ -161,6 +164,7 @@ impl Ops {
             rotation: settings.rotation,
             rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
+            pins: std::sync::OnceLock::new(),
             finished: std::sync::Mutex::default(),
         })
     }
@@ -197,9 +201,9 @@ impl Ops {
                 done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, resolved.subject()))
             }
             // Boxed: its state is six times that of all others, and would be part of every request's.
-            Task::Operator(request) => {
-                Box::pin(self.operator(request, resolved, ctx, &mut effects)).await.map(Answer::Operator)
-            }
+            Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
+                .await
+                .map(Answer::Operator),
             Task::CallerIdentity => Ok(Answer::CallerIdentity),
             Task::Timer(TimerRequest::DeleteKey { key }) => {
                 self.destroy_key(key, ctx, &mut effects).await.map(|()| Answer::Timer)

@@ -3,9 +3,8 @@
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::ids::spec::KeySpec;
-use crate::keystore::{MaterialId, Status};
-use crate::ops::keys::{cka_id, label, supported};
+use crate::authn::Caller;
+use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject};
 use crate::ops::{
     Context, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
@@ -17,6 +16,7 @@ impl Ops {
     pub(super) async fn operator(
         &self,
         request: &OperatorRequest,
+        caller: &Caller,
         resolved: &Resolved,
         ctx: &Context,
         effects: &mut Effects,
@@ -53,14 +53,14 @@ impl Ops {
                 effects.details = Some(serde_json::json!({ "path": path, "ticket": ticket, "versionBefore": before }));
                 Ok(OperatorResponse::Restored { facts })
             }
-            OperatorRequest::Doctor => Ok(OperatorResponse::Doctor { report: self.doctor(snapshot).await? }),
+            OperatorRequest::Doctor => Ok(OperatorResponse::Doctor { report: self.doctor(snapshot, ctx).await? }),
             OperatorRequest::SweeperShow => Ok(OperatorResponse::Sweeper { status: self.sweeper_status(snapshot) }),
             OperatorRequest::TokenList
             | OperatorRequest::TokenReconcile { .. }
             | OperatorRequest::TokenPin { .. }
             | OperatorRequest::TokenReplace { .. }
             | OperatorRequest::KeyAdopt(_)
-            | OperatorRequest::KeyAttest { .. } => self.officer_command(request, resolved, ctx, effects).await,
+            | OperatorRequest::KeyAttest { .. } => self.officer_command(request, caller, resolved, ctx, effects).await,
             OperatorRequest::AliasList
             | OperatorRequest::AliasHistory { .. }
             | OperatorRequest::AliasHistoryDrop { .. }
@@ -77,14 +77,14 @@ impl Ops {
         }
     }
 
-    fn key_details(&self, key: &KeyTarget, snapshot: &Snapshot) -> Result<KeyDetails, OpError> {
+    pub(super) fn key_details(&self, key: &KeyTarget, snapshot: &Snapshot) -> Result<KeyDetails, OpError> {
         let record = &key.record;
         let symmetric = record.spec.is_symmetric();
         let materials = record.materials.iter().map(|material| MaterialLine {
             generation: material.generation,
             material_id: material.material_id.clone(),
-            cka_id: cka_id(record, material),
-            cka_label: label(&record.id),
+            cka_id: hex::encode(object_id(record, material)),
+            cka_label: object_label(record),
             evidence: material.evidence.clone(),
         });
         Ok(KeyDetails {
@@ -117,7 +117,7 @@ impl Ops {
         }
     }
 
-    fn sweeper_status(&self, snapshot: &Snapshot) -> SweeperStatus {
+    pub(super) fn sweeper_status(&self, snapshot: &Snapshot) -> SweeperStatus {
         let pending = |l: &Lifecycle| matches!(l, Lifecycle::PendingDeletion { .. } | Lifecycle::Deleting);
         let stopped_because = self.clock.stopped_because();
         SweeperStatus {
@@ -126,76 +126,6 @@ impl Ops {
             pending_deletions: snapshot.keys.values().filter(|r| pending(&r.lifecycle)).count() as u64,
         }
     }
-
-    /// Token, capabilities, what follows from them, and how token and store agree. Nothing is changed.
-    async fn doctor(&self, snapshot: &Snapshot) -> Result<serde_json::Value, OpError> {
-        let token = self.keystore.token();
-        let can = token.capabilities();
-        let specs: Vec<_> = KeySpec::ALL.iter().filter(|spec| supported(&can, **spec)).map(|s| s.as_str()).collect();
-        let missing: Vec<_> = KeySpec::ALL.iter().filter(|spec| !supported(&can, **spec)).map(|s| s.as_str()).collect();
-        let status = match token.status() {
-            Status::Ready => "ready".to_owned(),
-            Status::Down(reason) => format!("down: {reason}"),
-        };
-        // A token that is down may list nothing: that says nothing about its objects.
-        let objects = match token.status() {
-            Status::Ready => {
-                let objects = token.objects().await.map_err(|e| OpError::Token(e.to_string()))?;
-                compare(&objects, snapshot)
-            }
-            Status::Down(_) => serde_json::json!("not compared: the token is down"),
-        };
-        let mut report = serde_json::json!({
-            "token": token.info(),
-            "status": status,
-            "capabilities": can.as_ref(),
-            "keySpecs": specs,
-            "keySpecsNotSupported": missing,
-            "store": { "version": snapshot.version, "keys": snapshot.keys.size(), "aliases": snapshot.aliases.size() },
-            "objects": objects,
-            "sweeper": self.sweeper_status(snapshot),
-        });
-        if let Some(members) = report.as_object_mut() {
-            members.insert("gcmEncryptionLimit".to_owned(), self.budgets.limit().into());
-        }
-        Ok(report)
-    }
-}
-
-/// Objects without a record, records without an object, and debris of a killed token.
-fn compare(objects: &[crate::keystore::ObjectReport], snapshot: &Snapshot) -> serde_json::Value {
-    let mut held = std::collections::BTreeMap::<&str, Vec<&str>>::new();
-    let mut debris = 0;
-    for object in objects {
-        let readable = object.class.as_deref().is_some_and(|class| !class.is_empty());
-        if !readable || (object.id.is_empty() && object.label.is_empty()) {
-            debris += 1;
-            continue;
-        }
-        held.entry(object.id.as_str()).or_default().push(object.label.as_str());
-    }
-    let mut without_object = Vec::new();
-    let mut known = std::collections::BTreeSet::new();
-    for record in snapshot.keys.values() {
-        for material in &record.materials {
-            let id = hex::encode(MaterialId { id: record.id.bytes(), generation: material.generation }.cka_id());
-            if !held.contains_key(id.as_str()) {
-                without_object.push(record.id.to_string());
-            }
-            known.insert(id);
-        }
-    }
-    let orphans: Vec<_> = held
-        .iter()
-        .filter(|(id, labels)| labels.iter().any(|l| l.starts_with("hsm-bridge/kms/")) && !known.contains(**id))
-        .map(|(id, labels)| serde_json::json!({ "id": id, "labels": labels }))
-        .collect();
-    serde_json::json!({
-        "inToken": objects.len(),
-        "withoutRecord": orphans,
-        "recordsWithoutObject": without_object,
-        "unreadable": debris,
-    })
 }
 
 /// The operator is told what is wrong with a file; callers of the API never see these texts.
@@ -206,7 +136,7 @@ fn told(error: crate::store::StoreError) -> OpError {
     }
 }
 
-fn pem(spki: &[u8]) -> String {
+pub(super) fn pem(spki: &[u8]) -> String {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(spki);
     let lines: Vec<&str> =

@@ -336,6 +336,7 @@ fn of_command(
         OperatorRequest::KeyShow { key } | OperatorRequest::KeyAttest { key } => {
             Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?.0))
         }
+        OperatorRequest::KeyAdopt(_) => Ok(Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) }),
         OperatorRequest::AliasHistory { alias }
         | OperatorRequest::AliasHistoryDrop { alias, .. }
         | OperatorRequest::RotatePlan { alias, .. } => Ok(known_alias(alias_subject(snapshot, here, alias, None))?),

@@ -37,8 +37,7 @@ impl MaterialId {
 }
 
 impl SystemKey {
-    pub(super) const ALL: [SystemKey; 4] =
-        [SystemKey::StoreKek, SystemKey::IamWrap, SystemKey::Anchor, SystemKey::Attest];
+    pub const ALL: [SystemKey; 4] = [SystemKey::StoreKek, SystemKey::IamWrap, SystemKey::Anchor, SystemKey::Attest];
 
     /// The half that works: a secret key, or the private key of a pair.
     pub(super) fn class(self) -> Class {

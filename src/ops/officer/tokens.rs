@@ -1,0 +1,173 @@
+//! The configured tokens by the names that the configuration gives them: what they are, and how they are.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::ids::ClusterId;
+use crate::keystore::{ConfiguredToken, DEFAULT_TOKEN, Status, Token, TokenInfo};
+use crate::ops::{OpError, OperatorResponse, Ops};
+use crate::secret::SecretString;
+use crate::store::{KeyStoreRecord, Snapshot};
+
+/// Where PINs come from. Owned here, given by whoever knows the configuration.
+pub trait ReadPin: Send + Sync {
+    /// The default token's PIN, read anew from its configured source. The error's text names the source.
+    fn configured(&self) -> Result<SecretString, String>;
+    /// From a file of this host, checked as the configured one is.
+    fn file(&self, path: &Path) -> Result<SecretString, String>;
+}
+
+/// A token that the configuration names, or named once.
+pub(super) struct NamedToken {
+    pub(super) name: String,
+    pub(super) cluster: Option<ClusterId>,
+    /// The custom key store that is made of it.
+    pub(super) store: Option<Arc<KeyStoreRecord>>,
+    /// `None`: not connected.
+    pub(super) token: Option<Token>,
+    /// `None`: the default token, and one that the configuration does not name any more.
+    pub(super) configured: Option<ConfiguredToken>,
+}
+
+impl NamedToken {
+    pub(super) fn is_default(&self) -> bool {
+        self.name == DEFAULT_TOKEN
+    }
+}
+
+impl Ops {
+    /// The default key store's token first.
+    pub(super) fn named_tokens(&self, snapshot: &Snapshot) -> Vec<NamedToken> {
+        let recorded = |name: &str| snapshot.tokens.get(name).map(|record| record.cluster.clone());
+        let mut tokens = vec![NamedToken {
+            name: DEFAULT_TOKEN.to_owned(),
+            cluster: recorded(DEFAULT_TOKEN),
+            store: None,
+            token: Some(self.keystore.token().clone()),
+            configured: None,
+        }];
+        let configured = self.keystore.configured();
+        let mut names: BTreeSet<&str> = snapshot.tokens.keys().map(String::as_str).collect();
+        names.extend(configured.iter().map(|token| token.name.as_str()));
+        for name in names.into_iter().filter(|name| *name != DEFAULT_TOKEN) {
+            let configured = configured.iter().find(|token| token.name == name).cloned();
+            let cluster = recorded(name).or_else(|| configured.as_ref()?.cluster.clone());
+            let made_of_it = |store: &&Arc<KeyStoreRecord>| Some(&store.cluster) == cluster.as_ref();
+            let store = snapshot.key_stores.values().find(made_of_it).cloned();
+            let token = store.as_ref().and_then(|store| self.keystore.token_of(Some(&store.id)));
+            tokens.push(NamedToken { name: name.to_owned(), cluster, store, token, configured });
+        }
+        tokens
+    }
+
+    pub(super) async fn token_list(&self, snapshot: &Snapshot) -> OperatorResponse {
+        let mut lines = Vec::new();
+        for named in self.named_tokens(snapshot) {
+            lines.push(self.token_line(&named, snapshot).await);
+        }
+        OperatorResponse::Tokens { tokens: lines }
+    }
+
+    pub(super) async fn token_line(&self, named: &NamedToken, snapshot: &Snapshot) -> Value {
+        let known = snapshot.tokens.get(&named.name);
+        let store = named.store.as_ref().map(|store| {
+            let state = self.keystore.states().state(&store.id);
+            json!({
+                "id": store.id,
+                "name": store.name,
+                "state": state.as_ref().map_or("DISCONNECTED", |state| state.name()),
+                "errorCode": state.as_ref().and_then(|state| state.error_code()),
+            })
+        });
+        let mut line = json!({
+            "name": named.name,
+            "clusterId": named.cluster,
+            "recordedSerial": known.map(|record| record.serial.clone()),
+            "keys": self.held_by(named, snapshot).len(),
+            "keyStore": store,
+        });
+        let now = match (&named.token, &named.configured) {
+            (Some(token), _) => {
+                let mut now = info(&token.info());
+                let (present, status) = match token.status() {
+                    Status::Ready => (true, "ready".to_owned()),
+                    Status::Down(reason) => (false, format!("down: {reason}")),
+                };
+                let workers = token.gauges().workers;
+                merge(&mut now, Some(json!({ "present": present, "status": status, "workers": workers })));
+                now
+            }
+            (None, None) => json!({ "present": Value::Null, "status": "not in the configuration any more" }),
+            (None, Some(configured)) => looked(configured, known.map(|record| record.serial.as_str())).await,
+        };
+        merge(&mut line, Some(now));
+        line
+    }
+
+    /// Who reads PINs for `token pin`. To be called once, at start.
+    pub fn read_pins_with(&self, source: Box<dyn ReadPin>) {
+        if self.pins.set(source).is_err() {
+            tracing::debug!("the source of PINs is set already");
+        }
+    }
+}
+
+pub(super) fn unknown(name: &str, tokens: &[NamedToken]) -> OpError {
+    let known: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
+    OpError::Validation(format!("there is no token `{name}`: the configuration names `{}`", known.join("`, `")))
+}
+
+/// What a token that is not connected says of itself to anybody.
+async fn looked(configured: &ConfiguredToken, recorded: Option<&str>) -> Value {
+    let look = tokio::time::timeout(configured.deadline, configured.look()).await;
+    match look {
+        Ok(Ok(looked)) => {
+            let mut now = info(&looked.info);
+            let status = match recorded {
+                _ if !looked.initialized => "not initialised",
+                Some(serial) if serial != looked.info.serial => {
+                    "another serial than the known one: see `token replace`"
+                }
+                _ => "not connected",
+            };
+            merge(&mut now, Some(json!({ "present": true, "status": status })));
+            if !looked.pin_initialized {
+                merge(&mut now, Some(json!({ "pin": "not initialised" })));
+            }
+            now
+        }
+        Ok(Err(error)) => json!({ "present": false, "status": format!("not there: {}", error.detail) }),
+        Err(_) => json!({ "present": Value::Null, "status": "does not answer" }),
+    }
+}
+
+pub(super) fn info(info: &TokenInfo) -> Value {
+    json!({
+        "label": info.label,
+        "serial": info.serial,
+        "manufacturer": info.manufacturer,
+        "model": info.model,
+        "firmware": info.firmware,
+        "slot": info.slot,
+        "library": info.library,
+        "pin": pin_flags(info.user_pin_locked, info.user_pin_final_try, info.user_pin_count_low),
+    })
+}
+
+pub(super) fn pin_flags(locked: bool, final_try: bool, count_low: bool) -> &'static str {
+    match (locked, final_try, count_low) {
+        (true, ..) => "locked",
+        (_, true, _) => "one try left",
+        (.., true) => "was wrong since the last login",
+        _ => "good",
+    }
+}
+
+pub(super) fn merge(into: &mut Value, more: Option<Value>) {
+    if let (Some(into), Some(Value::Object(more))) = (into.as_object_mut(), more) {
+        into.extend(more);
+    }
+}
