@@ -5,9 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::alias::AliasCommand;
+use super::key::KeyCommand;
+use super::rotate::RotateCommand;
+use super::token::TokenCommand;
 use crate::config::DecryptAliasMode;
 use crate::ids::spec::KeySpec;
-use crate::ids::{AccessKeyId, AccountId, Region, UserName};
+use crate::ids::{AccessKeyId, AccountId, KeyId, Region, UserName};
 
 const AFTER: &str = "\
 Exit codes: 0 done; 1 refused or failed; 64 wrong usage; 69 token or address not available; 74 log or file cannot be
@@ -17,7 +21,8 @@ Examples:
   hsm-bridge dev --env-file dev.env          try it: a SoftHSM token, keys and credentials in one place
   hsm-bridge --config bridge.toml init --module /usr/lib/softhsm/libsofthsm2.so --token-label prod --pin-file pin
   hsm-bridge --config bridge.toml serve
-  hsm-bridge --config bridge.toml key list";
+  hsm-bridge --config bridge.toml key list
+  hsm-bridge --config bridge.toml rotate --alias alias/payments --plan";
 
 /// AWS KMS for clients, PKCS#11 for the token: customer master keys stay in your HSM.
 #[derive(Parser)]
@@ -59,9 +64,22 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look at keys.
+    /// See, compare and change tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Look at keys, adopt and attest them.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// See where aliases point and pointed.
+    #[command(subcommand)]
+    Alias(AliasCommand),
+    /// Put a new key behind an alias; report on and retire the old ones.
+    #[command(
+        after_help = "All or nothing: a new key in the same key store, the alias pointed to it, its history written.\n\
+        What was encrypted before stays readable.\n\nExample:\n  hsm-bridge rotate --alias alias/payments --plan\n  \
+        hsm-bridge rotate --alias alias/payments --reason yearly"
+    )]
+    Rotate(Box<RotateCommand>),
     /// Make, list and disable access keys.
     #[command(subcommand)]
     AccessKey(AccessKeyCommand),
@@ -79,22 +97,6 @@ pub enum Command {
         /// The clock is right: go on now. TICKET stands in the log.
         #[arg(long, value_name = "TICKET")]
         confirm: Option<String>,
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Subcommand)]
-pub enum KeyCommand {
-    /// All keys, a line each.
-    List {
-        #[arg(long)]
-        json: bool,
-    },
-    /// One key: state, tags, policy, token objects and their attributes, encryption budget.
-    Show {
-        /// Key id, key ARN, alias name or alias ARN.
-        key: String,
         #[arg(long)]
         json: bool,
     },
@@ -248,7 +250,16 @@ fn decrypt_alias_mode(text: &str) -> Result<DecryptAliasMode, String> {
     }
 }
 
-fn key_spec(text: &str) -> Result<KeySpec, String> {
+/// Key id or key ARN.
+pub fn key_id(text: &str) -> Result<KeyId, String> {
+    let id = match text.starts_with("arn:") {
+        true => text.rsplit_once(":key/").map_or(text, |(_, id)| id),
+        false => text,
+    };
+    id.parse().map_err(|_| "a key id or a key ARN is wanted".to_owned())
+}
+
+pub fn key_spec(text: &str) -> Result<KeySpec, String> {
     KeySpec::from_wire(text).ok_or_else(|| {
         let known: Vec<&str> = KeySpec::ALL.iter().map(|spec| spec.as_str()).collect();
         format!("one of {} is wanted", known.join(", "))

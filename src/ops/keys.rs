@@ -180,14 +180,19 @@ impl Ops {
     /// The connected key store for a new key of this spec.
     fn store_for_new_key(&self, id: &str, spec: KeySpec) -> Result<KeyStoreId, OpError> {
         self.connected_store(id)?;
-        // RULE KMS: symmetric encryption keys; more is the operator's choice.
-        if !spec.is_symmetric() && !self.custom_store_key_specs.contains(&spec) {
-            return Err(OpError::Unsupported(format!(
-                "KeySpec {spec} is not supported in custom key stores: `key_stores.custom_store_key_specs` of the \
-                 configuration does not name it."
-            )));
-        }
+        self.spec_in_custom_store(spec)?;
         id.parse().map_err(|_| OpError::KeyStoreNotFound(id.to_owned()))
+    }
+
+    /// RULE KMS: symmetric encryption keys; more is the operator's choice.
+    pub(super) fn spec_in_custom_store(&self, spec: KeySpec) -> Result<(), OpError> {
+        if spec.is_symmetric() || self.custom_store_key_specs.contains(&spec) {
+            return Ok(());
+        }
+        Err(OpError::Unsupported(format!(
+            "KeySpec {spec} is not supported in custom key stores: `key_stores.custom_store_key_specs` of the \
+             configuration does not name it."
+        )))
     }
 
     fn custom_store(&self, record: &KeyRecord) -> Option<(KeyStoreId, ClusterId)> {

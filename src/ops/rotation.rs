@@ -116,6 +116,7 @@ impl Ops {
         let record = KeyRecord { created: ctx.now, ..subject.new.record.as_ref().clone() };
         let (id, store) = (record.id, record.key_store.clone());
         let enabled = self.make_material(record, &subject.new.arn, ctx, effects).await?;
+        effects.key_store = self.backing_key(&enabled);
         let commit = Commit::new(subject, enabled, ctx.now);
         let committed = self
             .change(ctx, move |snapshot| match commit.writes(snapshot) {
@@ -183,12 +184,8 @@ impl Ops {
             }
             Ok(_) => {}
         }
-        if old.record.key_store.is_some()
-            && spec != old.record.spec
-            && !spec.is_symmetric()
-            && !self.custom_store_key_specs.contains(&spec)
-        {
-            check(Err(OpError::Unsupported(format!("Custom key stores do not take keys of spec {spec} here."))));
+        if old.record.key_store.is_some() && spec != old.record.spec {
+            check(self.spec_in_custom_store(spec));
         }
         check(policy_fits(&old.record, &old.arn, new_arn));
         let live = live_grants(snapshot, &old.record.id);

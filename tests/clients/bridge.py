@@ -55,8 +55,9 @@ def parse_exports(text):
 
 
 class Bridge:
-    def __init__(self, tls=False, extra_args=()):
+    def __init__(self, tls=False, extra_args=(), environment=None):
         self.tls, self.extra_args, self.shared = tls, list(extra_args), False
+        self.environment = environment or {}
         self.root = scratch_root()
         self.dir = self.root / "dev"
         self.env_file = self.root / "env"
@@ -78,8 +79,8 @@ class Bridge:
     def start(self):
         self.env_file.unlink(missing_ok=True)
         with open(self.stdout_file, "ab") as out, open(self.stderr_file, "ab") as err:
-            self.process = subprocess.Popen(self.command(), stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=clean_env(),
-                                            cwd=self.root)
+            self.process = subprocess.Popen(self.command(), stdout=out, stderr=err, stdin=subprocess.DEVNULL,
+                                            env=clean_env(**self.environment),                                            cwd=self.root)
         deadline = time.monotonic() + START_TIMEOUT
         while not self.env_file.exists():
             if self.process.poll() is not None:

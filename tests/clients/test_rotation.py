@@ -1,10 +1,14 @@
 """Rotation by alias, and clients that send the alias on Decrypt: HsmBridge.RotateAlias as a signed request, all else by boto3."""
 
+import http.client
 import json
+import os
 import re
 import secrets
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -12,11 +16,12 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from bridge import REPOSITORY, Bridge, binary
 from checks import refused
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
 
-from instance import REGION, Instance  # noqa: E402
+from instance import REGION, Instance, until  # noqa: E402
 
 WRONG_KEY = "The key ID in the request does not identify a CMK that can perform this operation."
 CONTEXT = {"app": "rotation"}
@@ -180,6 +185,35 @@ def test_calls_at_once(bridge, same):
     assert not report["withoutRecord"] and not report["recordsWithoutObject"], report
 
 
+def test_an_alias_that_moves_under_a_rotation(bridge):
+    """What was authorised is what is changed: the new key is undone, and the caller is told to come again."""
+    first, other = (bridge.new_key(KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY") for _ in range(2))
+    alias = bridge.new_alias(first)
+    for _ in range(10):
+        keys, answers = len(all_keys(bridge)), []
+        old = target(bridge, alias)
+        # Signed before the clock runs; the pair takes a good part of a second.
+        client, ticket = bridge.raw(), secrets.token_hex(8)
+        sender = threading.Thread(target=until_it_is_gone, args=(client, alias, ticket, answers))
+        sender.start()
+        time.sleep(0.05)
+        bridge.kms.update_alias(AliasName=alias, TargetKeyId=other if old != other else first)
+        sender.join()
+        (reply,) = answers
+        if reply.status != 200:
+            break
+    else:
+        pytest.fail("every rotation was done before the alias moved")
+    assert reply.type == "ThrottlingException", reply.body
+    assert target(bridge, alias) in (first, other) and len(all_keys(bridge)) == keys
+    report = json.loads(bridge.run("doctor", "--json").stdout)
+    assert not report["objects"]["withoutRecord"] and report["store"]["keys"] == keys, report
+    (outcome,) = [r for r in records(bridge, reply.request_id) if r["eventType"] == "AwsApiCall"]
+    assert outcome["errorCode"] == "ThrottlingException" and "storeVersion" not in outcome["additionalEventData"]
+    done = rotate(bridge, alias, ClientToken=ticket)
+    assert done["NewKeyId"] == bridge.key_arn(target(bridge, alias))
+
+
 # -- the alias on Decrypt ---------------------------------------------------------------------------------------------------
 
 def test_an_alias_opens_what_its_earlier_keys_made(bridge):
@@ -258,9 +292,9 @@ def test_a_dropped_entry_no_longer_counts(bridge):
     entries = command(bridge, "alias", "history", alias)["history"]
     assert [(entry["keyId"], entry["endedBy"], entry["dropped"]) for entry in entries] == [(old, "rotate", None), (new, None, None)]
     assert entries[0]["until"] == entries[1]["from"]
-    assert "only earlier keys" in command(bridge, "alias", "history", "drop", alias, "--key", new, expect=1)
-    assert "no entry" in command(bridge, "alias", "history", "drop", alias, "--key", bridge.key(), expect=1)
-    command(bridge, "alias", "history", "drop", alias, "--key", old)
+    assert "only earlier keys" in command(bridge, "alias", "history", "drop", "--alias", alias, "--key", new, expect=1)
+    assert "no entry" in command(bridge, "alias", "history", "drop", "--alias", alias, "--key", bridge.key(), expect=1)
+    command(bridge, "alias", "history", "drop", "--alias", alias, "--key", old)
     with refused("IncorrectKeyException", WRONG_KEY):
         opened(bridge, alias, blob)
     assert opened(bridge, old, blob) == (old, b"before")
@@ -376,3 +410,118 @@ def test_an_alias_gets_a_new_key_before_the_budget_ends(configured):
         for _ in range(limit + 1):
             instance.kms.encrypt(KeyId=alone, Plaintext=b"x")
     assert end.value.response["Error"]["Message"] == f"{instance.key_arn(alone)} has reached its encryption limit; rotate it"
+
+
+# -- docs/rotation.md -------------------------------------------------------------------------------------------------------
+
+def test_the_page_as_it_stands(own_bridge, tmp_path):
+    text = (REPOSITORY / "docs/rotation.md").read_text()
+    blocks = re.findall(r"^```sh rotation\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) == 7
+    (program,) = re.findall(r"^```python rotation\n(.*?)^```$", text, re.M | re.S)
+    (tmp_path / "hsm-bridge").symlink_to(binary().resolve())
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = own_bridge.tool_env(PATH=path)
+
+    def run(*command, **more):
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300, **more)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    said = run("bash", "-euo", "pipefail", "-c", "\n".join(blocks))
+    assert "order 1" in said and "used a moment ago: refused" in said and "CHG-1234" not in said
+    new = target(own_bridge, "alias/orders")
+    assert said.count(own_bridge.key_arn(new)) >= 3, said
+    (old,) = {key["KeyId"] for key in all_keys(own_bridge)} - {new}
+    assert own_bridge.kms.describe_key(KeyId=old)["KeyMetadata"]["KeyState"] == "PendingDeletion"
+    run(sys.executable, "-c", program)
+    assert target(own_bridge, "alias/orders") != new
+    shown = re.search(r"^    (\{\"AliasNames\".*)$", text, re.M).group(1)
+    real = rotate(own_bridge, "alias/orders")
+    assert list(json.loads(shown)) == list(real), "the answer on the page has the members of a real one"
+
+
+# -- in a custom key store --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def custom():
+    """A bridge with a token for a custom key store, and the store, connected."""
+    bridge = Bridge(extra_args=["--custom-tokens", "1", "--custom-store-key-specs", "SYMMETRIC_DEFAULT,RSA_4096"])
+    try:
+        bridge.start()
+        bridge.store = bridge.kms.create_custom_key_store(
+            CustomKeyStoreName="store", CloudHsmClusterId=bridge.env["HSM_BRIDGE_CLUSTER_IDS"].split(",")[0],
+            TrustAnchorCertificate=Path(bridge.env["HSM_BRIDGE_TRUST_ANCHOR"]).read_text(),
+            KeyStorePassword=Path(bridge.env["HSM_BRIDGE_CUSTOM_PIN_FILE"]).read_text().strip())["CustomKeyStoreId"]
+        connect(bridge)
+        yield bridge
+    finally:
+        bridge.close()
+
+
+def connect(bridge):
+    bridge.kms.connect_custom_key_store(CustomKeyStoreId=bridge.store)
+    connected(bridge)
+
+
+def connected(bridge):
+    def state():
+        (store,) = bridge.kms.describe_custom_key_stores(CustomKeyStoreId=bridge.store)["CustomKeyStores"]
+        assert store["ConnectionState"] != "FAILED", store
+        return store["ConnectionState"] == "CONNECTED"
+    until("the key store is connected", state)
+
+
+def test_a_rotation_stays_in_its_key_store(custom):
+    old = custom.new_key(Origin="AWS_CLOUDHSM", CustomKeyStoreId=custom.store)
+    alias = custom.new_alias(old)
+    blob = seal(custom, alias)
+    rotate(custom, alias)
+    metadata = custom.kms.describe_key(KeyId=alias)["KeyMetadata"]
+    assert metadata["KeyId"] != old and (metadata["Origin"], metadata["CustomKeyStoreId"]) == ("AWS_CLOUDHSM", custom.store)
+    assert opened(custom, alias, blob) == (old, b"before")
+    custom.kms.disconnect_custom_key_store(CustomKeyStoreId=custom.store)
+    code, text = not_rotated(custom, alias)
+    assert code == "KMSInvalidStateException" and "not connected" in text
+    plan = command(custom, "rotate", "--plan", "--alias", alias)
+    assert plan["wouldBeDone"] is False and plan["newKey"]["keyStore"] == custom.store and plan["oldKey"]["state"] == "Unavailable"
+    connect(custom)
+    assert opened(custom, alias, blob) == (old, b"before")
+    code, text = not_rotated(custom, custom.new_alias(custom.new_key(KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY", Origin="AWS_CLOUDHSM",
+                                                                     CustomKeyStoreId=custom.store)), KeySpec="RSA_2048")
+    assert code == "UnsupportedOperationException" and "RSA_2048" in text
+
+
+def test_a_killed_rotation_in_a_custom_store_is_undone_when_it_is_connected(custom):
+    connected(custom)
+    alias = custom.new_alias(custom.new_key(KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY", Origin="AWS_CLOUDHSM", CustomKeyStoreId=custom.store))
+    for _ in range(10):
+        old, keys, ticket, answers = target(custom, alias), len(all_keys(custom)), secrets.token_hex(8), []
+        sender = threading.Thread(target=until_it_is_gone, args=(custom.raw(), alias, ticket, answers))
+        sender.start()
+        # The row is written at once, the pair takes a second or more.
+        until("the row of the new key", lambda: stored(custom) == keys + 1, step=0.001)
+        custom.kill()
+        sender.join()
+        custom.start()
+        connected(custom)
+        if target(custom, alias) == old:
+            break
+    else:
+        pytest.fail("every rotation was done before the kill")
+    assert not answers
+    assert stored(custom) == keys == len(all_keys(custom)), "no row of a key that was not finished"
+    assert rotate(custom, alias, ClientToken=ticket)["NewKeyId"] == custom.key_arn(target(custom, alias))
+    assert target(custom, alias) != old and len(all_keys(custom)) == keys + 1
+
+
+def until_it_is_gone(client, alias, ticket, answers):
+    try:
+        answers.append(client.call("HsmBridge.RotateAlias", {"AliasName": alias, "ClientToken": ticket}))
+    except (OSError, http.client.HTTPException):
+        pass
+
+
+def stored(bridge):
+    """Rows of keys, finished or not."""
+    return json.loads(bridge.run("doctor", "--json").stdout)["store"]["keys"]

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from contextlib import suppress
 
 from pkcs11 import Attribute, ObjectClass
 
@@ -10,7 +9,6 @@ import blobs
 import macs
 import signatures
 import specs
-from algorithms import SIGNING
 from objects import objects_of, used
 from table import NotAvailable, Wrong, expect
 
@@ -65,12 +63,14 @@ def one(target, table, spec):
             destroy(target, cka_id)
     if key is None:
         return
+    label = f"{spec}, adopted"
     if spec == specs.SYMMETRIC:
-        blobs.both_ways(target, table, "adopted", {"app": "shop"}, key=key)
+        blobs.both_ways(target, table, label, {"app": "shop"}, key)
     elif spec in specs.MAC_SPECS:
-        macs.both_ways(target, table, spec, key=key, label=f"{spec}, adopted")
+        macs.both_ways(target, table, label, macs.algorithm_of(spec), key)
     else:
-        signatures.both_ways(target, table, spec, specs.SIGNING_SPECS[spec][0], key=key, label=f"{spec}, adopted")
+        for algorithm in specs.SIGNING_SPECS[spec]:
+            signatures.both_ways(target, table, f"{label} {algorithm.name}", algorithm, key)
 
 
 def make(target, spec, *more):
@@ -90,8 +90,7 @@ def narrow(target, spec, cka_id):
 def adopt(target, spec, cka_id):
     done = command(target, spec, cka_id)
     expect(done.returncode == 0, f"exit code {done.returncode}: {done.stderr}")
-    answer = json.loads(done.stdout)
-    key = answer.get("keyId") or answer.get("key_id")
+    key = key_of(done)
     target.made.append(key)
     target.cka_ids[key] = cka_id
     return key
@@ -101,14 +100,24 @@ def check_refused(target, spec, cka_id):
     done = command(target, spec, cka_id)
     if done.returncode == 0:
         # It is a key of KMS now: deleted at the end.
-        with suppress(ValueError):
-            target.made.append(json.loads(done.stdout).get("keyId"))
+        target.made.append(key_of(done))
         raise Wrong("it was adopted")
     expect(done.returncode == 1 and done.stderr.strip(), f"exit code {done.returncode}: {done.stderr}")
 
 
 def command(target, spec, cka_id):
-    return target.run(*COMMAND, "--cka-id", cka_id.hex(), "--json")
+    words = [*COMMAND, "--id", cka_id.hex(), "--json"]
+    if specs.usage(spec) == "SIGN_VERIFY":
+        # A pair could be for something else.
+        words += ["--usage", "SIGN_VERIFY"]
+    if target.custom_store:
+        words += ["--key-store", target.custom_store]
+    return target.run(*words)
+
+
+def key_of(done):
+    """The new key's id: the answer has the form of `key show --json`."""
+    return json.loads(done.stdout)["line"]["key_id"]
 
 
 def destroy(target, cka_id):

@@ -73,16 +73,17 @@ def arguments():
     parser.add_argument("--module", metavar="FILE", help="the token's PKCS#11 module [HSM_BRIDGE_PKCS11_MODULE]")
     parser.add_argument("--token-label", metavar="LABEL", help="[HSM_BRIDGE_TOKEN_LABEL]")
     parser.add_argument("--pin-file", metavar="FILE", help="[HSM_BRIDGE_PIN_FILE]")
-    parser.add_argument("--custom-store", metavar="cks-…", help="check the keys of this custom key store; --token-label names its token")
+    parser.add_argument("--custom-store", metavar="cks-…", help="the keys of this custom key store; --token-label names its token")
     parser.add_argument("--keys", action="store_true", help="check every existing key too")
-    parser.add_argument("--only", metavar="GROUP,…", help=f"of {', '.join(GROUPS)}; `keys` alone is --keys and nothing else")
-    parser.add_argument("--spy-log", metavar="FILE", help="log of a pkcs11-spy between the server and its token: counts C_GenerateRandom")
+    parser.add_argument("--key", metavar="KEY-ID", action="append", default=[], help="of the existing keys this one; may be repeated")
+    parser.add_argument("--only", metavar="GROUP,…", help=f"of {', '.join(GROUPS)}, keys")
+    parser.add_argument("--spy-log", metavar="FILE", help="log of pkcs11-spy below the server: C_GenerateRandom is counted")
     args = parser.parse_args()
     named = args.only.split(",") if args.only else list(GROUPS)
     unknown = [name for name in named if name not in (*GROUPS, "keys")]
     if unknown:
         parser.error(f"no such group: {', '.join(unknown)}")
-    args.keys = args.keys or "keys" in named
+    args.keys = args.keys or bool(args.key) or "keys" in named
     args.groups = [name for name in named if name in GROUPS]
     if args.custom_store and not args.token_label:
         # The variable names the default key store's token.
@@ -136,7 +137,7 @@ def check(target, args):
     try:
         # First, so that a red key does not hide behind a long list.
         if args.keys:
-            group(table, "keys", lambda: every_key.run(target, table))
+            group(table, "keys", lambda: every_key.run(target, table, args.key))
         for name in args.groups:
             group(table, name, lambda name=name: GROUPS[name](target, table, args))
     finally:
@@ -144,6 +145,8 @@ def check(target, args):
             print(f"crosscheck: not scheduled for deletion: {left}", file=sys.stderr)
         target.close()
     table.finish()
+    if table.silent and not table.judged:
+        raise CannotRun("nothing was judged")
     return int(table.failed > 0)
 
 

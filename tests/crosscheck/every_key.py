@@ -18,9 +18,9 @@ from target import key_bytes
 RESTING = {"Disabled", "PendingDeletion", "PendingImport", "PendingReplicaDeletion", "Creating", "Updating"}
 
 
-def run(target, table):
+def run(target, table, chosen):
     by_id, by_label = index(target.session)
-    for key in target.existing_keys():
+    for key in target.existing_keys(chosen):
         label = f"key {key['KeyId']} {key['KeySpec']}"
         record = target.record(key["KeyId"])
         with table.row(f"{label}: its objects", "python-pkcs11") as notes:
@@ -49,6 +49,12 @@ def materials(key, record):
     return [(bytes.fromhex(m["cka_id"]), m.get("cka_label"), m.get("evidence")) for m in record["materials"]]
 
 
+def recorded(evidence):
+    """CKA_ name → value, of what was read when the key came under KMS."""
+    return {"TOKEN": True} | {name.upper(): value for name, value in evidence.items()
+                              if isinstance(value, bool) and name.upper() in Attribute.__members__}
+
+
 def check_objects(key, record, by_id, by_label, notes):
     for cka_id, label, evidence in materials(key, record):
         found = by_id.get(cka_id, [])
@@ -58,8 +64,7 @@ def check_objects(key, record, by_id, by_label, notes):
             equal(f"the number of objects labelled `{label}`", len(by_label.get(label, [])), len(found))
         for one in found:
             if one.object_class != ObjectClass.PUBLIC_KEY:
-                wanted = {"TOKEN": True} | ({name.upper(): value for name, value in evidence.items() if isinstance(value, bool)}
-                                            if evidence else specs.GUARDS)
+                wanted = recorded(evidence) if evidence else specs.GUARDS
                 check_flags(one, wanted)
                 check_uses(one)
     if record is None:

@@ -52,8 +52,8 @@ def check_oaep(target, key, algorithm):
 
 def check_kms_decrypts(target, key, algorithm):
     hash_, plaintext = OAEP[algorithm][0], secrets.token_bytes(40)
-    oaep = padding.OAEP(padding.MGF1(hash_), hash_, None)
-    answer = target.kms.decrypt(KeyId=key, EncryptionAlgorithm=algorithm, CiphertextBlob=public_of(target, key).encrypt(plaintext, oaep))
+    blob = public_of(target, key).encrypt(plaintext, padding.OAEP(padding.MGF1(hash_), hash_, None))
+    answer = target.kms.decrypt(KeyId=key, EncryptionAlgorithm=algorithm, CiphertextBlob=blob)
     equal("the plaintext", answer["Plaintext"], plaintext)
 
 

@@ -11,15 +11,13 @@ MESSAGE, OTHER = b"one message, two ways to its MAC", b"one message, two ways t0
 
 
 def run(target, table):
-    for spec in specs.MAC_SPECS:
-        both_ways(target, table, spec)
+    for spec in target.served(table, specs.MAC_SPECS):
+        both_ways(target, table, spec, algorithm_of(spec), target.key(spec))
 
 
-def both_ways(target, table, spec, key=None, label=None):
-    algorithm = algorithm_of(spec)
-    label = f"{label or spec} {algorithm}"
+def both_ways(target, table, label, algorithm, key):
+    label = f"{label} {algorithm}"
     with table.row(f"{label}: KMS and token agree, both ways", "python-pkcs11"):
-        key = key or target.key(spec)
         check(target, key, algorithm, session_mac(target, key, algorithm))
     with table.row(f"{label}: KMS and token agree, both ways", "pkcs11-tool"):
         check(target, key, algorithm, tool_mac(target, key, algorithm))
@@ -56,5 +54,6 @@ def session_mac(target, key, algorithm):
 
 def tool_mac(target, key, algorithm):
     out = target.file("out", b"")
-    target.pkcs11_tool("--sign", "-m", MACS[algorithm][0], "--id", target.cka_id(key).hex(), "-i", target.file("input", MESSAGE), "-o", out)
+    target.pkcs11_tool("--sign", "-m", MACS[algorithm][0], "--id", target.cka_id(key).hex(), "-i", target.file("input", MESSAGE),
+                       "-o", out)
     return out.read_bytes()

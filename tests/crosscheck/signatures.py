@@ -14,19 +14,16 @@ MESSAGE, OTHER = b"signed on one side, verified on the other", b"signed on one s
 
 
 def run(target, table):
-    for spec, algorithms in specs.SIGNING_SPECS.items():
+    for spec in target.served(table, specs.SIGNING_SPECS):
+        key = target.key(spec)
         with table.row(f"{spec}: GetPublicKey is the token's public object", "python-pkcs11"):
-            key = target.key(spec)
             equal("PublicKey", target.kms.get_public_key(KeyId=key)["PublicKey"], spki(public_of(target, key)))
-        for algorithm in algorithms:
-            both_ways(target, table, spec, algorithm)
+        for algorithm in specs.SIGNING_SPECS[spec]:
+            both_ways(target, table, f"{spec} {algorithm.name}", algorithm, key)
 
 
-def both_ways(target, table, spec, algorithm, key=None, label=None):
-    """`key`: another one than the throw-away key of this spec."""
-    label = f"{label or spec} {algorithm.name}"
+def both_ways(target, table, label, algorithm, key):
     with table.row(f"{label}: KMS signs, the token verifies", "pkcs11-tool"):
-        key = key or target.key(spec)
         check_in_token(target, algorithm, key, kms_signature(target, algorithm, key))
     with table.row(f"{label}: KMS signs, software verifies", "python-cryptography"):
         check_in_software(algorithm, public_of(target, key), kms_signature(target, algorithm, key))

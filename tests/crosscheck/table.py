@@ -2,16 +2,14 @@
 
 from contextlib import contextmanager
 
+from botocore.exceptions import ClientError
+
 OK, FAILED, NOT_SERVED, NOT_AVAILABLE = "ok", "FAILED", "not served", "not available"
 WIDTHS = (78, 19, 13)
 
 
 class Wrong(Exception):
     """A judge disagrees."""
-
-
-class NotServed(Exception):
-    """The API says that it does not do this."""
 
 
 class NotAvailable(Exception):
@@ -28,10 +26,12 @@ class Table:
         notes = []
         try:
             yield notes
-        except NotServed as reason:
-            self.add(check, judge, NOT_SERVED, reason)
         except NotAvailable as reason:
             self.add(check, judge, NOT_AVAILABLE, reason)
+        except ClientError as error:
+            told = error.response["Error"]
+            result = NOT_SERVED if told["Code"] == "UnsupportedOperationException" else FAILED
+            self.add(check, judge, result, f"{told['Code']}: {told.get('Message', '')}")
         except Wrong as reason:
             self.add(check, judge, FAILED, reason)
         except Exception as error:  # noqa: BLE001
@@ -57,13 +57,20 @@ class Table:
     def failed(self):
         return sum(result == FAILED for _, _, result, _ in self.rows)
 
+    @property
+    def judged(self):
+        return len(self.rows) - len(self.silent)
+
+    @property
+    def silent(self):
+        return [(check, result) for check, _, result, _ in self.rows if result in (NOT_SERVED, NOT_AVAILABLE)]
+
     def finish(self):
         """The summary; its last line is `N checks, M failed`. What was not judged is no check."""
-        silent = [(check, result) for check, _, result, _ in self.rows if result in (NOT_SERVED, NOT_AVAILABLE)]
         self.line("")
-        if silent:
-            self.line(f"{len(silent)} not judged: " + "; ".join(f"{check} ({result})" for check, result in silent))
-        self.line(f"{len(self.rows) - len(silent)} checks, {self.failed} failed")
+        if self.silent:
+            self.line(f"{len(self.silent)} not judged: " + "; ".join(f"{check} ({result})" for check, result in self.silent))
+        self.line(f"{self.judged} checks, {self.failed} failed")
 
 
 def columns(cells):

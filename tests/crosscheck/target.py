@@ -15,12 +15,10 @@ from pathlib import Path
 import boto3
 import pkcs11
 from botocore.config import Config
-from botocore.exceptions import ClientError
 
 import specs
 import token_tool
 from bridge import REPOSITORY
-from table import NotServed
 
 TAG = "hsm-bridge:crosscheck"
 TIMEOUT = 120
@@ -49,7 +47,7 @@ class Target:
                 # Without an endpoint the request would go to AWS.
                 raise CannotRun(f"{flag} is missing, and {name} is not set")
         # Key ids of this run's own keys, and which of them is for what.
-        self.made, self.keys = [], {}
+        self.made, self.keys, self.asked = [], {}, set()
         # Adopted keys keep the CKA_ID that they came with.
         self.cka_ids = {}
         self.run_id = uuid.uuid4().hex[:12]
@@ -63,21 +61,14 @@ class Target:
     @cached_property
     def kms(self):
         region = self.env.get("AWS_REGION") or self.env.get("AWS_DEFAULT_REGION") or "us-east-1"
-        client = boto3.session.Session(region_name=region).client(
-            "kms", endpoint_url=self.endpoint,
-            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_timeout=10, read_timeout=TIMEOUT))
-        return client
+        config = Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_timeout=10, read_timeout=TIMEOUT)
+        return boto3.session.Session(region_name=region).client("kms", endpoint_url=self.endpoint, config=config)
 
     def create_key(self, spec, usage):
         """A throw-away key. Deleted at the end, whatever happens."""
         where = {"CustomKeyStoreId": self.custom_store, "Origin": "AWS_CLOUDHSM"} if self.custom_store else {}
-        try:
-            key = self.kms.create_key(KeySpec=spec, KeyUsage=usage, Description=f"throw-away key of scripts/crosscheck, run {self.run_id}",
-                                      Tags=[{"TagKey": TAG, "TagValue": self.run_id}], **where)["KeyMetadata"]["KeyId"]
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "UnsupportedOperationException":
-                raise NotServed(error.response["Error"].get("Message", "")) from None
-            raise
+        key = self.kms.create_key(KeySpec=spec, KeyUsage=usage, Description=f"of scripts/crosscheck, run {self.run_id}",
+                                  Tags=[{"TagKey": TAG, "TagValue": self.run_id}], **where)["KeyMetadata"]["KeyId"]
         self.made.append(key)
         return key
 
@@ -88,11 +79,23 @@ class Target:
             self.keys[wanted] = self.create_key(*wanted[:2])
         return self.keys[wanted]
 
-    def existing_keys(self):
-        """DescribeKey's answers for every key of this key store, the throw-away ones of this run left out."""
-        ids = [key["KeyId"] for page in self.kms.get_paginator("list_keys").paginate() for key in page["Keys"]]
+    def served(self, table, wanted):
+        """Those of the wanted key specs that CreateKey makes here. The first to ask for one gives it a row."""
+        for spec in wanted:
+            if spec not in self.asked:
+                self.asked.add(spec)
+                with table.row(f"{spec}: CreateKey", "KMS") as notes:
+                    notes.append(self.key(spec))
+        return [spec for spec in wanted if (spec, specs.usage(spec), None) in self.keys]
+
+    def existing_keys(self, chosen):
+        """DescribeKey's answers for the chosen keys, or every key of this key store but the throw-away ones of this run."""
+        ids = chosen or [key["KeyId"] for page in self.kms.get_paginator("list_keys").paginate() for key in page["Keys"]]
         found = [self.kms.describe_key(KeyId=key)["KeyMetadata"] for key in ids if key not in self.made]
-        return [key for key in found if key.get("CustomKeyStoreId") == self.custom_store]
+        elsewhere = [key["KeyId"] for key in found if key.get("CustomKeyStoreId") != self.custom_store]
+        if chosen and elsewhere:
+            raise CannotRun(f"of another key store: {', '.join(elsewhere)}")
+        return [key for key in found if key["KeyId"] not in elsewhere]
 
     def delete_throw_away_keys(self):
         """Gives what could not be scheduled for deletion, with the reason."""
@@ -134,6 +137,10 @@ class Target:
 
     def tool_env(self, **extra):
         return self.env | extra
+
+    @property
+    def slot(self):
+        return self.token.slot.slot_id
 
     def pkcs11_tool(self, *args, check=True):
         return token_tool.pkcs11_tool(self, *args, check=check)

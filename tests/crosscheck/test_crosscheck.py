@@ -43,15 +43,17 @@ def test_all_green_on_softhsm(whole):
 
 def test_the_header_names_token_and_judges(whole, bridge):
     head = whole.stdout.partition("\ncheck  ")[0]
-    for wanted in (bridge.endpoint, bridge.env["HSM_BRIDGE_TOKEN_LABEL"], "OpenSC ", "python-pkcs11 ", "python-cryptography ", "OpenSSL "):
+    judges = ("OpenSC ", "python-pkcs11 ", "python-cryptography ", "OpenSSL ")
+    for wanted in (bridge.endpoint, bridge.env["HSM_BRIDGE_TOKEN_LABEL"], *judges):
         assert wanted in head, head
 
 
 def test_every_key_of_the_instance_is_looked_at(whole, bridge):
     for spec in specs.ALL:
         assert list(whole.results(f"key {bridge.key(spec)} {spec}: ").values()) == ["ok", "ok"]
-    assert list(whole.results(f"key {bridge.key('ECC_NIST_P256', 'disabled')} ").values()) == ["ok", "ok"], "its public key is compared"
-    assert list(whole.results(f"key {bridge.key(purpose='deleted')} ").values()) == ["ok", "not available"]
+    disabled, deleted = bridge.key("ECC_NIST_P256", "disabled"), bridge.key(purpose="deleted")
+    assert list(whole.results(f"key {disabled} ").values()) == ["ok", "ok"], "its public key is compared"
+    assert list(whole.results(f"key {deleted} ").values()) == ["ok", "not available"]
 
 
 def test_its_own_keys_are_tagged_and_deleted(whole, bridge):
@@ -81,6 +83,13 @@ def test_what_the_api_does_not_serve_is_said(whole, bridge, usage):
     assert whole.results(f"{usage}: CreateKey") == {(f"{usage}: CreateKey", "KMS"): wanted}
 
 
+def test_adopted_keys_are_used(whole, bridge):
+    """Without the command the rows say so."""
+    exists = bridge.run("key", "adopt", "--help", check=False).returncode == 0
+    found = whole.results("made by pkcs11-tool")
+    assert len(found) == (5 if exists else 4) and set(found.values()) == {"ok" if exists else "not available"}, str(whole)
+
+
 def test_random_bytes_come_from_the_token():
     instance = Instance(name="crosscheck")
     try:
@@ -105,7 +114,7 @@ def test_random_bytes_come_from_the_token():
 
 def test_it_starts_an_instance_of_its_own(bridge):
     report = run_crosscheck(clean_env(HSM_BRIDGE_BIN=bridge.command()[0]), "--dev", "--only", "macs")
-    assert report.code == 0 and "12 checks, 0 failed" == report.last, str(report)
+    assert report.code == 0 and "16 checks, 0 failed" == report.last, str(report)
 
 
 def test_flags_go_before_variables(bridge, crosscheck):

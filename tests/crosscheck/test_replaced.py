@@ -1,12 +1,16 @@
 """Keys replaced behind the bridge's back, by pkcs11-tool: the script is red for them and for no other, and the bridge uses none."""
 
 import secrets
+import subprocess
+import sys
 
 import pytest
 from botocore.exceptions import ClientError
 
 import adopted
-from token_tool import key_id_hex, pkcs11_tool
+from bridge import binary
+from conftest import HERE
+from token_tool import key_id_hex, listed_objects, pkcs11_tool
 
 SPECS = list(adopted.KINDS)
 PAIRS = ["RSA_2048", "ECC_NIST_P256"]
@@ -69,13 +73,16 @@ def assert_unused(bridge, key, spec, made):
             assert error.response["Error"]["Code"] == "KeyUnavailableException", (name, error.response)
 
 
-def assert_red(report, key, bystanders, only=None):
-    """`only`: which of the key's rows."""
+def look(crosscheck, bridge, bystanders, *keys, **extra):
+    """The script on these keys and on those that nobody touches."""
+    return crosscheck(bridge, "--only", "keys", *(word for key in (*keys, *bystanders) for word in ("--key", key)), **extra)
+
+
+def assert_red(report, key, bystanders, only):
+    """`only`: which of the key's rows at least."""
     assert report.code == 1, str(report)
     failed = {check for check, _, result, _ in report.rows if result == "FAILED"}
-    assert any(key in check for check in failed), str(report)
-    if only:
-        assert any(key in check and only in check for check in failed), str(report)
+    assert any(key in check and only in check for check in failed), str(report)
     for other in bystanders:
         assert set(report.results(other).values()) == {"ok"}, str(report)
 
@@ -102,13 +109,13 @@ def new_key(bridge, bystanders):
 def test_a_replaced_key(bridge, crosscheck, bystanders, new_key, spec):
     """The bridge has used the key, and holds its handle, when the object is destroyed and another generated in its place."""
     key, made = new_key(spec)
-    assert list(crosscheck(bridge, "--only", "keys").results(key).values()) == ["ok", "ok"]
+    assert list(look(crosscheck, bridge, bystanders, key).results(key).values()) == ["ok", "ok"]
     replace(bridge, key, spec)
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
     assert_unused(bridge, key, spec, made)
 
     bridge.restart()
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
     assert_unused(bridge, key, spec, made)
 
 
@@ -118,7 +125,7 @@ def test_replaced_while_the_bridge_was_stopped(bridge, crosscheck, bystanders, n
     bridge.stop()
     replace(bridge, key, spec)
     bridge.start()
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
     assert_unused(bridge, key, spec, made)
 
 
@@ -126,7 +133,7 @@ def test_without_the_operators_socket(bridge, crosscheck, bystanders, new_key):
     """From another machine there is no `key show`: the documented CKA_ID is enough."""
     key, _ = new_key("HMAC_256")
     replace(bridge, key, "HMAC_256")
-    report = crosscheck(bridge, "--only", "keys", HSM_BRIDGE_CONFIG="")
+    report = look(crosscheck, bridge, bystanders, key, HSM_BRIDGE_CONFIG="")
     assert_red(report, key, bystanders, "the same key")
     assert any("no `key show` here" in note for check, _, _, note in report.rows if bystanders[0] in check), str(report)
 
@@ -139,7 +146,7 @@ def test_a_replaced_public_object(bridge, crosscheck, bystanders, new_key, spec)
     generate(bridge, key, spec, cka_id=spare)
     pkcs11_tool(bridge, "--delete-object", "--type", "privkey", "--id", spare)
     pkcs11_tool(bridge, "--set-id", key_id_hex(key), "--type", "pubkey", "--id", spare)
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
     # What the bridge has of the key is still the key: its signatures verify under the public key that it tells.
     signature = used(bridge, key, spec)
     assert bridge.kms.verify(KeyId=key, Message=MESSAGE, Signature=signature, SigningAlgorithm=ALGORITHM[spec])["SignatureValid"]
@@ -150,7 +157,7 @@ def test_a_replaced_pair_of_a_disabled_key(bridge, crosscheck, bystanders, new_k
     key, _ = new_key(spec)
     bridge.kms.disable_key(KeyId=key)
     replace(bridge, key, spec)
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
 
 
 def test_exchanged_ids(bridge, crosscheck, bystanders, new_key):
@@ -159,14 +166,14 @@ def test_exchanged_ids(bridge, crosscheck, bystanders, new_key):
     spare = secrets.token_hex(16)
     for old, new in ((key_id_hex(one), spare), (key_id_hex(two), key_id_hex(one)), (spare, key_id_hex(two))):
         pkcs11_tool(bridge, "--set-id", new, "--type", "secrkey", "--id", old)
-    report = crosscheck(bridge, "--only", "keys")
+    report = look(crosscheck, bridge, bystanders, one, two)
     assert_red(report, one, bystanders, "the same key")
     assert_red(report, two, bystanders, "its objects")
     # The handles that were checked still name the right keys.
     assert bridge.kms.decrypt(CiphertextBlob=of_one)["Plaintext"] == MESSAGE
     bridge.restart()
     for key, made in ((one, of_one), (two, of_two)):
-        assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+        assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
         assert_unused(bridge, key, "SYMMETRIC_DEFAULT", made)
 
 
@@ -174,34 +181,67 @@ def test_exchanged_ids(bridge, crosscheck, bystanders, new_key):
 def test_a_destroyed_key(bridge, crosscheck, bystanders, new_key, spec):
     key, made = new_key(spec)
     destroy(bridge, key, *kinds(spec))
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "its objects")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "its objects")
     assert_unused(bridge, key, spec, made)
 
 
 def test_a_second_object_of_the_same_id(bridge, crosscheck, bystanders, new_key):
     key, made = new_key("SYMMETRIC_DEFAULT")
     generate(bridge, key, "SYMMETRIC_DEFAULT")
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "its objects")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "its objects")
     assert bridge.kms.decrypt(CiphertextBlob=made)["Plaintext"] == MESSAGE
     bridge.restart()
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "its objects")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "its objects")
     assert_unused(bridge, key, "SYMMETRIC_DEFAULT", made)
 
 
 def test_a_second_object_of_the_same_label(bridge, crosscheck, bystanders, new_key):
     key, _ = new_key("SYMMETRIC_DEFAULT")
     generate(bridge, key, "SYMMETRIC_DEFAULT", cka_id=secrets.token_hex(16))
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "its objects")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "its objects")
 
 
 def test_an_extractable_object_in_its_place(bridge, crosscheck, bystanders, new_key):
     key, _ = new_key("SYMMETRIC_DEFAULT")
     destroy(bridge, key, "secrkey")
-    pkcs11_tool(bridge, *adopted.KINDS["SYMMETRIC_DEFAULT"], "--extractable", "--id", key_id_hex(key), "--label", f"hsm-bridge/kms/{key}")
-    report = crosscheck(bridge, "--only", "keys")
+    pkcs11_tool(bridge, *adopted.KINDS["SYMMETRIC_DEFAULT"], "--extractable", "--id", key_id_hex(key), "--label",
+                f"hsm-bridge/kms/{key}")
+    report = look(crosscheck, bridge, bystanders, key)
     assert_red(report, key, bystanders, "its objects")
     (note,) = [note for check, _, _, note in report.rows if key in check and "its objects" in check]
     assert "CKA_EXTRACTABLE is True" in note and "CKA_SENSITIVE is False" in note, note
+
+
+# -- adopted keys: another CKA_ID and CKA_LABEL than the documented ones -------------------------------------------------------
+
+# In a process of its own: this one loads no module.
+ADOPT = """
+import os, sys
+sys.path[:0] = sys.argv[1:3]
+import adopted, target
+where = target.Target(dict(os.environ))
+cka_id = adopted.make(where, sys.argv[3])
+adopted.narrow(where, sys.argv[3], cka_id)
+print(adopted.adopt(where, sys.argv[3], cka_id), cka_id.hex())
+"""
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_replaced_adopted_key(bridge, crosscheck, bystanders, spec):
+    if bridge.run("key", "adopt", "--help", check=False).returncode != 0:
+        pytest.skip("`hsm-bridge key adopt` does not exist in this version")
+    done = subprocess.run([sys.executable, "-c", ADOPT, HERE, HERE.parent / "clients", spec], capture_output=True, text=True,
+                          timeout=60, env=bridge.tool_env() | {"HSM_BRIDGE_BIN": str(binary())})
+    assert done.returncode == 0, done.stderr
+    key, cka_id = done.stdout.split()
+    made = used(bridge, key, spec)
+    assert list(look(crosscheck, bridge, bystanders, key).results(key).values()) == ["ok", "ok"]
+    (label,) = {o["label"] for o in listed_objects(bridge) if o.get("ID") == cka_id}
+    for kind in kinds(spec):
+        pkcs11_tool(bridge, "--delete-object", "--type", kind, "--id", cka_id)
+    pkcs11_tool(bridge, *adopted.KINDS[spec], "--sensitive", "--id", cka_id, "--label", label)
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
+    assert_unused(bridge, key, spec, made)
 
 
 # -- below PKCS#11 -----------------------------------------------------------------------------------------------------------
@@ -229,11 +269,11 @@ def replace_file(bridge, spec, new_key):
 
 def test_a_replaced_file(bridge, crosscheck, bystanders, new_key):
     key, made = replace_file(bridge, "SYMMETRIC_DEFAULT", new_key)
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
     # Once a ciphertext did not open, the bridge knows.
     assert_unused(bridge, key, "SYMMETRIC_DEFAULT", made)
     bridge.restart()
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
     assert_unused(bridge, key, "SYMMETRIC_DEFAULT", made)
 
 
@@ -241,5 +281,5 @@ def test_a_replaced_file_of_an_hmac_key_after_a_restart(bridge, crosscheck, byst
     """Nothing tells while the bridge runs: see docs/crosscheck.md."""
     key, made = replace_file(bridge, "HMAC_256", new_key)
     bridge.restart()
-    assert_red(crosscheck(bridge, "--only", "keys"), key, bystanders, "the same key")
+    assert_red(look(crosscheck, bridge, bystanders, key), key, bystanders, "the same key")
     assert_unused(bridge, key, "HMAC_256", made)

@@ -1,11 +1,32 @@
 """The rotation of an alias, in one place for all tests."""
 
 
-def rotate(bridge, alias):
-    """Points `alias` to a new key, and gives the new key's id."""
+def by_update_alias(bridge, alias):
+    """What AWS's users do by hand: a new key, and the alias pointed to it."""
     key = bridge.new_key(Description=f"next key of {alias}")
     bridge.kms.update_alias(AliasName=alias, TargetKeyId=key)
-    return key
+
+
+def by_api(bridge, alias):
+    """The one call for automation."""
+    reply = bridge.raw().call("HsmBridge.RotateAlias", {"AliasName": alias, "Reason": "interop"})
+    assert reply.status == 200, reply.body
+
+
+WAYS = [by_update_alias, by_api]
+
+
+def rotate(bridge, alias, way=by_api):
+    """Gives `alias` a new key by one of the ways above, and returns that key's id."""
+    before = points_to(bridge, alias)
+    way(bridge, alias)
+    after = points_to(bridge, alias)
+    assert after != before
+    return after
+
+
+def points_to(bridge, alias):
+    return bridge.kms.describe_key(KeyId=alias)["KeyMetadata"]["KeyId"]
 
 
 def key_of(record):

@@ -1,4 +1,5 @@
-"""A bridge that keeps its address over a restart, so that a program that was pointed at it finds it again."""
+"""A bridge that keeps its address over a restart, so that a program that was pointed at it finds it again. It is killed with the
+test run, as those programs are."""
 
 from urllib.parse import urlsplit
 
@@ -16,7 +17,8 @@ class SteadyBridge(Bridge):
         self.mode, self.listen = mode or "history", "127.0.0.1:0"
 
     def command(self):
-        return [self.listen if word == "127.0.0.1:0" else word for word in super().command()]
+        command = [self.listen if word == "127.0.0.1:0" else word for word in super().command()]
+        return ["setpriv", "--pdeathsig", "KILL", *command]
 
     def start(self):
         super().start()

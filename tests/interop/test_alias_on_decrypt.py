@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from s3_encryption import S3EncryptionClient, S3EncryptionClientConfig
 from s3_encryption.materials.kms_keyring import KmsKeyring
 
-from rotation import key_of, rotate
+from rotation import WAYS, key_of, rotate
 
 INCORRECT_KEY = "The key ID in the request does not identify a CMK that can perform this operation."
 
@@ -44,6 +44,11 @@ def caller(request):
 def named(request):
     """The alias as callers write it."""
     return lambda bridge, alias: alias if request.param == "name" else bridge.alias_arn(alias)
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+def way(request):
+    return request.param
 
 
 def context(caller):
@@ -81,8 +86,8 @@ def test_in_history_mode_they_go_on(bridge, caller, named):
     alias = bridge.new_alias(keys[0], "alias/app")
     key_id = named(bridge, alias)
     sealed = [seal(bridge, caller, key_id)]
-    for _ in range(2):
-        keys.append(rotate(bridge, alias))
+    for way in WAYS:
+        keys.append(rotate(bridge, alias, way))
         sealed.append(seal(bridge, caller, key_id))
     for key, (ciphertext, plaintext) in zip(keys, sealed, strict=True):
         assert opened(bridge, caller, key_id, ciphertext) == (plaintext, bridge.key_arn(key))
@@ -95,13 +100,22 @@ def test_in_history_mode_they_go_on(bridge, caller, named):
     incorrect_key(bridge, caller, key_id, stranger)
 
 
-def test_in_strict_mode_they_get_what_aws_answers(strict, caller, named):
+@pytest.mark.parametrize("caller", [CALLERS[0], CALLERS[-1]], ids=lambda caller: caller.name)
+def test_each_way_of_rotating_counts(bridge, caller, named, way):
+    first = bridge.new_key()
+    alias = bridge.new_alias(first, "alias/app")
+    ciphertext, plaintext = seal(bridge, caller, named(bridge, alias))
+    rotate(bridge, alias, way)
+    assert opened(bridge, caller, named(bridge, alias), ciphertext) == (plaintext, bridge.key_arn(first))
+
+
+def test_in_strict_mode_they_get_what_aws_answers(strict, caller, named, way):
     first = strict.new_key()
     alias = strict.new_alias(first, "alias/app")
     key_id = named(strict, alias)
     ciphertext, plaintext = seal(strict, caller, key_id)
     assert opened(strict, caller, key_id, ciphertext) == (plaintext, strict.key_arn(first))
-    second = rotate(strict, alias)
+    second = rotate(strict, alias, way)
     incorrect_key(strict, caller, key_id, ciphertext)
     incorrect_key(strict, caller, second, ciphertext)
     assert opened(strict, caller, first, ciphertext) == (plaintext, strict.key_arn(first))

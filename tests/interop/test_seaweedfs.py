@@ -117,6 +117,12 @@ def test_contexts_that_stand_in_the_audit_record(bridge, s3, bucket, aliased):
     assert [read(s3, bucket, key) for key in "abcd"] == [b"1"] * 4
 
 
+def test_aws_kms_needs_a_key_or_a_default(bridge, s3, bucket, aliased):
+    refused("InternalError", 500, s3.put_object, Bucket=bucket, Key="a", Body=b"1", ServerSideEncryption="aws:kms")
+    s3.put_object(Bucket=bucket, Key="a", Body=b"1", **sse(bridge.alias_arn(aliased[1])))
+    refused("InternalError", 500, s3.put_object, Bucket=bucket, Key="b", Body=b"1", **sse("alias/there-is-no-such-alias"))
+
+
 def test_a_multipart_upload(bridge, s3, bucket, aliased):
     first, alias = aliased
     body = os.urandom(2 * PART)

@@ -15,6 +15,8 @@ from bridge import clean_env
 from instance import ACCOUNT, MODULE, REGION, is_intent
 
 ALGORITHM = {"ECC_NIST_P256": "ECDSA_SHA_256", "RSA_2048": "RSASSA_PSS_SHA_256"}
+# Operations that make a key.
+MAKERS = ("CreateKey", "RotateAlias")
 # Older facts looked at after each kill; all of them at the end.
 SAMPLE = 12
 # Names of objects that are ours in the token.
@@ -128,8 +130,8 @@ class Judge:
                 self.closed[request] += 1
                 if name == "OutcomeUnknown":
                     self.settle(record)
-                elif name == "CreateKey" and "errorCode" not in record:
-                    self.made.add(key_of(record))
+                elif name in MAKERS and "errorCode" not in record:
+                    self.was_made(record)
             elif name == "Start":
                 self.starts.append(details(record))
         lost = self.ledger.requests.keys() - self.closed.keys()
@@ -146,8 +148,15 @@ class Judge:
         assert intent, f"OutcomeUnknown of {request}, which no intent has"
         assert effect in ("applied", "not applied"), record
         self.effects[f"{intent['eventName']} {effect}"] += 1
-        if intent["eventName"] == "CreateKey" and effect == "applied":
-            self.made.add(key_of(intent))
+        if intent["eventName"] in MAKERS and effect == "applied":
+            self.was_made(intent)
+
+    def was_made(self, record):
+        """CreateKey's key; for RotateAlias the log says exactly where the alias is now."""
+        key = key_of(record)
+        if record["eventName"] == "RotateAlias" and key not in self.made:
+            self.ledger.aliases[record["resources"][0]["ARN"].split(":")[-1]] = {key}
+        self.made.add(key)
 
     # -- keys and aliases ---------------------------------------------------------------------------------------------
 
@@ -276,8 +285,8 @@ def details(record):
 
 
 def key_of(record):
-    """The key id of a CreateKey record."""
+    """The key id of the key that a record's call made: the last of its resources."""
     prefix = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/"
-    (arn,) = {row["ARN"] for row in record["resources"]}
+    arn = record["resources"][-1]["ARN"]
     assert arn.startswith(prefix), arn
     return arn.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""Long runs: `soak.py NAME --rounds N`. NAME is kill, generate, or all. `small` rounds are what every run of the tests does."""
+"""Long runs: `soak.py NAME --rounds N`. NAME is kill, generate, rotate, or all. `small` rounds are what every run of the tests does."""
 
 import argparse
 import json
@@ -16,9 +16,10 @@ from instance import Instance, disk_dir  # noqa: E402
 from generate import Generate  # noqa: E402
 from judge import Judge, Ledger  # noqa: E402
 from kill import Kill  # noqa: E402
+from rotate import Rotate  # noqa: E402
 
-SOAKS = {"kill": Kill, "generate": Generate}
-SMALL = {"kill": 5, "generate": 15}
+SOAKS = {"kill": Kill, "generate": Generate, "rotate": Rotate}
+SMALL = {"kill": 5, "generate": 15, "rotate": 12}
 # Kills that came too early or too late do not count; so many for each that does are too many.
 TRIES = 6
 
@@ -31,10 +32,12 @@ def soak(name, rounds, seed):
     judge = Judge(instance, ledger, seed)
     starts, began = [], time.monotonic()
     try:
+        if hasattr(attack, "prepare"):
+            attack.prepare(instance)
         instance.init()
         starts.append(timed_start(instance, judge))
         attack.warm_up(instance, ledger)
-        judge.look()
+        look(judge, attack)
         done = tries = 0
         while done < rounds:
             tries += 1
@@ -42,7 +45,7 @@ def soak(name, rounds, seed):
             ledger.begin_round()
             attack.attack(instance, ledger, dice, done)
             starts.append(timed_start(instance, judge))
-            judge.look()
+            look(judge, attack)
             done += attack.hit(judge.starts[-1])
             if tries % 25 == 0:
                 progress(name, done, tries, ledger, starts, began)
@@ -68,6 +71,12 @@ def soak(name, rounds, seed):
     }, indent=1), flush=True)
     instance.close()
     shutil.rmtree(journal, ignore_errors=True)
+
+
+def look(judge, attack):
+    judge.look()
+    if hasattr(attack, "look"):
+        attack.look(judge)
 
 
 def timed_start(instance, judge):

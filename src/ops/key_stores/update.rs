@@ -85,7 +85,7 @@ impl Ops {
             None => self.look_at(configured, ctx).await?,
         };
         let first = self.as_recorded(configured, &looked, ctx)?;
-        let keys = self.keys_of(&store.id);
+        let keys = self.keys_in_store(&store.id);
         if keys.is_empty() {
             return Ok(first);
         }
@@ -138,7 +138,7 @@ impl Ops {
         None
     }
 
-    fn keys_of(&self, id: &KeyStoreId) -> Vec<std::sync::Arc<KeyRecord>> {
+    fn keys_in_store(&self, id: &KeyStoreId) -> Vec<std::sync::Arc<KeyRecord>> {
         let snapshot = self.store.snapshot();
         let keys = snapshot.keys.values().filter(|key| key.key_store.as_ref() == Some(id));
         // A key that was not finished is undone wherever the store is connected next.

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use crate::ids::KeyId;
-use crate::ops::keys::state;
 use crate::ops::operator::date;
 use crate::ops::resolve::AliasSubject;
 use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops};
@@ -18,7 +17,7 @@ impl Ops {
             json!({
                 "alias": record.name,
                 "keyId": record.target,
-                "keyState": key_state(snapshot, &record.target),
+                "keyState": self.key_state(snapshot, &record.target),
                 "created": date(record.created),
                 "updated": date(record.updated),
                 "keyAgeDays": key.map(|key| days(key.created, now)),
@@ -41,7 +40,7 @@ impl Ops {
                     "until": date(entry.until),
                     "endedBy": entry.ended_by,
                     "dropped": entry.dropped.map(date),
-                    "keyState": key_state(snapshot, &entry.key),
+                    "keyState": self.key_state(snapshot, &entry.key),
                 })
             })
             .collect();
@@ -51,7 +50,7 @@ impl Ops {
             "until": null,
             "endedBy": null,
             "dropped": null,
-            "keyState": key_state(snapshot, &record.target),
+            "keyState": self.key_state(snapshot, &record.target),
         }));
         Ok(OperatorResponse::AliasHistory { alias: record.name.clone(), entries })
     }
@@ -74,6 +73,10 @@ impl Ops {
         effects.store_version = Some(version);
         effects.details = Some(json!({ "key": self.locality.key_arn(&key), "entries": entries }));
         Ok(OperatorResponse::AliasHistoryDropped { alias: alias.name.clone(), key })
+    }
+
+    fn key_state(&self, snapshot: &Snapshot, id: &KeyId) -> String {
+        snapshot.keys.get(id).map_or_else(|| "Destroyed".to_owned(), |record| self.state(record).to_string())
     }
 }
 
@@ -99,8 +102,4 @@ pub(super) fn dropped(record: &AliasRecord, key: KeyId, now: i64) -> Result<(Ali
 
 pub(super) fn days(since: i64, now: i64) -> i64 {
     now.saturating_sub(since).max(0) / DAY_MS
-}
-
-fn key_state(snapshot: &Snapshot, id: &KeyId) -> String {
-    snapshot.keys.get(id).map_or_else(|| "Deleted".to_owned(), |record| state(&record.lifecycle).to_string())
 }

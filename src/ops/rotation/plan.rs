@@ -4,7 +4,6 @@ use serde_json::json;
 
 use crate::ids::spec::KeySpec;
 use crate::ids::{AliasName, KeyId};
-use crate::ops::keys::state;
 use crate::ops::operator::date;
 use crate::ops::resolve::AliasSubject;
 use crate::ops::rotation::history::days;
@@ -51,7 +50,7 @@ impl Ops {
             "refusedBecause": refused,
             "oldKey": {
                 "keyId": old.record.id,
-                "state": state(&old.record.lifecycle).to_string(),
+                "state": self.state(&old.record).to_string(),
                 "spec": old.record.spec,
                 "created": date(old.record.created),
                 "ageDays": days(old.record.created, now),
