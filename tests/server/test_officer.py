@@ -24,17 +24,14 @@ def ask(instance, command, **members):
         link.settimeout(COMMAND)
         link.connect(str(instance.state / "operator.sock"))
         link.sendall(json.dumps({"command": command} | members).encode() + b"\n")
-        answer = b""
-        while not answer.endswith(b"\n"):
-            part = link.recv(65536)
-            if not part:
-                break
-            answer += part
-    # A line without "ok" or "error" says how far the command is.
-    last = json.loads(answer.splitlines()[-1])
-    if "error" in last:
-        raise Refused(last["error"]["message"])
-    return last["ok"]
+        for line in link.makefile("r", encoding="utf-8"):
+            answer = json.loads(line)
+            # Other lines say how far a long command is.
+            if "error" in answer:
+                raise Refused(answer["error"]["message"])
+            if "ok" in answer:
+                return answer["ok"]
+    raise AssertionError(f"{command}: no answer")
 
 
 def adopt(instance, **members):
@@ -565,3 +562,31 @@ def test_doctor_says_all_and_no_secret(serving):
     text = json.dumps(report)
     for secret in (serving.pin, serving.secret_key, serving.access_key):
         assert secret not in text
+
+
+# -- the same from the command line, with and without a server ------------------------------------------------------------------
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_command_line(serving, keys, running):
+    keys.make(EC, "5a", "by hand")
+    keys.make(AES, "5b", "open", EXTRACTABLE=True)
+    if not running:
+        serving.stop()
+    refused = serving.run("key", "adopt", "--id", "5b", expect=1)
+    assert "--allow-extractable" in refused.stderr
+    key = json.loads(serving.run("key", "adopt", "--id", "5a", "--alias", "alias/hand", "--json").stdout)["line"]["key_id"]
+    assert "by hand" in serving.run("key", "show", key).stdout
+    out = serving.root / "statement"
+    serving.run("key", "attest", "alias/hand", "--out", out)
+    done = subprocess.run(["openssl", "dgst", "-sha256", "-verify", f"{out}.pem", "-signature", f"{out}.sig", out], capture_output=True,
+                          text=True, timeout=COMMAND)
+    assert "Verified OK" in done.stdout, done.stdout + done.stderr
+    assert json.loads(out.read_text())["keyArn"] == serving.key_arn(key)
+    assert serving.label in serving.run("token", "list").stdout
+    assert json.loads(serving.run("token", "reconcile", "--json").stdout)["ok"] is True
+    keys.destroy("5a", "PRIVATE_KEY")
+    report = serving.run("token", "reconcile", expect=1)
+    assert key in report.stdout and "the token has no CKO_PRIVATE_KEY with this id" in report.stdout
+    if not running:
+        serving.start()
+    assert serving.verify()["verdict"] == "OK"
