@@ -175,7 +175,7 @@ class Stores:
     # -- the tokens themselves
 
     def label(self, number):
-        return f"hsm-bridge-dev-custom-{number + 1}"
+        return f"hsm-bridge-custom-{number + 1:02}"
 
     def token_dir(self, number):
         """SoftHSM's directory of a token. Its label stands in the first object, filled up with blanks."""
