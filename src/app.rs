@@ -25,12 +25,12 @@ use crate::http::{Metrics, Services};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::identity::TokenSecrets;
 use crate::ops::store_key::TokenWrap;
-use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops};
+use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress};
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
 pub use crate::token::{apply_environment, exit_now};
-pub use operator_socket::{Asked, ask_running, socket_path};
+pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 
 /// Rows of the table of strangers.
@@ -176,9 +176,14 @@ impl App {
     }
 
     /// One operator's request through the same pipeline as every other.
-    pub async fn operate(&self, request: OperatorRequest, os_user_id: u32) -> Result<OperatorResponse, Told> {
+    pub async fn operate(
+        &self,
+        request: OperatorRequest,
+        os_user_id: u32,
+        progress: Arc<Progress>,
+    ) -> Result<OperatorResponse, Told> {
         let confirms = matches!(request, OperatorRequest::SweeperConfirm { .. });
-        let answer = operator_socket::operate(&self.services, request, os_user_id).await;
+        let answer = operator_socket::operate(&self.services, request, os_user_id, progress).await;
         if confirms && answer.is_ok() {
             // Nobody serves: without this the next start would be in doubt again.
             let _ = clock_file::write(&self.config.server.state_dir, now_ms());

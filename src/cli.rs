@@ -1,22 +1,33 @@
 //! The command line. Commands that read or change keys, identities or the log go to the running server over the operator
 //! socket; with no server running they take its locks and run the same pipeline here.
 
+mod alias;
 mod args;
 mod ciphertext;
+mod key;
 mod log;
+mod progress;
+mod reencrypt;
+mod rotate;
 mod show;
+mod token;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 
 use crate::app::dev::{Dev, DevOptions};
 use crate::app::serve::serve;
 use crate::app::{self, App, AppError, Asked, StartOptions, ask_running, init};
 use crate::config::Config;
-use crate::ops::OperatorRequest;
-use args::{AccessKeyCommand, Arguments, AuditCommand, CiphertextCommand, Command, KeyCommand, StoreCommand};
+use crate::ops::{OperatorRequest, OperatorResponse, Progress};
+use args::{AccessKeyCommand, Arguments, AuditCommand, CiphertextCommand, Command, StoreCommand};
+use key::KeyRequest;
+use progress::Bar;
 
 /// Usage errors of the command line (sysexits.h EX_USAGE).
 const USAGE: u8 = 64;
@@ -76,10 +87,26 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         }
         Command::Init(options) => initialise(*options, config),
         Command::Doctor { json } => operate(&config.load()?, OperatorRequest::Doctor, json),
-        Command::Key(KeyCommand::List { json }) => operate(&config.load()?, OperatorRequest::KeyList, json),
-        Command::Key(KeyCommand::Show { key, json }) => {
-            operate(&config.load()?, OperatorRequest::KeyShow { key }, json)
+        Command::Token(command) => {
+            let (request, json) = command.request()?;
+            operate(&config.load()?, request, json)
         }
+        Command::Key(command) => {
+            let KeyRequest { request, json, out } = command.request()?;
+            match out {
+                Some(out) => attest(&config.load()?, request, &out, json),
+                None => operate(&config.load()?, request, json),
+            }
+        }
+        Command::Alias(command) => {
+            let (request, json) = command.request();
+            operate(&config.load()?, request, json)
+        }
+        Command::Rotate(command) => {
+            let (request, json) = command.request();
+            operate(&config.load()?, request, json)
+        }
+        Command::Reencrypt(options) => in_any_runtime(reencrypt::run((*options).into())),
         Command::AccessKey(AccessKeyCommand::Create { user, json }) => {
             operate(&config.load()?, OperatorRequest::AccessKeyCreate { user }, json)
         }
@@ -102,29 +129,59 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
     }
 }
 
-/// The running server does it; with none running, this process.
 fn operate(config: &Config, request: OperatorRequest, json: bool) -> Result<u8, Failed> {
-    let answer = match ask_running(&config.server.state_dir, &request)? {
+    let response = answer(config, request)?;
+    show::response(&response, json).map_err(|e| Failed::new(74, e.to_string()))?;
+    Ok(match &response {
+        // That token and store do not agree is an answer, and a script has to see it.
+        OperatorResponse::Reconciliation { report } if report.get("ok") == Some(&false.into()) => 1,
+        _ => 0,
+    })
+}
+
+/// The running server does it; with none running, this process.
+fn answer(config: &Config, request: OperatorRequest) -> Result<OperatorResponse, Failed> {
+    let mut bar = Bar::default();
+    let answer = match ask_running(&config.server.state_dir, &request, |done, total| bar.show(done, total))? {
         Asked::Answered(answer) => answer,
         Asked::NobodyThere => {
             prepare(config);
             let config = config.clone();
             let uid = rustix::process::geteuid().as_raw();
+            // Only this command may meet another token than the known one.
+            let accept_token_replacement = match &request {
+                OperatorRequest::TokenReplace { ticket, .. } => Some(ticket.clone()),
+                _ => None,
+            };
+            let options = StartOptions { accept_token_replacement, ..StartOptions::default() };
+            let bar = &mut bar;
             in_runtime(async move {
-                let app = App::open(config, &StartOptions::default()).await?;
-                let answer = app.operate(request, uid).await;
+                let app = App::open(config, &options).await?;
+                let progress = Arc::new(Progress::default());
+                let answer = progress::watch(app.operate(request, uid, progress.clone()), &progress, bar).await;
                 app.close();
                 Ok(answer)
             })?
         }
     };
-    match answer {
-        Ok(response) => {
-            show::response(&response, json).map_err(|e| Failed::new(74, e.to_string()))?;
-            Ok(0)
+    answer.map_err(|told| Failed::new(1, format!("{}: {}", told.code, told.message)))
+}
+
+fn attest(config: &Config, request: OperatorRequest, out: &Path, json: bool) -> Result<u8, Failed> {
+    let response = answer(config, request)?;
+    if let OperatorResponse::Attestation { statement, signature, public_key, .. } = &response {
+        let signature = STANDARD
+            .decode(signature)
+            .map_err(|e| Failed::new(1, format!("the answer's signature is not base64: {e}")))?;
+        let files = key::write_attestation(out, statement, &signature, public_key)?;
+        if !json {
+            let [statement, signature, public_key] = files.map(|path| path.display().to_string());
+            println!("statement   {statement}\nsignature   {signature}\npublic key  {public_key}");
+            return Ok(0);
         }
-        Err(told) => Err(Failed::new(1, format!("{}: {}", told.code, told.message))),
     }
+    show::response(&response, json).map_err(|e| Failed::new(74, e.to_string()))?;
+    Ok(0)
 }
 
 /// A store that is lost cannot be opened: the backup is put in its place.
@@ -190,6 +247,10 @@ fn prepare(config: &Config) {
 }
 
 fn in_runtime<T>(work: impl Future<Output = Result<T, AppError>>) -> Result<T, Failed> {
+    in_any_runtime(async { Ok(work.await?) })
+}
+
+fn in_any_runtime<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
     // The other half is for session workers and the audit log's writer, which are threads of their own: more threads here
     // would only take work from each other.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -201,7 +262,7 @@ fn in_runtime<T>(work: impl Future<Output = Result<T, AppError>>) -> Result<T, F
     let done = runtime.block_on(work);
     // Work that outlives its answer is given a moment, and no more.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    Ok(done?)
+    done
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Failed> {
@@ -226,3 +287,6 @@ impl ConfigPath {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,7 @@ fn short_ids_and_short_labels() {
 
 #[test]
 fn several_tokens_live_side_by_side() {
-    Directory::with_tokens(2).run("stores", 12);
+    Directory::with_tokens(2).run("stores", 14);
 }
 
 #[test]

@@ -54,6 +54,11 @@ impl Bench {
         .await;
 
         let expected = |serial: &str| Settings { expect_serial: Some(serial.to_owned()), ..self.by_serial(serial) };
+        // Without C_Finalize, which would log everybody out by itself.
+        let unrenewed = |serial: &str| {
+            let profile = Profile { pin_cached: Some(false), ..Profile::default() };
+            Settings { profile, ..self.by_serial(serial) }
+        };
         let first = self.open(expected(a)).unwrap();
         self.check("a wrong PIN on one token leaves the other alone", async {
             for _ in 0..2 {
@@ -127,6 +132,30 @@ impl Bench {
         })
         .await;
 
+        self.check("one connection makes keys while another of the same token searches", async {
+            let other = self.open(expected(a)).map_err(text)?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let searching = {
+                let (other, stop) = (other.clone(), Arc::clone(&stop));
+                tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        other.objects().await.unwrap();
+                    }
+                })
+            };
+            let mut result = Ok(());
+            for n in 0..=255u8 {
+                let (id, kind) = (MaterialId { id: [n; 16], generation: 7 }, KeyKind::Aes256);
+                result = result.and(first.generate(&ctx("a"), kind, id, "race").await.map(|_| ()));
+                result = result.and(first.destroy(&ctx("a"), id).await.map(|_| ()));
+            }
+            stop.store(true, Ordering::Relaxed);
+            searching.await.map_err(|error| error.to_string())?;
+            other.close();
+            result.map_err(text)
+        })
+        .await;
+
         self.check("closing one token leaves the other logged in", async {
             first.close();
             second.encrypt(&ctx("a"), &keys[1], vec![], secret(b"x")).await.map_err(text)?;
@@ -136,7 +165,7 @@ impl Bench {
         .await;
 
         self.check("a closed token is logged out: a wrong PIN does not get in", async {
-            let error = Token::open(self.by_serial(a), wrong()).map(|_| ()).unwrap_err();
+            let error = Token::open(unrenewed(a), wrong()).map(|_| ()).unwrap_err();
             want(error.open_failure() == OpenFailure::PinIncorrect, &text(error))
         })
         .await;
@@ -158,12 +187,43 @@ impl Bench {
         })
         .await;
 
+        self.check("a new PIN of one token does not fail the calls of another", async {
+            let first = self.open(expected(a)).map_err(text)?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let load = {
+                let (first, key, stop) = (first.clone(), keys[0].clone(), Arc::clone(&stop));
+                tokio::spawn(async move {
+                    let mut calls = 0u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        first.encrypt(&ctx("load"), &key, vec![], secret(b"x")).await?;
+                        calls += 1;
+                    }
+                    Ok::<_, TokenError>(calls)
+                })
+            };
+            let slot = second.info().slot.to_string();
+            self.set_pin(&["--slot", &slot], &self.pin, NEW_PIN)?;
+            second.change_pin(SecretString::new(NEW_PIN.to_owned())).await.map_err(text)?;
+            second.encrypt(&ctx("a"), &keys[1], vec![], secret(b"x")).await.map_err(text)?;
+            // Changed while it is not connected: the next connection sees it.
+            second.close();
+            self.set_pin(&["--slot", &slot], NEW_PIN, "third-pin")?;
+            let again = Token::open(expected(b), SecretString::new("third-pin".to_owned())).map_err(text)?;
+            again.encrypt(&ctx("a"), &keys[1], vec![], secret(b"x")).await.map_err(text)?;
+            again.close();
+            stop.store(true, Ordering::Relaxed);
+            let calls = load.await.map_err(|error| error.to_string())?.map_err(text)?;
+            first.close();
+            want(calls > 0, "no call")
+        })
+        .await;
+
         self.check("a login that nobody holds does not let a wrong PIN in", async {
             let context = Pkcs11::new(&self.module).unwrap();
             let left = context.open_rw_session(self.slot_of(a)).unwrap();
             left.login(UserType::User, Some(&AuthPin::from(self.pin.clone()))).unwrap();
             let never = SecretString::new("never-tried-yet".into());
-            let error = Token::open(self.by_serial(a), never).map(|_| ()).unwrap_err();
+            let error = Token::open(unrenewed(a), never).map(|_| ()).unwrap_err();
             want(error.open_failure() == OpenFailure::PinIncorrect, &text(error))?;
             let token = self.open(expected(a)).map_err(text)?;
             token.encrypt(&ctx("a"), &keys[0], vec![], secret(b"x")).await.map_err(text)?;
@@ -201,7 +261,6 @@ impl Bench {
             want(fresh(true).is_err() || fresh(true).is_ok_and(|(_, pin)| !pin), "a PIN")
         })
         .await;
-        second.close();
     }
 
     /// In a process of its own.
@@ -277,6 +336,7 @@ impl Bench {
     pub(super) async fn new_pin(&self) {
         let token = self.open(self.settings()).unwrap();
         token.ensure_system_key(&ctx("a"), SystemKey::Anchor).await.unwrap();
+        let label = ["--token-label", &self.label];
         let id = material(1);
         let made = token.generate(&ctx("a"), KeyKind::Aes256, id, "key").await.unwrap().value;
         let key = key_ref(id, &made);
@@ -332,7 +392,7 @@ impl Bench {
         })
         .await;
         self.check("a new PIN works under load", async {
-            self.set_pin(token.info().slot, &self.pin, NEW_PIN)?;
+            self.set_pin(&label, &self.pin, NEW_PIN)?;
             moves_on().await?;
             let attempts = login_attempts();
             token.change_pin(pin(NEW_PIN)).await.map_err(text)?;
@@ -351,7 +411,7 @@ impl Bench {
         .await;
 
         self.check("where both fail the token is down and says why", async {
-            self.set_pin(token.info().slot, NEW_PIN, "third-pin")?;
+            self.set_pin(&label, NEW_PIN, "third-pin")?;
             let error = token.change_pin(pin("mistyped")).await.unwrap_err();
             want(error.class == ErrorClass::Operator && error.detail.contains("old PIN"), &text(error))?;
             let Status::Down(reason) = token.status() else { return Err("ready".to_owned()) };
@@ -375,7 +435,7 @@ impl Bench {
             };
             officer.officer(&["--delete-object", "--type", "secrkey", "--id", &hex])?;
             officer.officer(&["--keygen", "--key-type", "AES:32", "--id", &hex, "--label", "key"])?;
-            self.set_pin(token.info().slot, "third-pin", "fourth-pin")?;
+            self.set_pin(&label, "third-pin", "fourth-pin")?;
             token.change_pin(pin("fourth-pin")).await.map_err(text)?;
             class_is(token.encrypt(&ctx("a"), &key, vec![], secret(b"x")).await, ErrorClass::WrongKey)
         })
@@ -383,12 +443,16 @@ impl Bench {
         token.close();
     }
 
-    /// In this process: SoftHSM reads the PIN once, and does not see what another process makes of it.
-    fn set_pin(&self, slot: u64, old: &str, new: &str) -> Checked {
-        let context = Pkcs11::new(&self.module).unwrap();
-        let session = context.open_rw_session(Slot::try_from(slot).unwrap()).unwrap();
-        let (old, new) = (AuthPin::from(old.to_owned()), AuthPin::from(new.to_owned()));
-        session.set_pin(&old, &new).map_err(|error| error.to_string())
+    /// By another process, as an officer does it.
+    fn set_pin(&self, token: &[&str], old: &str, new: &str) -> Checked {
+        let output = Command::new("pkcs11-tool")
+            .arg("--module")
+            .arg(&self.module)
+            .args(token)
+            .args(["--change-pin", "--pin", old, "--new-pin", new])
+            .output()
+            .map_err(|error| error.to_string())?;
+        want(output.status.success(), &String::from_utf8_lossy(&output.stderr))
     }
 }
 

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::alias::AliasCommand;
+use super::key::KeyCommand;
+use super::rotate::RotateCommand;
+use super::token::TokenCommand;
 use crate::config::DecryptAliasMode;
 use crate::ids::spec::KeySpec;
-use crate::ids::{AccessKeyId, AccountId, Region, UserName};
+use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
 
 const AFTER: &str = "\
 Exit codes: 0 done; 1 refused or failed; 64 wrong usage; 69 token or address not available; 74 log or file cannot be
@@ -17,7 +21,8 @@ Examples:
   hsm-bridge dev --env-file dev.env          try it: a SoftHSM token, keys and credentials in one place
   hsm-bridge --config bridge.toml init --module /usr/lib/softhsm/libsofthsm2.so --token-label prod --pin-file pin
   hsm-bridge --config bridge.toml serve
-  hsm-bridge --config bridge.toml key list";
+  hsm-bridge --config bridge.toml key list
+  hsm-bridge --config bridge.toml rotate --alias alias/payments --plan";
 
 /// AWS KMS for clients, PKCS#11 for the token: customer master keys stay in your HSM.
 #[derive(Parser)]
@@ -59,9 +64,30 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look at keys.
+    /// See, compare and change tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Look at keys, adopt and attest them.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// See where aliases point and pointed.
+    #[command(subcommand)]
+    Alias(AliasCommand),
+    /// Put a new key behind an alias; report on and retire the old ones.
+    #[command(
+        after_help = "All or nothing: a new key in the same key store, the alias pointed to it, its history written.\n\
+        What was encrypted before stays readable.\n\nExample:\n  hsm-bridge rotate --alias alias/payments --plan\n  \
+        hsm-bridge rotate --alias alias/payments --reason yearly"
+    )]
+    Rotate(Box<RotateCommand>),
+    /// Bring ciphertexts of your own under an alias's current key. An API client: it needs AWS credentials and no configuration.
+    #[command(
+        after_help = "Blobs in files (binary or base64), in directories, or one base64 blob per line on standard input (`-`). Those\n\
+        under the current key are left alone, and so are blobs of keys that the alias never pointed to. The plaintext\n\
+        stays in the service. Run it again after an interruption: what is done is recognised.\n\nExample:\n  \
+        hsm-bridge reencrypt --alias alias/payments --context app=orders --dry-run /srv/orders/keys"
+    )]
+    Reencrypt(Box<ReencryptArguments>),
     /// Make, list and disable access keys.
     #[command(subcommand)]
     AccessKey(AccessKeyCommand),
@@ -79,22 +105,6 @@ pub enum Command {
         /// The clock is right: go on now. TICKET stands in the log.
         #[arg(long, value_name = "TICKET")]
         confirm: Option<String>,
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Subcommand)]
-pub enum KeyCommand {
-    /// All keys, a line each.
-    List {
-        #[arg(long)]
-        json: bool,
-    },
-    /// One key: state, tags, policy, token objects and their attributes, encryption budget.
-    Show {
-        /// Key id, key ARN, alias name or alias ARN.
-        key: String,
         #[arg(long)]
         json: bool,
     },
@@ -206,6 +216,46 @@ pub enum CiphertextCommand {
 }
 
 #[derive(Args)]
+pub struct ReencryptArguments {
+    /// The alias whose current key takes the blobs over.
+    #[arg(long)]
+    pub alias: AliasName,
+    /// A key whose blobs are taken over too, though the alias's history does not name it. Needed in strict mode.
+    #[arg(long = "from-key", value_name = "KEY_ID")]
+    pub from_keys: Vec<KeyId>,
+    /// A pair of the encryption context, the same for all blobs of this run.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = context_pair)]
+    pub context: Vec<(String, String)>,
+    /// By default AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// By default AWS_REGION or AWS_DEFAULT_REGION.
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Ask the service whether it would, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Connections at one time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub parallel: u8,
+    /// With `-`: the file for the lines; one that an interrupted run left behind is continued.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[arg(long)]
+    pub json: bool,
+    /// Files and directories, or `-`.
+    #[arg(required = true, value_name = "PATH")]
+    pub inputs: Vec<PathBuf>,
+}
+
+fn context_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+#[derive(Args)]
 pub struct DevArguments {
     /// Where everything is kept; a temporary directory by default, removed at the end.
     #[arg(long, value_name = "DIR")]
@@ -248,7 +298,16 @@ fn decrypt_alias_mode(text: &str) -> Result<DecryptAliasMode, String> {
     }
 }
 
-fn key_spec(text: &str) -> Result<KeySpec, String> {
+/// Key id or key ARN.
+pub fn key_id(text: &str) -> Result<KeyId, String> {
+    let id = match text.starts_with("arn:") {
+        true => text.rsplit_once(":key/").map_or(text, |(_, id)| id),
+        false => text,
+    };
+    id.parse().map_err(|_| "a key id or a key ARN is wanted".to_owned())
+}
+
+pub fn key_spec(text: &str) -> Result<KeySpec, String> {
     KeySpec::from_wire(text).ok_or_else(|| {
         let known: Vec<&str> = KeySpec::ALL.iter().map(|spec| spec.as_str()).collect();
         format!("one of {} is wanted", known.join(", "))

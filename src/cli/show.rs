@@ -1,5 +1,8 @@
 //! Answers on the terminal: text for people, JSON for machines.
 
+mod officer;
+mod rotation;
+
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -65,7 +68,27 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
                 Some(why) => writeln!(out, "deletions              wait: {why}"),
             }
         }
-        other => tree(&mut out, &plain(other)?, 0),
+        OperatorResponse::Tokens { tokens } => officer::tokens(&mut out, tokens),
+        OperatorResponse::Reconciliation { report } => officer::reconciliation(&mut out, report),
+        OperatorResponse::PinChanged { token } => {
+            writeln!(out, "token {token}: the new PIN works and is used from now on")
+        }
+        OperatorResponse::TokenReplaced { token, serial, keys_checked } => {
+            writeln!(out, "token {token} is now the one with serial {serial}: {keys_checked} keys were checked on it")
+        }
+        OperatorResponse::Adopted { key } => key_details(&mut out, key),
+        OperatorResponse::Attestation { statement, signature, public_key, algorithm } => {
+            writeln!(out, "{statement}\n\nsignature ({algorithm}, base64)\n{signature}\n\n{}", public_key.trim_end())
+        }
+        OperatorResponse::Aliases { aliases } => rotation::aliases(&mut out, aliases),
+        OperatorResponse::AliasHistory { alias, entries } => rotation::history(&mut out, alias.as_str(), entries),
+        OperatorResponse::AliasHistoryDropped { alias, key } => {
+            writeln!(out, "Decrypt by {alias} refuses {key} from now on")
+        }
+        OperatorResponse::Rotated { done } => rotation::done(&mut out, done),
+        OperatorResponse::RotationPlan { plan } => rotation::plan(&mut out, plan),
+        OperatorResponse::RotationReport { report } => rotation::report(&mut out, report),
+        OperatorResponse::Retired { scheduled, refused } => rotation::retired(&mut out, scheduled, refused),
     }
 }
 
@@ -189,8 +212,11 @@ fn tree(out: &mut dyn Write, value: &Value, depth: usize) -> io::Result<()> {
                     }
                     Value::Array(list) => {
                         writeln!(out, "{indent}{name}:")?;
-                        for item in list {
-                            writeln!(out, "{indent}  {item}")?;
+                        for (place, item) in list.iter().enumerate() {
+                            if place > 0 {
+                                writeln!(out)?;
+                            }
+                            tree(out, item, depth + 1)?;
                         }
                     }
                     _ => writeln!(out, "{indent}{name}: {}", scalar(value))?,
@@ -200,6 +226,15 @@ fn tree(out: &mut dyn Write, value: &Value, depth: usize) -> io::Result<()> {
         }
         _ => writeln!(out, "{indent}{}", scalar(value)),
     }
+}
+
+/// A member as a cell of a table; what is absent or null is `-`.
+fn cell(value: &Value, member: &str) -> String {
+    value.get(member).map_or_else(|| "-".to_owned(), scalar)
+}
+
+fn list<'a>(value: &'a Value, member: &str) -> &'a [Value] {
+    value.get(member).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 fn scalar(value: &Value) -> String {

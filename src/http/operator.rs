@@ -8,7 +8,7 @@ use crate::audit::{AuditError, EventType, Recorded};
 use crate::authn::Caller;
 use crate::http::pipeline::{Failure, Front, Services, run};
 use crate::http::sheet::Scene;
-use crate::ops::{Answer, OperatorRequest, OperatorResponse, Task, TimerRequest};
+use crate::ops::{Answer, OperatorRequest, OperatorResponse, Progress, Task, TimerRequest};
 
 /// What the operator is told when a command was not done. The operator is on the host, so texts name files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -24,10 +24,11 @@ pub async fn operate(
     request: OperatorRequest,
     os_user_id: u32,
     user_agent: Option<String>,
+    progress: Arc<Progress>,
 ) -> Result<OperatorResponse, Told> {
     let caller = Caller::operator(services.ops.locality().account.clone(), os_user_id);
     let scene = local_scene(EventType::HsmBridgeOperatorCall, "hsm-bridge", user_agent);
-    let front = LocalFront { scene, caller, task: Task::Operator(request) };
+    let front = LocalFront { scene, caller, task: Task::Operator(request), progress: Some(progress) };
     match run(services, &front).await {
         Ok(Answer::Operator(response)) => Ok(response),
         Ok(other) => Err(Told { code: "Internal".to_owned(), message: format!("unexpected answer {other:?}") }),
@@ -48,7 +49,7 @@ pub async fn rotate_key(services: &Services, key: crate::ids::KeyId) -> Result<(
 async fn by_the_service(services: &Services, request: TimerRequest) -> Result<(), Told> {
     let caller = Caller::bridge(services.ops.locality().account.clone());
     let scene = local_scene(EventType::AwsServiceEvent, "kms.amazonaws.com", None);
-    let front = LocalFront { scene, caller, task: Task::Timer(request) };
+    let front = LocalFront { scene, caller, task: Task::Timer(request), progress: None };
     run(services, &front).await.map(|_| ())
 }
 
@@ -57,7 +58,7 @@ async fn by_the_service(services: &Services, request: TimerRequest) -> Result<()
 pub async fn connect_key_store(services: &Services, id: crate::ids::KeyStoreId) -> Result<(), Told> {
     let caller = Caller::bridge(services.ops.locality().account.clone());
     let scene = local_scene(EventType::HsmBridgeSystem, "hsm-bridge", None);
-    let front = LocalFront { scene, caller, task: Task::Timer(TimerRequest::ConnectKeyStore { id }) };
+    let front = LocalFront { scene, caller, task: Task::Timer(TimerRequest::ConnectKeyStore { id }), progress: None };
     run(services, &front).await.map(|_| ())
 }
 
@@ -79,6 +80,8 @@ struct LocalFront {
     scene: Scene,
     caller: Caller,
     task: Task,
+    /// Somebody at a terminal watches.
+    progress: Option<Arc<Progress>>,
 }
 
 impl Front for LocalFront {
@@ -94,6 +97,10 @@ impl Front for LocalFront {
 
     fn scene(&self) -> &Scene {
         &self.scene
+    }
+
+    fn progress(&self) -> Option<Arc<Progress>> {
+        self.progress.clone()
     }
 
     fn reply(&self, _: &Caller, outcome: Result<Answer, Failure>, _recorded: Recorded) -> Self::Reply {

@@ -10,13 +10,14 @@ use tokio::sync::oneshot;
 use super::error::Counters;
 use super::generate::{EnsureSystemKey, Generate};
 use super::handles::Handles;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, is_another_pin};
 use super::keygen::{Destroy, Holds, Keygen, Mend, Objects, Task, TaskTicket};
-use super::module::{Module, expect, refuse_login};
+use super::module::{Module, Selected, expect, refuse_login};
 use super::names::Names;
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::probe::probe;
 use super::queue::{FairQueue, Pushed};
+use super::renewal::{self, remembers_pins};
 use super::report::enumerate;
 use super::seat::Seat;
 use super::shared::Shared;
@@ -70,9 +71,12 @@ impl Token {
     pub fn open(settings: Settings, pin: SecretString) -> Result<Token, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
-        let selected = module.select(&settings.selector)?;
-        expect(&selected.info, settings.expect_serial.as_deref())?;
-        refuse_login(&selected.info, &selected.limits)?;
+        let selected = select(module, &settings)?;
+        if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &pin) {
+            renewal::renew(module, None)?;
+        }
+        let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let selected = select(module, &settings)?;
         let keeper = Keeper::log_in(module, &selected, pin)?;
         one_instance(module, &keeper, selected.slot.id())?;
         let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
@@ -83,6 +87,7 @@ impl Token {
         let handles = Handles::default();
         handles.replace(table);
 
+        let remembers_pins = remembers_pins(&selected.info, &settings.profile);
         let workers = worker_count(settings.workers, capabilities.max_sessions);
         let shared = Arc::new(Shared {
             module,
@@ -93,6 +98,7 @@ impl Token {
             iv,
             names,
             ladder: settings.profile.ladder(),
+            remembers_pins,
             handles,
             errors: Counters::default(),
             replaced,
@@ -101,6 +107,7 @@ impl Token {
             keygen: FairQueue::new(KEYGEN_QUEUE, 1),
             status: Mutex::new(Status::Ready),
         });
+        module.register(&shared);
         // From here on a failure drops the connection, which ends the threads that run.
         let connection = Connection {
             shared: Arc::clone(&shared),
@@ -377,6 +384,15 @@ async fn wait<T>(deadline: Instant, name: &'static str, answer: oneshot::Receive
 
 fn closing() -> TokenError {
     TokenError::own(ErrorClass::Context, "queue", "the token is being closed")
+}
+
+/// The token, if a login may be tried on it.
+fn select(module: &'static Module, settings: &Settings) -> Result<Selected, TokenError> {
+    let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
+    let selected = module.select(&settings.selector)?;
+    expect(&selected.info, settings.expect_serial.as_deref())?;
+    refuse_login(&selected.info, &selected.limits)?;
+    Ok(selected)
 }
 
 /// The hot path uses a function list of its own: it must be the same instance of the module.

@@ -13,6 +13,7 @@ use cryptoki_sys as sys;
 
 use super::error::CallError;
 use super::module::{Module, Selected, refuse_login};
+use super::opened::Opened;
 use super::{ErrorClass, OpenFailure, TokenError};
 use crate::secret::SecretString;
 
@@ -20,7 +21,7 @@ pub(super) struct Keeper {
     module: &'static Module,
     slot: Slot,
     pin: SecretString,
-    session: Option<Session>,
+    session: Option<Opened>,
     /// Its login is counted among `Logins::holders`.
     holds: bool,
     /// What this process knows of logins to the token.
@@ -34,6 +35,8 @@ struct Logins {
     rejected: Vec<(SecretString, OpenFailure)>,
     /// Keepers that hold the login.
     holders: usize,
+    /// The PIN that was tried last.
+    tried: Option<SecretString>,
 }
 
 /// By serial. The lock of one token is held during its C_Login, which may hang, and that of the list never.
@@ -45,6 +48,19 @@ pub fn login_attempts() -> u64 {
     ATTEMPTS.load(Ordering::Relaxed)
 }
 
+fn logins(serial: &str) -> Arc<Mutex<Logins>> {
+    let mut list = LOGINS.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(list.get_or_insert_default().entry(serial.to_owned()).or_default())
+}
+
+/// Whether this process has tried another PIN than this one on the token before, and will try this one.
+pub(super) fn is_another_pin(serial: &str, pin: &SecretString) -> bool {
+    let logins = logins(serial);
+    let logins = logins.lock().unwrap_or_else(PoisonError::into_inner);
+    logins.tried.as_ref().is_some_and(|tried| tried != pin)
+        && !logins.rejected.iter().any(|(rejected, _)| rejected == pin)
+}
+
 impl Keeper {
     /// Opens the session and logs in, with one try.
     pub(super) fn log_in(
@@ -52,10 +68,7 @@ impl Keeper {
         selected: &Selected,
         pin: SecretString,
     ) -> Result<Keeper, TokenError> {
-        let logins = {
-            let mut list = LOGINS.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(list.get_or_insert_default().entry(selected.info.serial.clone()).or_default())
-        };
+        let logins = logins(&selected.info.serial);
         let mut keeper = Keeper { module, slot: selected.slot, pin, session: None, holds: false, logins };
         keeper.ensure()?;
         Ok(keeper)
@@ -72,14 +85,10 @@ impl Keeper {
 
     /// Opens the session where it was lost; whether it is logged in is another matter.
     pub(super) fn open_session(&mut self) -> Result<(), TokenError> {
-        if self.session.as_ref().is_some_and(|session| session.get_session_info().is_err()) {
+        if self.session().is_none_or(|session| session.get_session_info().is_err()) {
             self.session = None;
-        }
-        if self.session.is_none() {
-            // R/W, since some tokens support no others.
-            let session = self.module.context.open_rw_session(self.slot).map_err(|error| {
-                CallError::from_cryptoki("C_OpenSession", &error).into_error("the keeper session does not open")
-            })?;
+            let session = Opened::new(self.module, self.slot)
+                .map_err(|error| error.into_error("the keeper session does not open"))?;
             self.session = Some(session);
         }
         Ok(())
@@ -88,7 +97,7 @@ impl Keeper {
     /// Whether the login stands, in one round trip.
     pub(super) fn alive(&self) -> Result<(), CallError> {
         let lost = CallError { function: "C_GetSessionInfo", rv: sys::CKR_SESSION_CLOSED };
-        match self.session.as_ref().ok_or(lost)?.get_session_info() {
+        match self.session().ok_or(lost)?.get_session_info() {
             Ok(info) if logged_in(info.session_state()) => Ok(()),
             Ok(_) => Err(CallError { function: "C_GetSessionInfo", rv: sys::CKR_USER_NOT_LOGGED_IN }),
             Err(error) => Err(CallError::from_cryptoki("C_GetSessionInfo", &error)),
@@ -96,7 +105,7 @@ impl Keeper {
     }
 
     pub(super) fn session(&self) -> Option<&Session> {
-        self.session.as_ref()
+        self.session.as_ref().and_then(Opened::live)
     }
 
     /// Whether another PIN may be tried: before anything is given up for it.
@@ -115,7 +124,7 @@ impl Keeper {
 
     pub(super) fn log_out(&mut self) -> Result<(), TokenError> {
         self.open_session()?;
-        match self.session.as_ref().map(Session::logout) {
+        match self.session().map(Session::logout) {
             None | Some(Ok(()) | Err(Error::Pkcs11(RvError::UserNotLoggedIn, _))) => {
                 self.release();
                 Ok(())
@@ -146,7 +155,7 @@ impl Keeper {
     }
 
     fn try_login(&mut self, pin: &SecretString) -> Result<(), TokenError> {
-        let Some(session) = &self.session else {
+        let Some(session) = self.session.as_ref().and_then(Opened::live) else {
             return Err(TokenError::own(ErrorClass::Context, "C_Login", "there is no keeper session"));
         };
         let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,6 +164,7 @@ impl Keeper {
             ATTEMPTS.fetch_add(1, Ordering::Relaxed);
             session.login(UserType::User, Some(&AuthPin::from(pin.expose().to_owned())))
         };
+        logins.tried = Some(pin.clone());
         let mut answer = log_in();
         let already =
             |answer: &Result<(), Error>| matches!(answer, Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)));

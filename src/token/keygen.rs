@@ -2,7 +2,7 @@
 //! construction (SoftHSM fails when C_FindObjects runs beside C_GenerateKey); it holds the keeper session, and it brings
 //! a token back that went down. Work that it began is finished, whoever still waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki::error::{Error, RvError};
@@ -84,8 +84,11 @@ impl Keygen {
 
     /// One try to bring the token back.
     fn recover(&mut self) {
-        let tried = self
-            .ready()
+        let module = self.shared.module;
+        let _not_now = module.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let tried = module
+            .ensure_initialized()
+            .and_then(|()| self.ready())
             .and_then(|()| self.anchor())
             .and_then(|_| self.seat.random(1).map_err(|error| error.into_error("the token gives no random bytes")));
         match tried {

@@ -19,13 +19,16 @@ pub struct Looked {
 
 /// The one token that fits the selector. A token that was never initialised is found where no other fits. Blocking.
 pub fn look(module: &Path, selector: &Selector) -> Result<Looked, TokenError> {
-    let Selected { info, limits, .. } = Module::load(module)?.select_any(selector)?;
+    let module = Module::load(module)?;
+    let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
+    let Selected { info, limits, .. } = module.select_any(selector)?;
     Ok(Looked { info, initialized: limits.initialized, pin_initialized: limits.pin_initialized })
 }
 
 /// The public `CKO_CERTIFICATE` with this label, as DER; several are an error. Blocking.
 pub fn certificate(module: &Path, selector: &Selector, label: &str) -> Result<Option<Vec<u8>>, TokenError> {
     let module = Module::load(module)?;
+    let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
     let selected = module.select(selector)?;
     let failed = |function, error| CallError::from_cryptoki(function, &error).into_error("no certificate can be read");
     // Some tokens support R/W sessions only.

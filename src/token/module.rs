@@ -1,9 +1,10 @@
-//! The vendor's module: loaded and initialised once per process and never finalised or unloaded (SoftHSM crashes at exit
-//! otherwise), and the selection of a token in it.
+//! The vendor's module: loaded and initialised once per process and never unloaded (SoftHSM crashes at exit otherwise; what
+//! finalises it for a moment is in `renewal`), and the selection of a token in it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -11,6 +12,7 @@ use cryptoki::slot::Slot;
 
 use super::error::CallError;
 use super::raw::{Functions, TokenLimits};
+use super::shared::Shared;
 use super::{ErrorClass, OpenFailure, Selector, TokenError, TokenInfo};
 
 pub(super) struct Module {
@@ -19,6 +21,13 @@ pub(super) struct Module {
     pub(super) functions: Functions,
     /// By slot.
     exclusive: Mutex<HashMap<u64, Arc<Mutex<()>>>>,
+    /// Counts C_Initialize.
+    generation: AtomicU64,
+    /// Read: the module must stay initialised. It is written to by `try_write` alone, so that reading twice does no harm.
+    pub(super) gate: RwLock<()>,
+    /// Held by the one thread that initialises the module again.
+    pub(super) renewing: Mutex<()>,
+    connected: Mutex<Vec<Weak<Shared>>>,
 }
 
 /// The token that the selector names.
@@ -41,17 +50,51 @@ impl Module {
         let context = Pkcs11::new(path).map_err(|error| {
             TokenError::own(ErrorClass::Context, "C_GetFunctionList", format!("`{}`: {error}", path.display()))
         })?;
-        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(error) => {
-                return Err(CallError::from_cryptoki("C_Initialize", &error)
-                    .with_class(ErrorClass::Context, "the module does not initialise"));
-            }
-        }
-        let module: &'static Module =
-            Box::leak(Box::new(Module { path: path.to_owned(), context, functions, exclusive: Mutex::default() }));
+        initialize(&context)?;
+        let module: &'static Module = Box::leak(Box::new(Module {
+            path: path.to_owned(),
+            context,
+            functions,
+            exclusive: Mutex::default(),
+            generation: AtomicU64::new(0),
+            gate: RwLock::default(),
+            renewing: Mutex::default(),
+            connected: Mutex::default(),
+        }));
         loaded.push(module);
         Ok(module)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The connected tokens of the module.
+    pub(super) fn connected(&self) -> Vec<Arc<Shared>> {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(super) fn register(&self, token: &Arc<Shared>) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.retain(|token| token.strong_count() > 0);
+        connected.push(Arc::downgrade(token));
+    }
+
+    /// C_Initialize, where an `initialize_again` got no further than C_Finalize.
+    pub(super) fn ensure_initialized(&self) -> Result<(), TokenError> {
+        if self.generation() == 0 { Ok(()) } else { initialize(&self.context) }
+    }
+
+    /// C_Finalize and C_Initialize: every session, handle and login of the module is gone. `renewal` sees to it that
+    /// nobody is in the module.
+    pub(super) fn initialize_again(&self) -> Result<(), TokenError> {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        match self.context.clone().finalize() {
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => initialize(&self.context),
+            Err(error) => Err(CallError::from_cryptoki("C_Finalize", &error)
+                .with_class(ErrorClass::Context, "the module does not let go")),
+        }
     }
 
     /// What calls that create, destroy or find objects in a slot hold.
@@ -96,6 +139,14 @@ impl Module {
             |info| format!("{} {}", info.library_description().trim_end(), info.library_version()),
         );
         Ok(Selected { info: TokenInfo { library, ..chosen.info }, ..chosen })
+    }
+}
+
+fn initialize(context: &Pkcs11) -> Result<(), TokenError> {
+    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(error) => Err(CallError::from_cryptoki("C_Initialize", &error)
+            .with_class(ErrorClass::Context, "the module does not initialise")),
     }
 }
 

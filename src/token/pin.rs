@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keygen::{Keygen, Task};
+use super::renewal;
 use super::{CallContext, ErrorClass, Status, Token, TokenError};
 use crate::secret::SecretString;
 
@@ -36,6 +37,10 @@ impl Task for ChangePin {
     fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
         keygen.keeper.may_try(&self.pin)?;
         let shared = Arc::clone(&keygen.shared);
+        if shared.remembers_pins {
+            // All are logged out by it; who comes now waits for this thread.
+            renewal::renew(shared.module, Some(&shared)).inspect_err(|error| shared.note(error))?;
+        }
         let drained = shared.queue.pause(DRAIN);
         let result = if drained {
             change(keygen, self.pin)

@@ -25,6 +25,9 @@ pub struct Profile {
     /// Templates to try, in this order, while the token answers that it does not like the one before; empty: all, the
     /// fullest first.
     pub templates: Vec<Rung>,
+    /// The module reads the user PIN once and has to be initialised again to see a changed one; by default what is known
+    /// of the model.
+    pub pin_cached: Option<bool>,
     /// Shown by `doctor`.
     pub pin_hint: Option<String>,
     pub notes: Option<String>,
@@ -83,6 +86,7 @@ mod tests {
             login = "user:password"
             cka_id_bytes = 2
             label_max = 40
+            pin_cached = false
             templates = ["no-derive", "minimal"]
             "#,
         )

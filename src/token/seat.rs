@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::error::{CallError, Reaction};
 use super::module::Module;
+use super::opened::Opened;
 use super::raw::{IV_LEN, SignCall, TAG_LEN};
 use super::{GcmOutput, SignMechanism, spki};
 use crate::secret::SecretBytes;
@@ -37,7 +38,7 @@ pub(super) struct Seat {
     pub(super) module: &'static Module,
     pub(super) slot: Slot,
     pub(super) iv: IvContract,
-    session: Option<Session>,
+    session: Option<Opened>,
     /// Creating, destroying and finding objects of the token, over all its sessions in this process.
     exclusive: Arc<Mutex<()>>,
     /// Sessions that had to be replaced, over all seats.
@@ -51,15 +52,11 @@ impl Seat {
 
     /// The session, opened if there is none.
     pub(super) fn session(&mut self) -> Result<&Session, CallError> {
-        if self.session.is_none() {
-            let session = self
-                .module
-                .context
-                .open_rw_session(self.slot)
-                .map_err(|error| CallError::from_cryptoki("C_OpenSession", &error))?;
-            self.session = Some(session);
+        if self.session.as_ref().is_none_or(|session| session.live().is_none()) {
+            self.session = Some(Opened::new(self.module, self.slot)?);
         }
-        self.session.as_ref().ok_or(CallError { function: "C_OpenSession", rv: 0 })
+        let lost = CallError { function: "C_OpenSession", rv: 0 };
+        self.session.as_ref().and_then(Opened::live).ok_or(lost)
     }
 
     /// Closes the session; the next call opens another.

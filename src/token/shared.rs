@@ -25,6 +25,7 @@ pub(super) struct Shared {
     pub(super) iv: IvContract,
     pub(super) names: Names,
     pub(super) ladder: Arc<[Rung]>,
+    pub(super) remembers_pins: bool,
     pub(super) handles: Handles,
     pub(super) errors: Counters,
     pub(super) replaced: Arc<AtomicU64>,

@@ -2,10 +2,13 @@
 
 import http.client
 import json
+import os
 import re
 import secrets
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -13,7 +16,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from bridge import Bridge
+from bridge import REPOSITORY, Bridge, binary
 from checks import refused
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
@@ -182,6 +185,35 @@ def test_calls_at_once(bridge, same):
     assert not report["withoutRecord"] and not report["recordsWithoutObject"], report
 
 
+def test_an_alias_that_moves_under_a_rotation(bridge):
+    """What was authorised is what is changed: the new key is undone, and the caller is told to come again."""
+    first, other = (bridge.new_key(KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY") for _ in range(2))
+    alias = bridge.new_alias(first)
+    for _ in range(10):
+        keys, answers = len(all_keys(bridge)), []
+        old = target(bridge, alias)
+        # Signed before the clock runs; the pair takes a good part of a second.
+        client, ticket = bridge.raw(), secrets.token_hex(8)
+        sender = threading.Thread(target=until_it_is_gone, args=(client, alias, ticket, answers))
+        sender.start()
+        time.sleep(0.05)
+        bridge.kms.update_alias(AliasName=alias, TargetKeyId=other if old != other else first)
+        sender.join()
+        (reply,) = answers
+        if reply.status != 200:
+            break
+    else:
+        pytest.fail("every rotation was done before the alias moved")
+    assert reply.type == "ThrottlingException", reply.body
+    assert target(bridge, alias) in (first, other) and len(all_keys(bridge)) == keys
+    report = json.loads(bridge.run("doctor", "--json").stdout)
+    assert not report["objects"]["withoutRecord"] and report["store"]["keys"] == keys, report
+    (outcome,) = [r for r in records(bridge, reply.request_id) if r["eventType"] == "AwsApiCall"]
+    assert outcome["errorCode"] == "ThrottlingException" and "storeVersion" not in outcome["additionalEventData"]
+    done = rotate(bridge, alias, ClientToken=ticket)
+    assert done["NewKeyId"] == bridge.key_arn(target(bridge, alias))
+
+
 # -- the alias on Decrypt ---------------------------------------------------------------------------------------------------
 
 def test_an_alias_opens_what_its_earlier_keys_made(bridge):
@@ -260,9 +292,9 @@ def test_a_dropped_entry_no_longer_counts(bridge):
     entries = command(bridge, "alias", "history", alias)["history"]
     assert [(entry["keyId"], entry["endedBy"], entry["dropped"]) for entry in entries] == [(old, "rotate", None), (new, None, None)]
     assert entries[0]["until"] == entries[1]["from"]
-    assert "only earlier keys" in command(bridge, "alias", "history", "drop", alias, "--key", new, expect=1)
-    assert "no entry" in command(bridge, "alias", "history", "drop", alias, "--key", bridge.key(), expect=1)
-    command(bridge, "alias", "history", "drop", alias, "--key", old)
+    assert "only earlier keys" in command(bridge, "alias", "history", "drop", "--alias", alias, "--key", new, expect=1)
+    assert "no entry" in command(bridge, "alias", "history", "drop", "--alias", alias, "--key", bridge.key(), expect=1)
+    command(bridge, "alias", "history", "drop", "--alias", alias, "--key", old)
     with refused("IncorrectKeyException", WRONG_KEY):
         opened(bridge, alias, blob)
     assert opened(bridge, old, blob) == (old, b"before")
@@ -380,6 +412,35 @@ def test_an_alias_gets_a_new_key_before_the_budget_ends(configured):
     assert end.value.response["Error"]["Message"] == f"{instance.key_arn(alone)} has reached its encryption limit; rotate it"
 
 
+# -- docs/rotation.md -------------------------------------------------------------------------------------------------------
+
+def test_the_page_as_it_stands(own_bridge, tmp_path):
+    text = (REPOSITORY / "docs/rotation.md").read_text()
+    blocks = re.findall(r"^```sh rotation\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) == 7
+    (program,) = re.findall(r"^```python rotation\n(.*?)^```$", text, re.M | re.S)
+    (tmp_path / "hsm-bridge").symlink_to(binary().resolve())
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = own_bridge.tool_env(PATH=path)
+
+    def run(*command, **more):
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300, **more)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    said = run("bash", "-euo", "pipefail", "-c", "\n".join(blocks))
+    assert "order 1" in said and "used a moment ago: refused" in said and "CHG-1234" not in said
+    new = target(own_bridge, "alias/orders")
+    assert said.count(own_bridge.key_arn(new)) >= 3, said
+    (old,) = {key["KeyId"] for key in all_keys(own_bridge)} - {new}
+    assert own_bridge.kms.describe_key(KeyId=old)["KeyMetadata"]["KeyState"] == "PendingDeletion"
+    run(sys.executable, "-c", program)
+    assert target(own_bridge, "alias/orders") != new
+    shown = re.search(r"^    (\{\"AliasNames\".*)$", text, re.M).group(1)
+    real = rotate(own_bridge, "alias/orders")
+    assert list(json.loads(shown)) == list(real), "the answer on the page has the members of a real one"
+
+
 # -- in a custom key store --------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -450,8 +511,6 @@ def test_a_killed_rotation_in_a_custom_store_is_undone_when_it_is_connected(cust
         pytest.fail("every rotation was done before the kill")
     assert not answers
     assert stored(custom) == keys == len(all_keys(custom)), "no row of a key that was not finished"
-    objects = json.loads(custom.run("doctor", "--json").stdout)["objects"]
-    assert not objects["withoutRecord"] and not objects["recordsWithoutObject"], objects
     assert rotate(custom, alias, ClientToken=ticket)["NewKeyId"] == custom.key_arn(target(custom, alias))
     assert target(custom, alias) != old and len(all_keys(custom)) == keys + 1
 

@@ -30,8 +30,10 @@ def token(bridge, command, *, key=None, raw_id=None, algorithm=None, message=b""
 
 
 def pkcs11_tool(bridge, *args, check=True, cwd=None):
+    # OpenSC 0.23 takes the first token whose label begins with --token-label: where there are several, `slot` names one.
+    slot = getattr(bridge, "slot", None)
     command = ["pkcs11-tool", "--module", bridge.env["HSM_BRIDGE_PKCS11_MODULE"], "--token-label", bridge.env["HSM_BRIDGE_TOKEN_LABEL"],
-               "--login", "--pin", "env:TOKEN_PIN", *map(str, args)]
+               "--login", "--pin", "env:TOKEN_PIN", *([] if slot is None else ["--slot", str(slot)]), *map(str, args)]
     done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, cwd=cwd,
                           env=bridge.tool_env(TOKEN_PIN=bridge.pin))
     if check:

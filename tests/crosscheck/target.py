@@ -138,6 +138,10 @@ class Target:
     def tool_env(self, **extra):
         return self.env | extra
 
+    @property
+    def slot(self):
+        return self.token.slot.slot_id
+
     def pkcs11_tool(self, *args, check=True):
         return token_tool.pkcs11_tool(self, *args, check=check)
 

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 import adopted
 from bridge import binary
-from conftest import HERE
+from report import HERE
 from token_tool import key_id_hex, listed_objects, pkcs11_tool
 
 SPECS = list(adopted.KINDS)
@@ -230,8 +230,8 @@ print(adopted.adopt(where, sys.argv[3], cka_id), cka_id.hex())
 def test_a_replaced_adopted_key(bridge, crosscheck, bystanders, spec):
     if bridge.run("key", "adopt", "--help", check=False).returncode != 0:
         pytest.skip("`hsm-bridge key adopt` does not exist in this version")
-    done = subprocess.run([sys.executable, "-c", ADOPT, HERE, HERE.parent / "clients", spec], capture_output=True, text=True, timeout=60,
-                          env=bridge.tool_env() | {"HSM_BRIDGE_BIN": str(binary())})
+    done = subprocess.run([sys.executable, "-c", ADOPT, HERE, HERE.parent / "clients", spec], capture_output=True, text=True,
+                          timeout=60, env=bridge.tool_env() | {"HSM_BRIDGE_BIN": str(binary())})
     assert done.returncode == 0, done.stderr
     key, cka_id = done.stdout.split()
     made = used(bridge, key, spec)

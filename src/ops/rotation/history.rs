@@ -76,7 +76,7 @@ impl Ops {
     }
 
     fn key_state(&self, snapshot: &Snapshot, id: &KeyId) -> String {
-        snapshot.keys.get(id).map_or_else(|| "Deleted".to_owned(), |record| self.state(record).to_string())
+        snapshot.keys.get(id).map_or_else(|| "Destroyed".to_owned(), |record| self.state(record).to_string())
     }
 }
 

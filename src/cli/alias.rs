@@ -1,0 +1,60 @@
+//! `alias …`: where aliases point, and what they meant before.
+
+use clap::{Args, Subcommand};
+
+use super::args::key_id;
+use crate::ids::{AliasName, KeyId};
+use crate::ops::OperatorRequest;
+
+#[derive(Subcommand)]
+pub enum AliasCommand {
+    /// All aliases, a line each.
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// The keys that an alias pointed to, oldest first. `drop` takes one out of what Decrypt by the alias accepts.
+    History(HistoryCommand),
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct HistoryCommand {
+    /// `alias/…`
+    #[arg(required = true, value_name = "ALIAS")]
+    alias: Option<AliasName>,
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    drop: Option<HistoryChange>,
+}
+
+#[derive(Subcommand)]
+enum HistoryChange {
+    /// From now on Decrypt by this alias refuses the key. The entry stays to be seen.
+    Drop {
+        #[arg(long, value_name = "ALIAS")]
+        alias: AliasName,
+        /// Key id or key ARN.
+        #[arg(long, value_name = "KEY", value_parser = key_id)]
+        key: KeyId,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl AliasCommand {
+    /// What is asked, and whether the answer shall be JSON.
+    pub fn request(self) -> (OperatorRequest, bool) {
+        match self {
+            AliasCommand::List { json } => (OperatorRequest::AliasList, json),
+            AliasCommand::History(HistoryCommand { drop: Some(HistoryChange::Drop { alias, key, json }), .. }) => {
+                (OperatorRequest::AliasHistoryDrop { alias, key }, json)
+            }
+            AliasCommand::History(HistoryCommand { alias, json, drop: None }) => {
+                let alias = alias.expect("clap asks for ALIAS where there is no subcommand");
+                (OperatorRequest::AliasHistory { alias }, json)
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! C_Finalize and C_Initialize, for modules that read the user PIN into their memory once and do not see that another
+//! process changed it (SoftHSM). All tokens of the module are drained for it, and log in again by themselves.
+
+use std::sync::{Arc, RwLockWriteGuard, TryLockError};
+use std::time::{Duration, Instant};
+
+use super::module::Module;
+use super::shared::Shared;
+use super::{ErrorClass, Profile, TokenError, TokenInfo};
+
+/// How long running calls, connections and looks may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(1);
+
+/// Whether the module must be initialised again before it sees a PIN that was changed elsewhere.
+pub(super) fn remembers_pins(info: &TokenInfo, profile: &Profile) -> bool {
+    profile.pin_cached.unwrap_or(info.model == "SoftHSM v2")
+}
+
+/// Initialises the module again while nobody is in it. `own`: the token whose key generation thread this is.
+pub(super) fn renew(module: &'static Module, own: Option<&Arc<Shared>>) -> Result<(), TokenError> {
+    // Another thread may do the same now, and wait for this one's job to end.
+    let _one = match module.renewing.try_lock() {
+        Ok(one) => one,
+        Err(TryLockError::Poisoned(one)) => one.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            return Err(TokenError::own(
+                ErrorClass::Capacity,
+                "C_Finalize",
+                "another token of the module is being connected or changed: try again",
+            ));
+        }
+    };
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let tokens = module.connected();
+        let done = drained(module, own, &tokens, end);
+        for token in &tokens {
+            token.queue.resume();
+            token.keygen.resume();
+        }
+        if let Some(result) = done {
+            return result;
+        }
+    }
+    Err(TokenError::own(
+        ErrorClass::Deadline,
+        "C_Finalize",
+        "a running call of a token of the module does not end: everything is as it was",
+    ))
+}
+
+/// `None`: somebody is still in the module.
+fn drained(
+    module: &'static Module,
+    own: Option<&Arc<Shared>>,
+    tokens: &[Arc<Shared>],
+    end: Instant,
+) -> Option<Result<(), TokenError>> {
+    let left = || end.saturating_duration_since(Instant::now());
+    let quiet = tokens.iter().all(|token| {
+        // The key generation thread of the token itself is the one that runs here.
+        let own = own.is_some_and(|own| Arc::ptr_eq(own, token));
+        token.queue.pause(left()) && (own || token.keygen.pause(left()))
+    });
+    let _alone = quiet.then(|| alone(module, end)).flatten()?;
+    // One that was connected meanwhile is not drained.
+    let now = module.connected();
+    if !now.iter().all(|token| tokens.iter().any(|known| Arc::ptr_eq(known, token))) {
+        return None;
+    }
+    // RULE: before the login, not after it: from then on old numbers may name other keys.
+    tokens.iter().for_each(|token| token.handles.forget());
+    tracing::info!(tokens = tokens.len(), "the module is initialised again, so that it sees the PIN of its token");
+    Some(module.initialize_again())
+}
+
+fn alone(module: &'static Module, end: Instant) -> Option<RwLockWriteGuard<'static, ()>> {
+    loop {
+        match module.gate.try_write() {
+            Ok(alone) => return Some(alone),
+            Err(TryLockError::Poisoned(alone)) => return Some(alone.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= end => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
+        }
+    }
+}
