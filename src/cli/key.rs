@@ -27,8 +27,8 @@ pub enum KeyCommand {
     #[command(
         after_help = "Refused: extractable keys unless --allow-extractable, the bridge's own system keys, keys that may WRAP,\n\
         UNWRAP or DERIVE beside ENCRYPT or DECRYPT, keys adopted before, and ids that two keys have.\n\nExample:\n  \
-        pkcs11-tool --module /usr/lib/softhsm/libsofthsm2.so --login --keygen --key-type aes:32 --id 4a01 --label old-key \\\n    \
-        --sensitive --usage-decrypt\n  hsm-bridge key adopt --id 4a01 --alias alias/old-key"
+        pkcs11-tool --module /usr/lib/softhsm/libsofthsm2.so --login --keypairgen --key-type EC:prime256v1 --id 4a01 \\\n    \
+        --label signer --sensitive --usage-sign\n  hsm-bridge key adopt --id 4a01 --alias alias/signer"
     )]
     Adopt {
         /// The custom key store whose token has it; by default the default key store.

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from instance import COMMAND, MODULE, is_intent
+from instance import COMMAND, MODULE, is_intent, until
 from token_keys import Keys
 
 AES, HMAC, RSA, EC = "AES:32", "GENERIC:32", "RSA:2048", "EC:secp256r1"
@@ -24,17 +24,14 @@ def ask(instance, command, **members):
         link.settimeout(COMMAND)
         link.connect(str(instance.state / "operator.sock"))
         link.sendall(json.dumps({"command": command} | members).encode() + b"\n")
-        answer = b""
-        while not answer.endswith(b"\n"):
-            part = link.recv(65536)
-            if not part:
-                break
-            answer += part
-    # A line without "ok" or "error" says how far the command is.
-    last = json.loads(answer.splitlines()[-1])
-    if "error" in last:
-        raise Refused(last["error"]["message"])
-    return last["ok"]
+        for line in link.makefile("r", encoding="utf-8"):
+            answer = json.loads(line)
+            # Other lines say how far a long command is.
+            if "error" in answer:
+                raise Refused(answer["error"]["message"])
+            if "ok" in answer:
+                return answer["ok"]
+    raise AssertionError(f"{command}: no answer")
 
 
 def adopt(instance, **members):
@@ -313,40 +310,236 @@ def test_a_replaced_key_is_not_attested(serving, keys):
         ask(serving, "key-attest", key=key)
 
 
-# -- token pin, token list, doctor ----------------------------------------------------------------------------------------------
+# -- token pin ----------------------------------------------------------------------------------------------
 
 def change_pin(instance, old, new):
     subprocess.run(["pkcs11-tool", "--module", MODULE, "--token-label", instance.label, "--login", "--pin", old, "--change-pin", "--new-pin", new],
                    env={"SOFTHSM2_CONF": str(instance.softhsm_conf), "PATH": "/usr/bin:/bin"}, check=True, capture_output=True, timeout=COMMAND)
 
 
-def test_another_pin_without_a_restart(serving):
+def pin_file(instance, pin, name="other-pin"):
+    path = instance.root / name
+    path.unlink(missing_ok=True)
+    path.write_text(pin + "\n")
+    path.chmod(0o600)
+    return str(path)
+
+
+def pins_told(instance, *pins):
+    text = b"".join(path.read_bytes() for path in instance.segments()) + instance.said(everything=True).encode()
+    return [pin for pin in pins if pin.encode() in text]
+
+
+def test_another_pin(serving):
     key = serving.new_key()
     # The officer is late: the token does not know this PIN, so the old one stays.
-    serving.write_pin("11112222")
-    with pytest.raises(Refused, match="refuses the new PIN, which was tried once.*the old PIN is used on"):
-        ask(serving, "token-pin", token=None, pin_file=None)
-    use(serving, key, "SYMMETRIC_DEFAULT")
-
-    change_pin(serving, serving.pin, "33334444")
-    serving.write_pin("33334444")
-    assert ask(serving, "token-pin", token=None, pin_file=None)["token"] == "default"
-    use(serving, key, "SYMMETRIC_DEFAULT")
-
-    change_pin(serving, "33334444", "55556666")
-    other = serving.root / "other-pin"
-    other.write_text("55556666\n")
-    other.chmod(0o600)
-    ask(serving, "token-pin", token="default", pin_file=str(other))
+    serving.write_pin("77778888")
+    for source in (None, pin_file(serving, "77779999")):
+        with pytest.raises(Refused, match="refuses the new PIN, which was tried once.*the old PIN is used on"):
+            ask(serving, "token-pin", token=None, pin_file=source)
+        use(serving, key, "SYMMETRIC_DEFAULT")
+    ask(serving, "token-pin", token="default", pin_file=pin_file(serving, serving.pin))
     use(serving, key, "SYMMETRIC_DEFAULT")
     with pytest.raises(Refused, match="absent"):
         ask(serving, "token-pin", token=None, pin_file=str(serving.root / "absent"))
-
-    text = b"".join(path.read_bytes() for path in serving.segments()) + serving.said(everything=True).encode()
-    for pin in ("11112222", "33334444", "55556666"):
-        assert pin.encode() not in text
+    assert ask(serving, "token-list")["tokens"][0]["status"] == "ready"
+    # SoftHSM reads a PIN when a process starts to use it, and never again: what the officer sets beside the bridge counts then.
+    change_pin(serving, serving.pin, "33334444")
+    serving.write_pin("33334444")
+    serving.stop()
+    serving.start()
+    use(serving, key, "SYMMETRIC_DEFAULT")
+    assert pins_told(serving, "77778888", "77779999", "33334444") == []
     outcomes = [r for r in serving.records("TokenPin") if not is_intent(r)]
-    assert ["errorCode" in r for r in outcomes] == [True, False, False, True]
+    assert ["errorCode" in r for r in outcomes] == [True, True, False, True]
+
+
+# -- tokens of custom key stores --------------------------------------------------------------------------------------------------
+
+SHOP_PIN = "shop-secret-1"
+
+
+@pytest.fixture
+def shop(make):
+    """A server with a second token, and a connected custom key store on it."""
+    instance = make(listener='[[custom_token]]\nname = "shop"\nlabel = "shop"\n').init()
+    subprocess.run(["softhsm2-util", "--init-token", "--free", "--label", "shop", "--pin", SHOP_PIN, "--so-pin", "9876543210"],
+                   env={"SOFTHSM2_CONF": str(instance.softhsm_conf), "PATH": "/usr/bin:/bin"}, check=True, capture_output=True, timeout=COMMAND)
+    instance.start()
+    cluster = token_line(instance, "shop")["clusterId"]
+    instance.store = instance.call("CreateCustomKeyStore", {
+        "CustomKeyStoreName": "shop", "CloudHsmClusterId": cluster, "KeyStorePassword": SHOP_PIN,
+        "TrustAnchorCertificate": certificate()})["CustomKeyStoreId"]
+    connect(instance)
+    return instance
+
+
+def certificate():
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "anchor")])
+    day = datetime.datetime(2026, 1, 1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, day, day + datetime.timedelta(3650))
+    return made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def token_line(instance, name):
+    (line,) = [token for token in ask(instance, "token-list")["tokens"] if token["name"] == name]
+    return line
+
+
+def state(instance):
+    (store,) = instance.call("DescribeCustomKeyStores", {"CustomKeyStoreId": instance.store})["CustomKeyStores"]
+    return store["ConnectionState"]
+
+
+def connect(instance, ends="CONNECTED"):
+    instance.call("ConnectCustomKeyStore", {"CustomKeyStoreId": instance.store})
+    until(f"the key store is {ends}", lambda: state(instance) == ends)
+
+
+def disconnect(instance):
+    instance.call("DisconnectCustomKeyStore", {"CustomKeyStoreId": instance.store})
+    until("the key store is disconnected", lambda: state(instance) == "DISCONNECTED")
+
+
+def new_custom_key(instance):
+    return instance.new_key(Origin="AWS_CLOUDHSM", CustomKeyStoreId=instance.store)
+
+
+def test_the_token_of_a_custom_key_store(shop):
+    made = new_custom_key(shop)
+    theirs = Keys(shop, label="shop", pin=SHOP_PIN)
+    theirs.make(AES, "77", "in the shop")
+    with pytest.raises(Refused, match="no key with this"):
+        adopt(shop, id="77")
+    adopted = adopt(shop, id="77", key_store=shop.store)["line"]["key_id"]
+    metadata = shop.call("DescribeKey", {"KeyId": adopted})["KeyMetadata"]
+    assert metadata["Origin"] == "AWS_CLOUDHSM" and metadata["CustomKeyStoreId"] == shop.store
+    use(shop, adopted, "SYMMETRIC_DEFAULT")
+    report = reconcile(shop)
+    assert report["ok"] and [token["token"] for token in report["tokens"]] == ["default", "shop"]
+    assert report["tokens"][1]["keys"] == 2
+    line = token_line(shop, "shop")
+    assert line["keyStore"]["state"] == "CONNECTED" and line["keys"] == 2 and line["label"] == "shop" and line["workers"] >= 1
+    statement = json.loads(ask(shop, "key-attest", key=adopted)["statement"])
+    assert statement["token"]["serial"] == line["serial"] and statement["customKeyStoreId"] == shop.store
+    (anchor,) = shop.doctor()["trustAnchors"]
+    assert anchor["proves"].startswith("nothing")
+
+    disconnect(shop)
+    line = token_line(shop, "shop")
+    assert line["present"] is True and line["status"] == "not connected" and line["keyStore"]["state"] == "DISCONNECTED"
+    report = reconcile(shop)
+    assert report["ok"] and [entry["token"] for entry in report["notCompared"]] == ["shop"] and report["notCompared"][0]["keys"] == 2
+    with pytest.raises(Refused, match="is not connected"):
+        ask(shop, "token-reconcile", token="shop")
+    with pytest.raises(Refused, match="not connected"):
+        adopt(shop, id="78", key_store=shop.store)
+    connect(shop)
+    use(shop, adopted, "SYMMETRIC_DEFAULT")
+    use(shop, made, "SYMMETRIC_DEFAULT")
+    theirs.destroy("77")
+    assert [line["keyId"] for line in faults({"tokens": reconcile(shop)["tokens"][1:]})["recordsWithoutObject"]] == [adopted]
+
+
+def test_the_password_of_a_custom_key_store(shop):
+    key = new_custom_key(shop)
+    for connected in (True, False):
+        if not connected:
+            disconnect(shop)
+        with pytest.raises(Refused, match="refuses the new PIN.*the old (PIN is used on|password stays)"):
+            ask(shop, "token-pin", token="shop", pin_file=pin_file(shop, f"not-the-one-{connected}"))
+        ask(shop, "token-pin", token="shop", pin_file=pin_file(shop, SHOP_PIN))
+    with pytest.raises(Refused, match="--pin-file"):
+        ask(shop, "token-pin", token="shop", pin_file=None)
+    with pytest.raises(Refused, match="7 to 32"):
+        ask(shop, "token-pin", token="shop", pin_file=pin_file(shop, "short"))
+    connect(shop)
+    use(shop, key, "SYMMETRIC_DEFAULT")
+    assert pins_told(shop, SHOP_PIN, "not-the-one") == []
+
+
+# -- token replace ------------------------------------------------------------------------------------------------------------
+
+def directory(instance, serial):
+    (token,) = [path for path in (instance.root / "tokens").iterdir() if serial.encode() in (path / "token.object").read_bytes()]
+    return token
+
+
+def key_with_file(instance, token, make):
+    """A new key, and the file that SoftHSM keeps it in."""
+    token = directory(instance, token_line(instance, token)["serial"])
+    before = set(token.glob("*.object"))
+    key = make()
+    (its_object,) = set(token.glob("*.object")) - before
+    return key, its_object
+
+
+def another_serial(instance, serial, new):
+    """The token's directory as a clone would have it: the same objects, another serial."""
+    token = directory(instance, serial)
+    text = (token / "token.object").read_bytes()
+    assert text.count(serial.encode()) == 1 and len(serial) == len(new)
+    (token / "token.object").write_bytes(text.replace(serial.encode(), new.encode()))
+
+
+def test_another_token_behind_a_custom_key_store(shop):
+    kept = new_custom_key(shop)
+    lost, its_object = key_with_file(shop, "shop", lambda: new_custom_key(shop))
+    serial = token_line(shop, "shop")["serial"]
+    with pytest.raises(Refused, match="disconnect key store"):
+        ask(shop, "token-replace", token="shop", ticket="T-1")
+    disconnect(shop)
+    with pytest.raises(Refused, match="has the known serial"):
+        ask(shop, "token-replace", token="shop", ticket="T-1")
+    shop.stop()
+    another_serial(shop, serial, "00000000deadbeef")
+    away = shop.root / "away.object"
+    its_object.rename(away)
+    shop.start()
+    assert "another serial" in token_line(shop, "shop")["status"]
+    connect(shop, ends="FAILED")
+    shop.call("DisconnectCustomKeyStore", {"CustomKeyStoreId": shop.store})
+    with pytest.raises(Refused, match=f"1 of 2 keys are not in the token.*{lost}"):
+        ask(shop, "token-replace", token="shop", ticket="T-1")
+    assert token_line(shop, "shop")["recordedSerial"] == serial
+    shop.stop()
+    away.rename(its_object)
+    shop.start()
+    done = ask(shop, "token-replace", token="shop", ticket="T-1")
+    assert done["serial"] == "00000000deadbeef" and done["keys_checked"] == 2
+    connect(shop)
+    for key in (kept, lost):
+        use(shop, key, "SYMMETRIC_DEFAULT")
+    assert token_line(shop, "shop")["recordedSerial"] == "00000000deadbeef"
+    assert "T-1" in json.dumps(shop.records("TokenReplace")[-1])
+
+
+def test_another_default_token(serving):
+    blob = use(serving, serving.new_key(), "SYMMETRIC_DEFAULT")
+    lost, its_object = key_with_file(serving, "default", serving.new_key)
+    serial = token_line(serving, "default")["serial"]
+    with pytest.raises(Refused, match="has the known serial.*stop the server"):
+        ask(serving, "token-replace", token="default", ticket="T-2")
+    serving.stop()
+    another_serial(serving, serial, "00000000deadbeef")
+    away = serving.root / "away.object"
+    its_object.rename(away)
+    serving.spawn()
+    assert serving.wait_for_exit() == 1 and "hsm-bridge token replace" in serving.said()
+    refused = serving.run("token", "replace", "--token", "default", "--ticket", "T-2", expect=1)
+    assert "1 of 2 keys are not in the token" in refused.stderr and lost in refused.stderr
+    away.rename(its_object)
+    done = json.loads(serving.run("token", "replace", "--token", "default", "--ticket", "T-2", "--json").stdout)
+    assert done["serial"] == "00000000deadbeef" and done["keysChecked"] == 2
+    serving.start()
+    assert serving.call("Decrypt", {"CiphertextBlob": blob})["Plaintext"] == base64.b64encode(b"shop").decode()
 
 
 def test_the_list_of_tokens(serving):
@@ -362,10 +555,38 @@ def test_doctor_says_all_and_no_secret(serving):
     (token,) = report["tokens"]
     assert token["ivContract"] == "caller" and "SYMMETRIC_DEFAULT" in token["keySpecs"]
     assert all(token["attributeEnforcement"].values()), token["attributeEnforcement"]
-    assert token["objects"]["withoutRecord"]["count"] == 0
+    assert report["objects"]["withoutRecord"] == []
     (slots,) = report["modules"].values()
     assert any(slot.get("serial") == token["serial"] for slot in slots)
     assert any(slot.get("state") == "not initialised" for slot in slots), "SoftHSM always shows a free slot"
     text = json.dumps(report)
     for secret in (serving.pin, serving.secret_key, serving.access_key):
         assert secret not in text
+
+
+# -- the same from the command line, with and without a server ------------------------------------------------------------------
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_command_line(serving, keys, running):
+    keys.make(EC, "5a", "by hand")
+    keys.make(AES, "5b", "open", EXTRACTABLE=True)
+    if not running:
+        serving.stop()
+    refused = serving.run("key", "adopt", "--id", "5b", expect=1)
+    assert "--allow-extractable" in refused.stderr
+    key = json.loads(serving.run("key", "adopt", "--id", "5a", "--alias", "alias/hand", "--json").stdout)["line"]["key_id"]
+    assert "by hand" in serving.run("key", "show", key).stdout
+    out = serving.root / "statement"
+    serving.run("key", "attest", "alias/hand", "--out", out)
+    done = subprocess.run(["openssl", "dgst", "-sha256", "-verify", f"{out}.pem", "-signature", f"{out}.sig", out], capture_output=True,
+                          text=True, timeout=COMMAND)
+    assert "Verified OK" in done.stdout, done.stdout + done.stderr
+    assert json.loads(out.read_text())["keyArn"] == serving.key_arn(key)
+    assert serving.label in serving.run("token", "list").stdout
+    assert json.loads(serving.run("token", "reconcile", "--json").stdout)["ok"] is True
+    keys.destroy("5a", "PRIVATE_KEY")
+    report = serving.run("token", "reconcile", expect=1)
+    assert key in report.stdout and "the token has no CKO_PRIVATE_KEY with this id" in report.stdout
+    if not running:
+        serving.start()
+    assert serving.verify()["verdict"] == "OK"

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::{NamedToken, merge, pin_flags};
 use crate::ids::spec::KeySpec;
-use crate::keystore::{Capabilities, Hash, KeyKind, ObjectFacts, SlotFacts, Status, Token, slots};
+use crate::keystore::{Capabilities, Hash, KeyKind, ObjectFacts, SlotFacts, Status, slots};
 use crate::ops::keys::{key_kind, supported};
 use crate::ops::{Context, OpError, Ops};
 use crate::store::{KeyStoreRecord, Snapshot};
@@ -18,10 +18,16 @@ use crate::store::{KeyStoreRecord, Snapshot};
 impl Ops {
     /// Tokens, what they can do, what follows from that, and how token and store agree at a glance.
     pub(crate) async fn doctor(&self, snapshot: &Snapshot, ctx: &Context) -> Result<Value, OpError> {
-        let mut tokens = Vec::new();
+        let (mut tokens, mut objects) = (Vec::new(), Value::Null);
         for named in self.named_tokens(snapshot) {
             let mut line = self.token_line(&named, snapshot).await;
-            merge(&mut line, Some(self.examine(&named, snapshot, ctx).await));
+            merge(&mut line, Some(self.examine(&named, ctx).await));
+            let compared = self.glance(&named, snapshot).await;
+            if named.is_default() {
+                objects = compared;
+            } else {
+                merge(&mut line, Some(json!({ "objects": compared })));
+            }
             tokens.push(line);
         }
         let default = self.keystore.token();
@@ -33,6 +39,7 @@ impl Ops {
             "version": env!("CARGO_PKG_VERSION"),
             "status": status,
             "tokens": tokens,
+            "objects": objects,
             "modules": self.modules().await,
             "trustAnchors": self.trust_anchors(snapshot),
             "store": {
@@ -47,7 +54,7 @@ impl Ops {
     }
 
     /// What a connected token can do. One that is down is not asked: what it cannot show is not thereby gone.
-    async fn examine(&self, named: &NamedToken, snapshot: &Snapshot, ctx: &Context) -> Value {
+    async fn examine(&self, named: &NamedToken, ctx: &Context) -> Value {
         let token = match ready(named) {
             Ok(token) => token,
             Err(why) => return json!({ "notExamined": why }),
@@ -77,12 +84,15 @@ impl Ops {
                 .map(|spec| (spec.as_str(), why_not(&can, *spec)))
                 .collect::<BTreeMap<_, _>>(),
             "mechanisms": can.mechanisms,
-            "objects": self.glance(named, token, snapshot).await,
         })
     }
 
     /// Ids and labels alone: `token reconcile` reads the attributes too.
-    async fn glance(&self, named: &NamedToken, token: &Token, snapshot: &Snapshot) -> Value {
+    async fn glance(&self, named: &NamedToken, snapshot: &Snapshot) -> Value {
+        let token = match ready(named) {
+            Ok(token) => token,
+            Err(why) => return json!(format!("not compared: {why}")),
+        };
         let objects = match token.objects().await {
             Ok(objects) => objects,
             Err(error) => return json!(format!("not compared: {}", error.detail)),

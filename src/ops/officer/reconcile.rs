@@ -280,13 +280,23 @@ impl Found {
         !named(&self.without_object) && !named(&self.duplicates)
     }
 
-    /// What ids and labels alone tell.
+    /// What ids and labels alone tell, short.
     pub(super) fn glance(&self) -> Value {
+        let mut orphans: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let text =
+            |entry: &'_ Value, name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let rows: Vec<_> = self.without_record.iter().map(|e| (text(e, "ckaId"), text(e, "label"))).collect();
+        for (id, label) in &rows {
+            orphans.entry(id).or_default().insert(label);
+        }
+        let orphans: Vec<Value> =
+            orphans.into_iter().map(|(id, labels)| json!({ "id": id, "labels": labels })).collect();
+        let lost: BTreeSet<String> = self.without_object.iter().map(|entry| text(entry, "keyId")).collect();
         json!({
             "inToken": self.objects,
-            "withoutRecord": list(&self.without_record),
-            "recordsWithoutObject": list(&self.without_object),
-            "duplicateIds": list(&self.duplicates),
+            "withoutRecord": orphans,
+            "recordsWithoutObject": lost,
+            "duplicateIds": self.duplicates.len(),
             "unreadable": self.unreadable.len(),
             "foreign": self.foreign.len(),
         })
