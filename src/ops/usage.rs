@@ -194,3 +194,51 @@ fn warn_at_shares(id: KeyId, before: u64, now: u64, limit: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::testing::{key, new_store, put};
+
+    fn target() -> KeyTarget {
+        KeyTarget { record: Arc::new(key(1)), arn: "arn".to_owned() }
+    }
+
+    /// Takes one, and says what is set aside then.
+    async fn take(budgets: &Budgets, store: &Store) -> Result<u64, OpError> {
+        budgets.take(&target(), 1, &store.snapshot()).await?;
+        Ok(store.snapshot().usage.get(&key(1).id).map_or(0, |usage| usage.reserved))
+    }
+
+    #[tokio::test]
+    async fn a_small_limit_is_reached_in_small_steps_and_its_share_is_told_before() {
+        let (_dir, store) = new_store().await;
+        put(&store, vec![Write::PutKey(key(1))]).await;
+        let budgets = Budgets::new(store.clone(), 640, Some(500));
+        assert_eq!(budgets.rotate_at(), Some(320));
+        let told = async || tokio::time::timeout(Duration::from_millis(1), budgets.share_passed()).await.is_ok();
+        for used in 1..=640 {
+            let reserved = take(&budgets, &store).await.unwrap();
+            assert!((used..=used + 2 * 640 / BLOCKS_IN_LIMIT).contains(&reserved), "{reserved} set aside for {used}");
+            if used == 290 {
+                assert!(!told().await, "too early: {reserved}");
+            }
+            if used == 320 {
+                assert!(told().await, "too late: {reserved}");
+            }
+        }
+        assert_eq!(take(&budgets, &store).await, Err(OpError::EncryptionLimit { arn: "arn".to_owned() }));
+        assert!(!told().await, "once");
+    }
+
+    #[tokio::test]
+    async fn what_was_set_aside_is_gone_after_a_restart() {
+        let (_dir, store) = new_store().await;
+        put(&store, vec![Write::PutKey(key(1))]).await;
+        let before = take(&Budgets::new(store.clone(), DEFAULT_LIMIT, None), &store).await.unwrap();
+        let after = take(&Budgets::new(store.clone(), DEFAULT_LIMIT, None), &store).await.unwrap();
+        assert_eq!((before, after), (1 + FIRST_BLOCK, 2 * (1 + FIRST_BLOCK)));
+    }
+}
