@@ -532,7 +532,7 @@ def test_another_default_token(serving):
     away = serving.root / "away.object"
     its_object.rename(away)
     serving.spawn()
-    assert serving.wait_for_exit() == 1 and "hsm-bridge token replace" in serving.said()
+    assert serving.wait_for_exit() == 1 and "hsm-bridge token replace --token default" in serving.said()
     refused = serving.run("token", "replace", "--token", "default", "--ticket", "T-2", expect=1)
     assert "1 of 2 keys are not in the token" in refused.stderr and lost in refused.stderr
     away.rename(its_object)
