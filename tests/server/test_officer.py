@@ -418,6 +418,9 @@ def test_the_token_of_a_custom_key_store(shop):
     theirs.make(AES, "77", "in the shop")
     with pytest.raises(Refused, match="no key with this"):
         adopt(shop, id="77")
+    theirs.make(EC, "79", "signs in the shop")
+    with pytest.raises(Refused, match="custom_store_key_specs"):
+        adopt(shop, id="79", key_store=shop.store)
     adopted = adopt(shop, id="77", key_store=shop.store)["line"]["key_id"]
     metadata = shop.call("DescribeKey", {"KeyId": adopted})["KeyMetadata"]
     assert metadata["Origin"] == "AWS_CLOUDHSM" and metadata["CustomKeyStoreId"] == shop.store
