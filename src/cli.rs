@@ -7,6 +7,7 @@ mod ciphertext;
 mod key;
 mod log;
 mod progress;
+mod reencrypt;
 mod rotate;
 mod show;
 mod token;
@@ -105,6 +106,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
             let (request, json) = command.request();
             operate(&config.load()?, request, json)
         }
+        Command::Reencrypt(options) => in_any_runtime(reencrypt::run((*options).into())),
         Command::AccessKey(AccessKeyCommand::Create { user, json }) => {
             operate(&config.load()?, OperatorRequest::AccessKeyCreate { user }, json)
         }
@@ -245,6 +247,10 @@ fn prepare(config: &Config) {
 }
 
 fn in_runtime<T>(work: impl Future<Output = Result<T, AppError>>) -> Result<T, Failed> {
+    in_any_runtime(async { Ok(work.await?) })
+}
+
+fn in_any_runtime<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
     // The other half is for session workers and the audit log's writer, which are threads of their own: more threads here
     // would only take work from each other.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -256,7 +262,7 @@ fn in_runtime<T>(work: impl Future<Output = Result<T, AppError>>) -> Result<T, F
     let done = runtime.block_on(work);
     // Work that outlives its answer is given a moment, and no more.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    Ok(done?)
+    done
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Failed> {

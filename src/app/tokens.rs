@@ -18,6 +18,8 @@ use crate::keystore::{ConfiguredToken, DEFAULT_TOKEN, Looked, Presence, first_se
 
 /// Until a connection that could not be recorded is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long attempts that run at the end of the service may take.
+const LAST_ATTEMPTS: Duration = Duration::from_secs(10);
 
 /// `[[custom_token]]` of the configuration, profiles read.
 pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppError> {
@@ -131,14 +133,22 @@ async fn look(tokens: &[ConfiguredToken]) -> Vec<Option<Looked>> {
     found
 }
 
-/// Connects what is to be connected, as it becomes due; each on its own, so that one token that hangs holds up no other.
+/// Connects what is to be connected, as it becomes due; each on its own, so that one token that hangs holds up no other. At the
+/// end of the service attempts that run may finish, so that each has its outcome in the log.
 pub(super) async fn connect_stores(services: Arc<Services>, mut stopped: watch::Receiver<bool>) {
+    let mut attempts = JoinSet::new();
     loop {
-        let id = tokio::select! {
-            id = services.ops.keystore().due() => id,
-            _ = stopped.changed() => return,
-        };
-        tokio::spawn(connect(services.clone(), id, stopped.clone()));
+        tokio::select! {
+            id = services.ops.keystore().due() => {
+                attempts.spawn(connect(services.clone(), id, stopped.clone()));
+            }
+            Some(_) = attempts.join_next() => {}
+            _ = stopped.changed() => break,
+        }
+    }
+    let ended = async { while attempts.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_ATTEMPTS, ended).await.is_err() {
+        tracing::error!("a connection of a key store does not end: it is given up");
     }
 }
 

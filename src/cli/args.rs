@@ -11,7 +11,7 @@ use super::rotate::RotateCommand;
 use super::token::TokenCommand;
 use crate::config::DecryptAliasMode;
 use crate::ids::spec::KeySpec;
-use crate::ids::{AccessKeyId, AccountId, KeyId, Region, UserName};
+use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
 
 const AFTER: &str = "\
 Exit codes: 0 done; 1 refused or failed; 64 wrong usage; 69 token or address not available; 74 log or file cannot be
@@ -80,6 +80,14 @@ pub enum Command {
         hsm-bridge rotate --alias alias/payments --reason yearly"
     )]
     Rotate(Box<RotateCommand>),
+    /// Bring ciphertexts of your own under an alias's current key. An API client: it needs AWS credentials and no configuration.
+    #[command(
+        after_help = "Blobs in files (binary or base64), in directories, or one base64 blob per line on standard input (`-`). Those\n\
+        under the current key are left alone, and so are blobs of keys that the alias never pointed to. The plaintext\n\
+        stays in the service. Run it again after an interruption: what is done is recognised.\n\nExample:\n  \
+        hsm-bridge reencrypt --alias alias/payments --context app=orders --dry-run /srv/orders/keys"
+    )]
+    Reencrypt(Box<ReencryptArguments>),
     /// Make, list and disable access keys.
     #[command(subcommand)]
     AccessKey(AccessKeyCommand),
@@ -205,6 +213,46 @@ pub enum CiphertextCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Args)]
+pub struct ReencryptArguments {
+    /// The alias whose current key takes the blobs over.
+    #[arg(long)]
+    pub alias: AliasName,
+    /// A key whose blobs are taken over too, though the alias's history does not name it. Needed in strict mode.
+    #[arg(long = "from-key", value_name = "KEY_ID")]
+    pub from_keys: Vec<KeyId>,
+    /// A pair of the encryption context, the same for all blobs of this run.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = context_pair)]
+    pub context: Vec<(String, String)>,
+    /// By default AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// By default AWS_REGION or AWS_DEFAULT_REGION.
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Ask the service whether it would, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Connections at one time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub parallel: u8,
+    /// With `-`: the file for the lines; one that an interrupted run left behind is continued.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[arg(long)]
+    pub json: bool,
+    /// Files and directories, or `-`.
+    #[arg(required = true, value_name = "PATH")]
+    pub inputs: Vec<PathBuf>,
+}
+
+fn context_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
 }
 
 #[derive(Args)]

@@ -25,10 +25,10 @@ pub enum KeyCommand {
     },
     /// Bring a key that is in the token already under KMS management.
     #[command(
-        after_help = "Refused: extractable keys unless --allow-extractable, the bridge's own system keys, keys that may WRAP,\n\
-        UNWRAP or DERIVE beside ENCRYPT or DECRYPT, keys adopted before, and ids that two keys have.\n\nExample:\n  \
-        pkcs11-tool --module /usr/lib/softhsm/libsofthsm2.so --login --keygen --key-type aes:32 --id 4a01 --label old-key \\\n    \
-        --sensitive --usage-decrypt\n  hsm-bridge key adopt --id 4a01 --alias alias/old-key"
+        after_help = "Refused: extractable keys unless --allow-extractable, the bridge's own system keys, keys that may WRAP, \
+        UNWRAP or DERIVE beside ENCRYPT or DECRYPT, keys adopted before, and ids that two keys have. Tools set more than \
+        was asked for: look at the key with `pkcs11-tool -O --login` first.\n\nExample:\n  \
+        hsm-bridge key adopt --id 4a01 --alias alias/signer"
     )]
     Adopt {
         /// The custom key store whose token has it; by default the default key store.

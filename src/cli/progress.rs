@@ -16,12 +16,7 @@ impl Bar {
         if total == 0 {
             return;
         }
-        let bar = self.0.get_or_insert_with(|| {
-            // The target draws nothing where standard error is no terminal.
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:40} {pos} of {len}, {eta} left");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
+        let bar = self.0.get_or_insert_with(|| bar(total));
         bar.set_length(total);
         bar.set_position(done.min(total));
     }
@@ -33,6 +28,14 @@ impl Drop for Bar {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A bar of this length.
+pub fn bar(total: u64) -> ProgressBar {
+    // The target draws nothing where standard error is no terminal.
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len}, {eta} left");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Shows the progress of work in this process until it is done.

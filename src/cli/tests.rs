@@ -88,7 +88,7 @@ fn wrong_usage() {
         "rotate retire",
         "alias history",
         "alias history drop --alias alias/x",
-        "alias history alias/x drop --alias alias/x --key k",
+        "alias history alias/x drop --alias alias/x --key 5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11",
         "key adopt",
         "key adopt --id 4a0",
         "key adopt --label l --usage WRAP",

@@ -198,7 +198,7 @@ impl Ops {
                 effects.key_store = self.store_used(request, resolved.subject());
                 let own = self.within_deadline(resolved.subject(), ctx);
                 let done = self.kms(request, resolved, own.as_ref().unwrap_or(ctx), &mut effects).await;
-                done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, resolved.subject()))
+                done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, request, resolved.subject()))
             }
             // Boxed: its state is six times that of all others, and would be part of every request's.
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))

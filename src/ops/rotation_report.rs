@@ -13,6 +13,8 @@ use crate::ops::{Context, Effects, KeyUse, OpError, OperatorRequest, OperatorRes
 use crate::store::{AliasRecord, KeyRecord, Lifecycle, Snapshot, Write};
 
 const DAY_MS: i64 = 86_400_000;
+/// Uses are known to the second.
+const SECOND_MS: i64 = 1_000;
 /// How long a command waits for the replay of the journal.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(120);
 const REPLAY_POLL: Duration = Duration::from_millis(50);
@@ -92,7 +94,7 @@ impl Ops {
                     "dropped": dropped.map(date),
                     "lastUse": uses.iter().max_by_key(|u| u.at).map(use_line),
                     // Who still needs it: these operations read what it made.
-                    "stillUsedBy": uses.iter().filter(|u| u.at >= until && reads(&u.operation)).map(use_line).collect::<Vec<_>>(),
+                    "stillUsedBy": uses.iter().filter(|u| u.at + SECOND_MS > until && reads(&u.operation)).map(use_line).collect::<Vec<_>>(),
                 })
             })
             .collect();

@@ -5,7 +5,9 @@ Nobody outside can be asked how these six operations answer, so the two tables b
 ConnectionErrorCode of the service model: each with the test that provokes it here, or with the reason why it cannot happen.
 """
 
+import base64
 import gzip
+import hashlib
 import json
 import re
 import secrets
@@ -173,7 +175,7 @@ class Stores:
     # -- the tokens themselves
 
     def label(self, number):
-        return f"hsm-bridge-dev-custom-{number + 1}"
+        return f"hsm-bridge-custom-{number + 1:02}"
 
     def token_dir(self, number):
         """SoftHSM's directory of a token. Its label stands in the first object, filled up with blanks."""
@@ -851,3 +853,182 @@ def test_a_password_that_was_changed_in_the_token(own):
     own.disconnect(store)
     own.kms.update_custom_key_store(CustomKeyStoreId=store, KeyStorePassword="another-password")
     own.connect(store)
+
+
+# -- tokens of the configuration -------------------------------------------------------------------------------------------
+
+SHORT_IDS = 'name = "short"\ncka_id_bytes = 2\n'
+
+
+def with_token(own, name, *lines):
+    """The instance with one more token, made by SoftHSM's own tool, under `[[custom_token]]`."""
+    extra = own.bridge.root / "extra.toml"
+    text = f'[[custom_token]]\nname = "{name}"\nlabel = "{name}"\n' + "".join(f"{line}\n" for line in lines)
+    with own.stopped():
+        if not any(name.ljust(32).encode() in f.read_bytes() for f in own.bridge.dir.glob("tokens/*/token.object")):
+            own.softhsm("softhsm2-util", "--init-token", "--free", "--label", name, "--pin", own.password, "--so-pin", "12345678")
+        extra.write_text(text)
+        if "--config-extra" not in own.bridge.extra_args:
+            own.bridge.extra_args += ["--config-extra", str(extra)]
+
+
+def derived(record):
+    """As docs/key-stores.md and the code say it, made by Python's own library."""
+    digest = hashlib.sha256()
+    for text in ["hsm-bridge/cluster/1", record["serial"], "SoftHSM project"]:
+        digest.update(len(text).to_bytes(8, "big") + text.encode())
+    return "cluster-" + base64.b32encode(digest.digest()[:10]).decode().lower()
+
+
+def seen(own, name):
+    found = [token for r in own.bridge.journal() if r["eventName"] == "TokenSeen" and r["eventType"] != "HsmBridgeIntent"
+             for token in r["additionalEventData"]["details"]["tokens"] if token["token"] == name]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def refuses_to_start(own, what):
+    own.bridge.stop()
+    with pytest.raises(AssertionError, match=re.compile(what, re.DOTALL)):
+        own.bridge.start()
+    own.bridge.process = None
+
+
+def test_cluster_ids_are_derived_and_kept(own):
+    with_token(own, "third")
+    record = seen(own, "third")
+    cluster = record["clusterId"]
+    assert cluster == derived(record)
+    store = own.kms.create_custom_key_store(**own.parameters(0, CloudHsmClusterId=cluster,
+                                                             TrustAnchorCertificate=other_certificate()))["CustomKeyStoreId"]
+    own.connect(store)
+    # A stop in the middle of a connection lets it end.
+    own.bridge.restart()
+    own.bridge.restart()
+    assert not [r for r in own.bridge.journal() if r["eventName"] == "OutcomeUnknown"]
+    seen(own, "third")
+    extra = own.bridge.root / "extra.toml"
+    before = extra.read_text()
+    extra.write_text(before + 'cluster_id = "cluster-aaaaaaaaaaa"\n')
+    refuses_to_start(own, f"`third` is configured as `cluster-aaaaaaaaaaa`, but has been `{cluster}`")
+    extra.write_text(before + f'\n[[custom_token]]\nname = "again"\nserial = "{record["serial"]}"\n')
+    with pytest.raises(AssertionError, match="one token|are both"):
+        own.bridge.start()
+    own.bridge.process = None
+    extra.write_text(before)
+    own.bridge.start()
+    assert own.settled(store)["ConnectionState"] == "CONNECTED"
+
+
+def test_another_default_token(own):
+    """The same objects under another serial number: refused until a person says that the token was replaced."""
+    own.bridge.stop()
+    serial = SOFTHSM + 2
+    (path,) = [p for p in own.bridge.dir.glob("tokens/*/token.object") if b"hsm-bridge-dev ".ljust(32) in p.read_bytes()]
+    data = path.read_bytes()
+    attributes = split(data)
+    number = attributes[serial][24:]
+    path.write_bytes(data.replace(number, b"0123456789abcdef"[:len(number)]))
+    with pytest.raises(AssertionError, match=r"serial `0123456789abcdef`.*token replace"):
+        own.bridge.start()
+    own.bridge.process = None
+    path.write_bytes(data)
+    own.bridge.start()
+
+
+def test_short_ids_and_keys_that_were_not_finished(own):
+    """A token that takes ids of two bytes: its keys are found again after a restart, and what a killed run left is undone."""
+    (own.bridge.root / "short.toml").write_text(SHORT_IDS)
+    with_token(own, "short", f'profile = "{own.bridge.root / "short.toml"}"')
+    parameters = own.parameters(0, CloudHsmClusterId=seen(own, "short")["clusterId"])
+    store = own.kms.create_custom_key_store(**parameters)["CustomKeyStoreId"]
+    own.connect(store)
+    key = own.key(store)["KeyId"]
+    sealed = own.kms.encrypt(KeyId=key, Plaintext=b"short")["CiphertextBlob"]
+    handle = json.loads([r for r in own.bridge.journal() if r["eventName"] == "CreateKey"][-1]["additionalEventData"]["backingKey"])
+    assert len(bytes.fromhex(handle["keyHandle"])) == 2
+
+    made = []
+    for turn in range(4):
+        def make():
+            try:
+                while True:
+                    made.append(own.key(store, KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyId"])
+            except Exception:  # noqa: BLE001
+                pass
+        threads = [threading.Thread(target=make) for _ in range(3)]
+        [t.start() for t in threads]
+        time.sleep(0.3 + 0.17 * turn)
+        own.bridge.kill()
+        [t.join(PATIENCE) for t in threads]
+        own.bridge.start()
+        assert own.settled(store)["ConnectionState"] == "CONNECTED"
+    assert own.kms.decrypt(CiphertextBlob=sealed)["Plaintext"] == b"short"
+    pages = own.kms.get_paginator("list_keys").paginate()
+    listed = {k["KeyId"] for page in pages for k in page["Keys"]}
+    assert set(made) <= listed
+    for one in listed - {key}:
+        own.kms.sign(KeyId=one, Message=b"m", SigningAlgorithm="RSASSA_PKCS1_V1_5_SHA_256")
+    undone = sum(r["additionalEventData"]["details"].get("unfinishedKeysUndone", 0) for r in own.bridge.journal()
+                 if r["eventName"] == "KeyStoreConnection" and r["eventType"] != "HsmBridgeIntent")
+    assert undone, "no kill fell into the making of a key: the test shows nothing"
+    shown = subprocess.run(["pkcs11-tool", "--module", own.bridge.env["HSM_BRIDGE_PKCS11_MODULE"], "--token-label", "short", "--login",
+                            "--pin", own.password, "-O", "--type", "privkey"], capture_output=True, text=True, timeout=PATIENCE,
+                           env=clean_env(SOFTHSM2_CONF=str(own.bridge.dir / "softhsm2.conf"))).stdout
+    assert shown.count("Private Key Object") == len(listed) - 1, shown
+
+
+def test_a_restored_store(own):
+    """Key stores are those of the backup, at once."""
+    first = own.connected(0)
+    backup = own.bridge.root / "backup.sqlite"
+    own.bridge.run("store", "backup", backup)
+    later = own.connected(1)
+    own.bridge.run("store", "restore", backup, "--ticket", "T-1")
+    with refused("CustomKeyStoreNotFoundException"):
+        own.entry(later)
+    assert own.entry(first)["ConnectionState"] == "CONNECTED"
+    own.key(first)
+    # Its token was let go.
+    own.connected(1)
+
+
+def test_a_deletion_waits_for_its_key_store():
+    preload = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    assert preload, "libfaketime is not installed (apt-get install faketime)"
+    own = Stores(tokens=1)
+    clock, extra = own.bridge.root / "faketime", own.bridge.root / "extra.toml"
+    clock.write_text("+0\n")
+    extra.write_text("[sweeper]\ninterval_seconds = 1\n")
+    own.bridge.extra_args += ["--config-extra", str(extra)]
+    own.bridge.environment = {"LD_PRELOAD": str(preload[0]), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+                              "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    own.bridge.start()
+    try:
+        store = own.connected(0)
+        key = own.key(store)["KeyId"]
+        own.kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
+        own.disconnect(store)
+        shift = 8 * 86_400
+        clock.write_text(f"+{shift}\n")
+
+        def ask(operation, params):
+            return own.bridge.raw().call(operation, params, age=-shift)
+
+        time.sleep(1.5)
+        own.bridge.run("sweeper", "--confirm", "T-2")
+        time.sleep(2.5)
+        assert ask("DescribeKey", {"KeyId": key}).json()["KeyMetadata"]["KeyState"] == "PendingDeletion"
+        names = [r["eventName"] for r in own.bridge.journal()]
+        assert "DeleteKey" not in names, "nobody tried"
+        assert ask("ConnectCustomKeyStore", {"CustomKeyStoreId": store}).status == 200
+        deadline = time.monotonic() + PATIENCE
+        while ask("DescribeKey", {"KeyId": key}).status == 200:
+            assert time.monotonic() < deadline, own.bridge.stderr()
+            time.sleep(0.1)
+        destroyed = [r for r in own.bridge.journal() if r["eventName"] == "DeleteKey"][-1]["additionalEventData"]
+        assert destroyed["customKeyStoreId"] == store and destroyed["clusterId"] == own.clusters[0]
+        (status,) = json.loads(destroyed["backingKeysDeletionStatus"])
+        assert status["deletionStatus"] == "SUCCESS" and status["keyHandle"] == key.replace("-", "")
+    finally:
+        own.bridge.close()

@@ -5,7 +5,6 @@
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,8 +18,7 @@ for name in [n for n in os.environ if n.startswith("AWS_")]:
     del os.environ[name]
 
 from bridge import INSTANCES, Bridge, binary  # noqa: E402
-
-TIMEOUT = 300
+from report import run_crosscheck  # noqa: E402
 
 
 def pytest_sessionstart(session):
@@ -34,36 +32,6 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         report.sections += [(f"stderr of server {number}", instance.stderr()) for number, instance in enumerate(INSTANCES)]
-
-
-class Report:
-    """What one run of the script printed."""
-
-    def __init__(self, done):
-        self.code, self.stdout, self.stderr = done.returncode, done.stdout, done.stderr
-        lines = done.stdout.splitlines()
-        start = next((n for n, line in enumerate(lines) if line.startswith("check  ")), len(lines))
-        body = lines[start + 1:]
-        table = body[:body.index("")] if "" in body else []
-        self.rows = [(cells + ["", "", ""])[:4] for cells in (split(line) for line in table)]
-        self.last = lines[-1] if lines else ""
-
-    def results(self, word):
-        """check and judge → result, of the rows whose check holds this word."""
-        return {(check, judge): result for check, judge, result, _ in self.rows if word in check}
-
-    def __str__(self):
-        return f"exit code {self.code}\n{self.stdout}\n{self.stderr}"
-
-
-def split(line):
-    return [cell.strip() for cell in line.split("  ") if cell.strip()]
-
-
-def run_crosscheck(env, *args):
-    done = subprocess.run([sys.executable, HERE / "crosscheck.py", *map(str, args)], capture_output=True, text=True, timeout=TIMEOUT,
-                          env=env, stdin=subprocess.DEVNULL)
-    return Report(done)
 
 
 @pytest.fixture(scope="session")

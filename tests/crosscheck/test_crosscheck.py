@@ -8,8 +8,8 @@ import pytest
 
 import specs
 from bridge import clean_env
-from conftest import HERE, run_crosscheck
 from instance import Instance
+from report import HERE, run_crosscheck
 from spy import Spy
 from table import Table, Wrong
 

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 import adopted
 from bridge import binary
-from conftest import HERE
+from report import HERE
 from token_tool import key_id_hex, listed_objects, pkcs11_tool
 
 SPECS = list(adopted.KINDS)

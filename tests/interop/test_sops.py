@@ -6,6 +6,7 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 
+from bridge import binary
 from page import block
 from programs import installed, run
 from rotation import key_of, rotate
@@ -131,6 +132,7 @@ def test_the_page(bridge, tmp_path):
     """The commands of docs/clients.md, as they stand."""
     alias = bridge.new_alias(bridge.new_key(), "alias/sops-page")
     sops = Sops(bridge, tmp_path)
-    sops.env["PATH"] = f"{installed('sops').rpartition('/')[0]}:{sops.env['PATH']}"
+    (tmp_path / "hsm-bridge").symlink_to(binary().resolve())
+    sops.env["PATH"] = f"{tmp_path}:{installed('sops').rpartition('/')[0]}:{sops.env['PATH']}"
     done = run(["bash", "-euo", "pipefail", "-c", block("sh sops", **{"alias/sops": alias})], sops.env, tmp_path)
     assert "hunter2" in done.stdout and "hunter2" not in (tmp_path / "secrets.enc.yaml").read_text()

@@ -9,14 +9,13 @@ import http.client
 import json
 import random
 import secrets
-import socket
 import sys
 import threading
 import time
 from collections import Counter
 
 from instance import is_intent
-from judge import ALGORITHM, b64, details, unb64
+from judge import ALGORITHM, b64, details, of_default, unb64
 from spy import Spy
 
 AIMS = ["intent", "row", "generate", "object", "commit", "outcome", "random", "late"]
@@ -179,7 +178,7 @@ class Rotate:
         elif self.asked and last and self.asked[1] in json.dumps(last["requestParameters"]):
             self.state = "done" if effects[last["requestID"]] else "not done"
         for alias, chain in chains.items():
-            entries = ask(instance, command="alias-history", alias=alias)["entries"]
+            entries = json.loads(instance.run("alias", "history", alias, "--json").stdout)["history"]
             keys = [entry["keyId"] for entry in entries]
             assert keys == [old for old, _ in chain] + [chain[-1][1]], f"{alias}: {keys}, the log has {chain}"
             assert len(set(keys)) == len(keys), f"{alias} was at one key twice: {keys}"
@@ -189,8 +188,8 @@ class Rotate:
             for key in keys[-2:]:
                 tags = judge.call("ListResourceTags", {"KeyId": key})["Tags"]
                 assert tags == [{"TagKey": "app", "TagValue": alias}], tags
-        objects = instance.doctor()["objects"]
-        assert not objects["withoutRecord"], objects
+        objects = of_default(instance.doctor())
+        assert objects["withoutRecord"]["count"] == 0, objects
 
     def about(self, judge):
         return {"met": dict(sorted(self.met.items())), "asked again": dict(self.again), "calls of the clients": self.calls,
@@ -255,11 +254,3 @@ class Watch:
 
 def count(directory):
     return sum(1 for _ in directory.iterdir())
-
-
-def ask(instance, **request):
-    with socket.socket(socket.AF_UNIX) as link:
-        link.connect(str(instance.state / "operator.sock"))
-        link.sendall(json.dumps(request).encode() + b"\n")
-        answer = json.loads(link.makefile().readline())
-    return answer["ok"]

@@ -35,7 +35,9 @@ impl CustomTokens {
         }
         let mut tokens = CustomTokens::listed(dir)?;
         while tokens.0.len() < wanted {
-            let label = format!("hsm-bridge-dev-custom-{}", tokens.0.len() + 1);
+            // No label is the beginning of another: `pkcs11-tool --token-label` takes the first token that begins with it, and a
+            // PIN tried on the wrong token costs that one a try.
+            let label = format!("hsm-bridge-custom-{:02}", tokens.0.len() + 1);
             let token = make(dir, module, label)?;
             tokens.0.push(token);
             replace(&dir.join(LIST), tokens.list().as_bytes())?;

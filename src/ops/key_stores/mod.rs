@@ -14,7 +14,7 @@ use std::ops::Bound;
 use crate::ids::{ClusterId, KeyStoreId};
 use crate::keystore::{ConfiguredToken, ErrorClass, Looked, OpenFailure, Token, TokenError};
 use crate::ops::resolve::KeyTarget;
-use crate::ops::{Context, KeyStoreEntry, KeyStoreFacts, OpError, Ops, Page, Request, Response, Subject};
+use crate::ops::{Context, CreateKey, KeyStoreEntry, KeyStoreFacts, OpError, Ops, Page, Request, Response, Subject};
 use crate::store::{KeyStoreRecord, Lifecycle, Snapshot};
 
 /// The model names no default for DescribeCustomKeyStores: that of ListKeys.
@@ -132,16 +132,24 @@ impl Ops {
 
     /// A call that was under way when its key store was disconnected finds its token closed: that is the store's state and no
     /// failure of ours.
-    pub(super) fn told_of_disconnect(&self, error: OpError, subject: &Subject) -> OpError {
+    pub(super) fn told_of_disconnect(&self, error: OpError, request: &Request, subject: &Subject) -> OpError {
+        if !matches!(error, OpError::Token(_)) {
+            return error;
+        }
+        if let Request::CreateKey(CreateKey { key_store: Some(id), .. })
+        | Request::GenerateRandom { key_store: Some(id), .. } = request
+        {
+            return self.connected_store(id).err().unwrap_or(error);
+        }
         let keys: [Option<&KeyTarget>; 2] = match subject {
             Subject::Key(key) | Subject::Blob { key, .. } => [Some(key), None],
             Subject::ReEncrypt { source, destination, .. } => [Some(source), Some(destination)],
             _ => [None, None],
         };
         let away = keys.into_iter().flatten().find(|key| !self.keystore.is_connected(key.record.key_store.as_ref()));
-        match (&error, away) {
-            (OpError::Token(_), Some(key)) => OpError::KeyStoreDisconnected { arn: key.arn.clone() },
-            _ => error,
+        match away {
+            Some(key) => OpError::KeyStoreDisconnected { arn: key.arn.clone() },
+            None => error,
         }
     }
 
