@@ -39,6 +39,7 @@ pub async fn fill(config: &Config, dir: &Path, count: usize) {
             created: now_ms(),
             fingerprint: made.fingerprint,
             spki: made.spki,
+            object_id: None,
             evidence: serde_json::to_value(&made.evidence).expect("plain data"),
         };
         writes.push(Write::PutKey(KeyRecord {
@@ -53,6 +54,8 @@ pub async fn fill(config: &Config, dir: &Path, count: usize) {
             policy_version: 1,
             tags: Vec::new(),
             materials: vec![material],
+            key_store: None,
+            provenance: hsm_bridge::store::Provenance::Generated,
         }));
         keys.push(id);
         if writes.len() == BATCH || number == count {

@@ -9,6 +9,7 @@ mod memory;
 mod parts;
 mod process;
 mod raw;
+mod reconcile;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -26,10 +27,11 @@ const OPERATIONS: [&str; 4] = ["Encrypt", "Decrypt", "GenerateDataKey", "Sign"];
 const HELP: &str = "\
 Measures what a request costs, on loopback, with a SoftHSM token of its own on tmpfs and the journal on disk.
 
-Usage: scripts/bench [--smoke] [--memory] [OPTIONS]
+Usage: scripts/bench [--smoke] [--memory | --reconcile] [OPTIONS]
 
   --smoke              a few seconds, few keys, debug build: that the bench works, not how fast the bridge is
   --memory             resident memory instead of time
+  --reconcile          `token reconcile` instead of requests, beside a bare enumeration and bare attribute reads
   --keys A,B           sizes of the two instances (10,10000)
   --connections N,…    (1,4,16,64)
   --operations NAME,…  (Encrypt,Decrypt,GenerateDataKey,Sign)
@@ -41,6 +43,7 @@ Usage: scripts/bench [--smoke] [--memory] [OPTIONS]
 
 pub struct Options {
     memory: bool,
+    reconcile: bool,
     keys: Vec<usize>,
     connections: Vec<usize>,
     operations: Vec<&'static str>,
@@ -85,7 +88,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     println!("{}", process::machine());
     let done = runtime.block_on(async {
-        if options.memory { memory::measure(&places, &options).await } else { measure(&places, &options).await }
+        match (options.memory, options.reconcile) {
+            (true, _) => memory::measure(&places, &options).await,
+            (_, true) => reconcile::measure(&places, &options),
+            _ => measure(&places, &options).await,
+        }
     });
     drop(places);
     if let Err(error) = done {
@@ -103,6 +110,7 @@ fn options(words: &[&str]) -> Option<Options> {
     let smoke = words.contains(&"--smoke");
     let mut options = Options {
         memory: false,
+        reconcile: false,
         keys: if smoke { vec![3, 30] } else { vec![10, 10_000] },
         connections: if smoke { vec![1, 4] } else { vec![1, 4, 16, 64] },
         operations: OPERATIONS.to_vec(),
@@ -117,6 +125,7 @@ fn options(words: &[&str]) -> Option<Options> {
         match *word {
             "--smoke" => {}
             "--memory" => options.memory = true,
+            "--reconcile" => options.reconcile = true,
             "--keys" => options.keys = numbers(words.next()?)?,
             "--connections" => options.connections = numbers(words.next()?)?,
             "--operations" => {

@@ -15,6 +15,33 @@ use hsm_bridge::config::Config;
 
 use crate::process;
 
+/// What an officer wants to know of an object, with room for each: one call reads them all.
+const ATTRIBUTES: [(u64, usize); 23] = [
+    (sys::CKA_CLASS, 8),
+    (sys::CKA_ID, 1024),
+    (sys::CKA_LABEL, 1024),
+    (sys::CKA_KEY_TYPE, 8),
+    (sys::CKA_PRIVATE, 1),
+    (sys::CKA_SENSITIVE, 1),
+    (sys::CKA_EXTRACTABLE, 1),
+    (sys::CKA_ALWAYS_SENSITIVE, 1),
+    (sys::CKA_NEVER_EXTRACTABLE, 1),
+    (sys::CKA_LOCAL, 1),
+    (sys::CKA_MODIFIABLE, 1),
+    (sys::CKA_ENCRYPT, 1),
+    (sys::CKA_DECRYPT, 1),
+    (sys::CKA_SIGN, 1),
+    (sys::CKA_VERIFY, 1),
+    (sys::CKA_WRAP, 1),
+    (sys::CKA_UNWRAP, 1),
+    (sys::CKA_DERIVE, 1),
+    (sys::CKA_MODULUS, 1024),
+    (sys::CKA_EC_PARAMS, 1024),
+    (sys::CKA_VALUE_LEN, 8),
+    (sys::CKA_CHECK_VALUE, 64),
+    (sys::CKA_KEY_GEN_MECHANISM, 8),
+];
+
 /// `hsm-bridge/kms/1`, header fields, two pairs of a context: what Encrypt binds in this bench.
 const AAD_LEN: usize = 80;
 
@@ -59,6 +86,9 @@ pub fn serve(config: &Config, keys: &super::instance::Keys) {
         let line = line.expect("the parent writes text");
         if line == "resident" {
             println!("{} 0", process::resident(std::process::id()));
+        } else if line == "inventory" {
+            let (enumeration, attributes) = raw.inventory();
+            println!("{enumeration} {attributes}");
         } else if line == "touch" {
             // Every object once, as the server's first use of every key.
             for object in raw.session.find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY)]).expect("C_FindObjects")
@@ -78,6 +108,45 @@ pub fn serve(config: &Config, keys: &super::instance::Keys) {
 }
 
 impl Raw {
+    /// Seconds of one enumeration of all objects, and of one C_GetAttributeValue for each.
+    fn inventory(&self) -> (f64, f64) {
+        let session = self.session.handle();
+        let start = Instant::now();
+        let mut objects = Vec::new();
+        unsafe {
+            let init = self.list.C_FindObjectsInit.expect("in the list");
+            assert_eq!(init(session, std::ptr::null_mut(), 0), sys::CKR_OK);
+            let find = self.list.C_FindObjects.expect("in the list");
+            loop {
+                let (mut found, mut count) = ([0; 1024], 0);
+                assert_eq!(find(session, found.as_mut_ptr(), 1024, &raw mut count), sys::CKR_OK);
+                objects.extend_from_slice(&found[..usize::try_from(count).expect("at most 1024")]);
+                if count == 0 {
+                    break;
+                }
+            }
+            assert_eq!(self.list.C_FindObjectsFinal.expect("in the list")(session), sys::CKR_OK);
+        }
+        let enumeration = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let read = self.list.C_GetAttributeValue.expect("in the list");
+        for object in objects {
+            let mut room: Vec<Vec<u8>> = ATTRIBUTES.iter().map(|(_, size)| vec![0; *size]).collect();
+            let mut template: Vec<sys::CK_ATTRIBUTE> = ATTRIBUTES
+                .iter()
+                .zip(&mut room)
+                .map(|((kind, size), room)| sys::CK_ATTRIBUTE {
+                    type_: *kind,
+                    pValue: room.as_mut_ptr().cast(),
+                    ulValueLen: *size as sys::CK_ULONG,
+                })
+                .collect();
+            // A key lacks some of them, which the answer says; the others are there all the same.
+            unsafe { read(session, object, template.as_mut_ptr(), template.len() as sys::CK_ULONG) };
+        }
+        (enumeration, start.elapsed().as_secs_f64())
+    }
+
     fn measure(&self, operation: &str, time: Duration) -> (f64, f64) {
         for turn in 0..50 {
             self.call(operation, turn);

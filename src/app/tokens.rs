@@ -98,7 +98,7 @@ pub(super) async fn same(app: &App, options: &StartOptions) -> Result<(), AppErr
     }
     Err(AppError::Refused(format!(
         "the token of `[token]` has serial `{}`, the known one has `{}`: if it was replaced on purpose, run \
-         `hsm-bridge token replace {DEFAULT_TOKEN}`, which checks every key on it",
+         `hsm-bridge token replace --token {DEFAULT_TOKEN} --ticket TICKET`, which checks every key on it",
         info.serial, known.serial
     )))
 }

@@ -418,6 +418,9 @@ def test_the_token_of_a_custom_key_store(shop):
     theirs.make(AES, "77", "in the shop")
     with pytest.raises(Refused, match="no key with this"):
         adopt(shop, id="77")
+    theirs.make(EC, "79", "signs in the shop")
+    with pytest.raises(Refused, match="custom_store_key_specs"):
+        adopt(shop, id="79", key_store=shop.store)
     adopted = adopt(shop, id="77", key_store=shop.store)["line"]["key_id"]
     metadata = shop.call("DescribeKey", {"KeyId": adopted})["KeyMetadata"]
     assert metadata["Origin"] == "AWS_CLOUDHSM" and metadata["CustomKeyStoreId"] == shop.store
@@ -532,7 +535,7 @@ def test_another_default_token(serving):
     away = serving.root / "away.object"
     its_object.rename(away)
     serving.spawn()
-    assert serving.wait_for_exit() == 1 and "hsm-bridge token replace" in serving.said()
+    assert serving.wait_for_exit() == 1 and "hsm-bridge token replace --token default" in serving.said()
     refused = serving.run("token", "replace", "--token", "default", "--ticket", "T-2", expect=1)
     assert "1 of 2 keys are not in the token" in refused.stderr and lost in refused.stderr
     away.rename(its_object)

@@ -52,6 +52,12 @@ impl Ops {
         if !supported(&token.capabilities(), spec) {
             return Err(refused(format!("the token cannot use keys of spec {spec}: `doctor` says what it can")));
         }
+        if request.key_store.is_some() && !spec.is_symmetric() && !self.custom_store_key_specs.contains(&spec) {
+            return Err(refused(format!(
+                "a custom key store has keys of spec {spec} only where `key_stores.custom_store_key_specs` of the \
+                 configuration names it"
+            )));
+        }
         may_be_taken(&self.store.snapshot(), request, &cka_id)?;
 
         let material = MaterialId { id: id.bytes(), generation: 0 };
