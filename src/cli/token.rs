@@ -28,8 +28,8 @@ pub enum TokenCommand {
     },
     /// Take a new PIN, without a restart. It is tried once; the old one stays until the new one has worked.
     #[command(
-        after_help = "The PIN is read from the source that the configuration names, or from --pin-file on the server's host.\n\
-        For a custom key store use UpdateCustomKeyStore while it is disconnected."
+        after_help = "Change the PIN in the token first. The new one is read from the source that the configuration names, or from\n\
+        --pin-file on the server's host. For a custom key store name --token and --pin-file: its password stands nowhere else."
     )]
     Pin {
         /// Its name in the configuration; `default` by default.
