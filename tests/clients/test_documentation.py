@@ -11,9 +11,10 @@ import pytest
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from bridge import REPOSITORY, binary
+from bridge import REPOSITORY, Bridge, binary
 
 README = "README.md"
+STORES = "docs/key-stores.md"
 FORMAT = "docs/ciphertext-format.md"
 AUDIT = "docs/audit.md"
 # Answers of a command that takes a while on a busy machine.
@@ -33,6 +34,20 @@ def blocks(path, tag):
 
 @pytest.fixture
 def shell(own_bridge, tmp_path):
+    return runner(own_bridge, tmp_path)
+
+
+@pytest.fixture
+def shell_with_stores(tmp_path):
+    """Beside tokens of which custom key stores can be made."""
+    bridge = Bridge(extra_args=["--custom-tokens", "2"])
+    try:
+        yield runner(bridge.start(), tmp_path)
+    finally:
+        bridge.close()
+
+
+def runner(bridge, tmp_path):
     """Runs a page's block as a person does: in bash, the first failing command ends it."""
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -43,13 +58,13 @@ def shell(own_bridge, tmp_path):
     def run(text, check=True):
         path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=work, capture_output=True, text=True, timeout=TIMEOUT,
-                              env=own_bridge.tool_env(PATH=path), stdin=subprocess.DEVNULL)
+                              env=bridge.tool_env(PATH=path), stdin=subprocess.DEVNULL)
         if check:
             assert done.returncode == 0, f"{text}\nstdout: {done.stdout}\nstderr: {done.stderr}"
         return done
 
-    run.bridge, run.work = own_bridge, work
-    shutil.copy(own_bridge.env_file, work / "dev.env")
+    run.bridge, run.work = bridge, work
+    shutil.copy(bridge.env_file, work / "dev.env")
     return run
 
 
@@ -58,17 +73,23 @@ def shell(own_bridge, tmp_path):
 def declared():
     """Operation → `None` or the reason of its refusal, from `src/ops/operation.rs`."""
     text = page("src/ops/operation.rs").split("pub fn service(self)")[1].split("#[cfg(test)]")[0]
-    arms = re.findall(r'((?:\|?\s*Operation::\w+\s*)+)=>\s*(?:\{\s*)?Service::(Served|Refused\(\s*"([^"]*)",?\s*\))', text)
-    return {name: reason or None for names, _, reason in arms for name in re.findall(r"Operation::(\w+)", names)}
+    arms = re.findall(r'((?:\|?\s*Operation::\w+\s*)+)=>\s*(?:\{\s*)?Service::(Served|Refused(?:OnKey)?\(\s*"([^"]*)",?\s*\))', text)
+    rows = {name: re.sub(r"\\\n\s*", "", reason) or None
+            for names, _, reason in arms for name in re.findall(r"Operation::(\w+)", names)}
+    # Not of KMS's model; X-Amz-Target has this name.
+    return rows | {"HsmBridge.RotateAlias": rows.pop("RotateAlias")}
 
 
 def test_the_table_of_operations_is_the_one_of_the_code():
     code = declared()
-    assert len(code) == 56
+    assert len(code) == 56 + 1
     section = page(README).split("\n## Operations\n")[1].split("\n## ")[0]
-    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", section, re.M))
+    rows = dict(re.findall(r"^\| ([\w.]+) \| (.*) \|$", section, re.M))
     rows.pop("operation", None)
     assert rows == {name: f"refused: {reason}" if reason else "served" for name, reason in code.items()}
+    served = sum(reason is None for name, reason in code.items() if name != "HsmBridge.RotateAlias")
+    assert f"{served} of the 56 KMS operations" in page(README)
+    assert f"{served} of the 56 operations" in page("CHANGELOG.md")
 
 
 # -- the README's commands --------------------------------------------------------------------------------------------------
@@ -76,6 +97,31 @@ def test_the_table_of_operations_is_the_one_of_the_code():
 def test_the_tour(shell):
     done = shell(blocks(README, "sh tour")[0])
     assert "hello" in done.stdout and "user/alice" in done.stdout and "\nOK  " in done.stdout
+
+
+def test_custom_key_stores(shell_with_stores):
+    done = shell_with_stores(blocks(README, "sh stores")[0])
+    states = [line.strip() for line in done.stdout.splitlines() if "State" in line or "navailable" in line]
+    assert states == ['"ConnectionState": "CONNECTED",', '"Unavailable"'], done.stdout
+    assert re.search(r"^custom-1 .* cks-\w+ \(payments\) +1$", done.stdout, re.M), done.stdout
+    # The tour names the default token by its label, whatever else is there.
+    assert "hsm-bridge/store-kek" in shell_with_stores(blocks(README, "sh tour")[0]).stdout
+
+
+def test_rotation_by_alias(shell):
+    done = shell(blocks(README, "sh rotation")[0])
+    assert "written before" in done.stdout and "Keys rotated away" in done.stdout
+    assert "1 re-encrypted, 0 under the current key" in done.stdout
+    assert "0 re-encrypted, 1 under the current key" in shell(". ./dev.env; hsm-bridge reencrypt --alias alias/app app.blob").stdout
+
+
+def test_the_officers_commands(shell):
+    done = shell(blocks(README, "sh officer")[0])
+    assert "agrees with the store" in done.stdout and "Verified OK" in done.stdout
+    with open(shell.work / "key.json", "ab") as statement:
+        statement.write(b" ")
+    check = [line for line in blocks(README, "sh officer")[0].splitlines() if line.startswith("openssl")]
+    assert shell(check[0], check=False).returncode != 0
 
 
 def test_backup_and_restore(shell):
@@ -157,6 +203,50 @@ def test_exit_codes(own_bridge):
     assert bridge.run("serve", check=False).returncode == 77
     pin.write_text(good)
     assert bridge.run("sweeper", "--confirm", "CHG-7", "--json").returncode == 0
+
+
+# -- docs/key-stores.md -----------------------------------------------------------------------------------------------------
+
+def test_the_walk_through_custom_key_stores(shell_with_stores):
+    done = shell_with_stores(blocks(STORES, "sh key-stores")[0])
+    lines = done.stdout.splitlines()
+    assert lines[0] == "CONNECTED" and "Unavailable" in lines and "hello" in lines, done.stdout
+    assert re.fullmatch(r"AWS_CLOUDHSM\tcks-\w+\tcluster-\w+\tEnabled", lines[1]), done.stdout
+    assert "KMSInvalidStateException" in done.stderr
+
+
+# -- every page -------------------------------------------------------------------------------------------------------------
+
+def pages():
+    return [README, "CHANGELOG.md", *sorted(str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "docs").rglob("*.md"))]
+
+
+def anchors(path):
+    """As GitHub makes them of headings: lower case, blanks to hyphens, no punctuation."""
+    text = re.sub(r"^```.*?^```$", "", (REPOSITORY / path).read_text(), flags=re.M | re.S)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)}
+
+
+@pytest.mark.parametrize("path", pages())
+def test_links_lead_somewhere(path):
+    text = re.sub(r"^```.*?^```$", "", page(path), flags=re.M | re.S)
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", target):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (REPOSITORY / path).parent / file if file else REPOSITORY / path
+        if not found.exists() or (anchor and anchor not in anchors(found.resolve().relative_to(REPOSITORY.resolve()))):
+            dead.append(target)
+    assert not dead
+
+
+def test_the_readme_links_every_page():
+    text = page(README)
+    documents = {p for p in pages() if p.startswith("docs/") and not p.startswith("docs/tokens/")}
+    assert [p for p in documents if f"]({p})" not in text] == []
+    kinds = page("docs/tokens/README.md")
+    assert [p.name for p in (REPOSITORY / "docs/tokens").glob("*.md") if p.name != "README.md" and f"]({p.name})" not in kinds] == []
 
 
 # -- docs/ciphertext-format.md ----------------------------------------------------------------------------------------------
