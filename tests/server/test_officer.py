@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -343,15 +344,39 @@ def test_another_pin(serving):
     with pytest.raises(Refused, match="absent"):
         ask(serving, "token-pin", token=None, pin_file=str(serving.root / "absent"))
     assert ask(serving, "token-list")["tokens"][0]["status"] == "ready"
-    # SoftHSM reads a PIN when a process starts to use it, and never again: what the officer sets beside the bridge counts then.
-    change_pin(serving, serving.pin, "33334444")
-    serving.write_pin("33334444")
+    # What an officer does: the PIN is changed beside the serving bridge, then told to it, under load and without a restart.
+    pid = serving.process.pid
+    failures, stop = [], threading.Event()
+
+    def load():
+        while not stop.is_set():
+            try:
+                use(serving, key, "SYMMETRIC_DEFAULT")
+            except Exception as error:  # noqa: BLE001
+                failures.append(repr(error))
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        change_pin(serving, serving.pin, "33334444")
+        use(serving, key, "SYMMETRIC_DEFAULT")
+        serving.write_pin("33334444")
+        assert ask(serving, "token-pin", token=None, pin_file=None)["token"] == "default"
+        use(serving, key, "SYMMETRIC_DEFAULT")
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == [] and serving.process.pid == pid
+    # The PIN that it works with is the new one: the old one is refused now.
+    with pytest.raises(Refused, match="the old PIN is used on"):
+        ask(serving, "token-pin", token=None, pin_file=pin_file(serving, serving.pin))
+    use(serving, key, "SYMMETRIC_DEFAULT")
     serving.stop()
     serving.start()
     use(serving, key, "SYMMETRIC_DEFAULT")
     assert pins_told(serving, "77778888", "77779999", "33334444") == []
     outcomes = [r for r in serving.records("TokenPin") if not is_intent(r)]
-    assert ["errorCode" in r for r in outcomes] == [True, True, False, True]
+    assert ["errorCode" in r for r in outcomes] == [True, True, False, True, False, True]
 
 
 # -- tokens of custom key stores --------------------------------------------------------------------------------------------------
