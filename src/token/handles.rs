@@ -198,6 +198,13 @@ impl Handles {
         self.write().place(places);
     }
 
+    /// The objects of this material are nobody's again.
+    pub(super) fn give_up(&self, material: MaterialId) {
+        let mut table = self.write();
+        let table = &mut *table;
+        table.places.give_up(material, &mut table.materials, &mut table.foreign);
+    }
+
     /// `CKA_ID` of a material's objects, unless it is the material's own.
     pub(super) fn placed(&self, material: MaterialId) -> Option<Vec<u8>> {
         self.read().places.id(material).cloned()

@@ -32,6 +32,11 @@ impl Token {
         self.0.shared.handles.place(foreign.collect());
     }
 
+    /// Takes an adoption back whose record was not written.
+    pub fn give_up(&self, material: MaterialId) {
+        self.0.shared.handles.give_up(material);
+    }
+
     /// The attributes of the objects that fit.
     pub async fn inspect(&self, ctx: &CallContext, selector: &ObjectSelector) -> Result<Vec<ObjectFacts>, TokenError> {
         let mut template = Vec::new();

@@ -52,6 +52,20 @@ impl Places {
         }
     }
 
+    /// The objects of a material are nobody's again.
+    pub(super) fn give_up<E>(
+        &mut self,
+        material: MaterialId,
+        known: &mut HashMap<MaterialId, E>,
+        foreign: &mut HashMap<Vec<u8>, E>,
+    ) {
+        let Some(id) = self.ids.remove(&material) else { return };
+        self.materials.remove(&id);
+        if let Some(entry) = known.remove(&material) {
+            foreign.insert(id, entry);
+        }
+    }
+
     fn put(&mut self, material: MaterialId, id: Vec<u8>) {
         self.materials.insert(id.clone(), material);
         if let Some(left) = self.ids.insert(material, id)
@@ -109,5 +123,16 @@ mod tests {
         places.arrange(vec![(TWO, vec![6])], &mut known, &mut foreign);
         assert_eq!((known, foreign), (HashMap::from([(ONE, "one's")]), HashMap::from([(vec![5], "two's")])));
         assert_eq!((places.material(&[5]), places.material(&[6])), (None, Some(TWO)));
+    }
+
+    #[test]
+    fn a_place_can_be_given_up() {
+        let (mut places, mut known, mut foreign) = (Places::default(), Known::new(), Foreign::from([(vec![9], "key")]));
+        places.arrange(vec![(ONE, vec![9])], &mut known, &mut foreign);
+        assert_eq!((known.get(&ONE), places.material(&[9])), (Some(&"key"), Some(ONE)));
+        places.give_up(ONE, &mut known, &mut foreign);
+        assert_eq!((known.get(&ONE), foreign.get(&vec![9]), places.material(&[9])), (None, Some(&"key"), None));
+        places.arrange(vec![(TWO, vec![9])], &mut known, &mut foreign);
+        assert_eq!((known.get(&TWO), places.material(&[9])), (Some(&"key"), Some(TWO)));
     }
 }

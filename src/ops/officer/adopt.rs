@@ -116,7 +116,9 @@ impl Ops {
                 }
                 Ok((writes, record))
             })
-            .await?;
+            .await
+            // Nobody's again: the same object can be adopted at the next try.
+            .inspect_err(|_| token.give_up(material))?;
         effects.store_version = Some(version);
         effects.details = Some(json!({
             "keyId": arn,
