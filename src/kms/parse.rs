@@ -168,7 +168,9 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
         | O::GetParametersForImport
         | O::ImportKeyMaterial
         | O::ListKeyRotations
-        | O::RotateKeyOnDemand => {
+        | O::ReplicateKey
+        | O::RotateKeyOnDemand
+        | O::UpdatePrimaryRegion => {
             let reason = match operation.service() {
                 Service::RefusedOnKey(reason) | Service::Refused(reason) => reason,
                 Service::Served => "this operation is not served by this version",
@@ -182,10 +184,8 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
         | O::GenerateDataKeyPair
         | O::GenerateDataKeyPairWithoutPlaintext
         | O::ListRetirableGrants
-        | O::ReplicateKey
         | O::RetireGrant
-        | O::RevokeGrant
-        | O::UpdatePrimaryRegion => {
+        | O::RevokeGrant => {
             return Ok(Request::Unsupported { operation, reason: "this operation is not served by this version" });
         }
     })

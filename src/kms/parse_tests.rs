@@ -557,6 +557,8 @@ fn operations_that_are_refused_on_their_key() {
         (O::DisableKeyRotation, r#"{"KeyId":"k"}"#),
         (O::ListKeyRotations, r#"{"KeyId":"k"}"#),
         (O::RotateKeyOnDemand, r#"{"KeyId":"k"}"#),
+        (O::ReplicateKey, r#"{"KeyId":"k","ReplicaRegion":"eu-west-1"}"#),
+        (O::UpdatePrimaryRegion, r#"{"KeyId":"k","PrimaryRegion":"eu-west-1"}"#),
     ] {
         assert!(matches!(operation.service(), Service::RefusedOnKey(_)));
         match parse(operation, body.as_bytes()).unwrap() {

@@ -20,6 +20,13 @@ pub fn matcher(pattern: &str) -> Option<Matcher> {
             let base32 = |c: char| c.is_ascii_alphabetic() || ('2'..='7').contains(&c);
             t.strip_prefix("cluster-").is_some_and(|rest| (11..=16).contains(&rest.len()) && some(rest, base32))
         },
+        r"^([a-z]+-){2,3}\d+$" => |t| {
+            let parts: Vec<&str> = t.split('-').collect();
+            matches!(parts.len(), 3 | 4)
+                && parts.split_last().is_some_and(|(number, words)| {
+                    some(number, |c| c.is_ascii_digit()) && words.iter().all(|w| some(w, |c| c.is_ascii_lowercase()))
+                })
+        },
         "^[a-f0-9]+$" => |t| some(t, |c| matches!(c, 'a'..='f' | '0'..='9')),
         r"^[a-zA-Z0-9:/_\s.-]+$" => |t| {
             // Java's `\s`.
@@ -55,6 +62,7 @@ mod tests {
         let policy = r"[\u0009\u000A\u000D\u0020-\u00FF]+";
         let cluster = "cluster-[2-7a-zA-Z]{11,16}";
         let hex = "^[a-f0-9]+$";
+        let region = r"^([a-z]+-){2,3}\d+$";
         let imported = r"^[a-zA-Z0-9:/_\s.-]+$";
         let marker = r"[\u0020-\u00FF]*";
         for (pattern, text, expected) in [
@@ -84,6 +92,12 @@ mod tests {
             (cluster, "cluster-abcDEF23456789ab", false),
             (cluster, "cluster-abcDEF23451", false),
             (cluster, "abcDEF23456", false),
+            (region, "eu-west-1", true),
+            (region, "us-gov-west-12", true),
+            (region, "eu-west", false),
+            (region, "eu-west-1a", false),
+            (region, "a-b-c-d-1", false),
+            (region, "EU-west-1", false),
             (hex, "0af", true),
             (hex, "0AF", false),
             (imported, "2026: a/b_c.d-e\t", true),

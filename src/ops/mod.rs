@@ -330,12 +330,15 @@ impl Ops {
     }
 }
 
-/// Import and rotation under one key id: AWS's text where the key's origin forbids it, ours where this version does.
+/// Import, rotation under one key id and replicas: AWS's text where the key's origin forbids it, ours where this version does.
 fn refused_on(key: &KeyTarget, operation: Operation, reason: &str) -> OpError {
     let import = matches!(
         operation,
         Operation::DeleteImportedKeyMaterial | Operation::GetParametersForImport | Operation::ImportKeyMaterial
     );
+    if matches!(operation, Operation::ReplicateKey | Operation::UpdatePrimaryRegion) {
+        return OpError::Unsupported(format!("{} is not a multi-region primary key.", key.arn));
+    }
     match (&key.record.key_store, import) {
         (Some(_), _) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_CLOUDHSM" },
         (None, true) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_KMS" },

@@ -418,7 +418,7 @@ impl Operation {
                 Service::Refused("data key pairs are not served by this version")
             }
             Operation::ReplicateKey | Operation::UpdatePrimaryRegion => {
-                Service::Refused("multi-Region keys are not served: key material never leaves the token")
+                Service::RefusedOnKey("multi-Region keys are not served: key material never leaves the token")
             }
             Operation::DeleteImportedKeyMaterial | Operation::GetParametersForImport | Operation::ImportKeyMaterial => {
                 Service::RefusedOnKey("import of key material is not served by this version")

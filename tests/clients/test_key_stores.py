@@ -464,6 +464,9 @@ def test_keys_of_a_store(own):
             call(KeyId=key)
     with refused("UnsupportedOperationException", text):
         kms.get_parameters_for_import(KeyId=key, WrappingAlgorithm="RSAES_OAEP_SHA_256", WrappingKeySpec="RSA_2048")
+    for call, params in [(kms.replicate_key, {"ReplicaRegion": "eu-west-1"}), (kms.update_primary_region, {"PrimaryRegion": "eu-west-1"})]:
+        with refused("UnsupportedOperationException", f"{arn} is not a multi-region primary key."):
+            call(KeyId=key, **params)
 
     own.disconnect(store)
     # Unavailable, and everything that uses the key says so.
