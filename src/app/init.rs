@@ -10,6 +10,7 @@ use crate::authn::Principal;
 use crate::config::Config;
 use crate::ids::AccessKeyId;
 use crate::keystore::SystemKey;
+use crate::ops::RESTORED_DELETIONS_WAIT_MS;
 use crate::ops::identity::make_access_key;
 use crate::ops::store_key::TokenWrap;
 use crate::secret::SecretString;
@@ -86,7 +87,8 @@ pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Res
     let token = connect(&config).await?;
     let wrap = TokenWrap::new(token.clone());
     let at_least = opened.recovery.last_store_version.unwrap_or(0);
-    let store = Store::restore_new(opened.lock, backup, &wrap, at_least).await?;
+    let wait = now_ms() + RESTORED_DELETIONS_WAIT_MS;
+    let store = Store::restore_new(opened.lock, backup, &wrap, at_least, wait).await?;
     let version = store.snapshot().version;
     store.close().await?;
     let mut outcome = operator_event(&config, EventType::HsmBridgeOperatorCall, "StoreRestore", &request_id, details);

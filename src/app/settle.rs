@@ -39,7 +39,8 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
     ops.forget_applied().await?;
     tokens::at_start(app).await?;
     availability(app).await?;
-    ops.keystore().follow(&ops.store().snapshot());
+    let snapshot = ops.store().snapshot();
+    ops.keystore().follow(&snapshot, &snapshot);
     let details = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uncleanStop": recovery.unclean,
@@ -99,6 +100,7 @@ async fn not_older(app: &App, last: u64, options: &StartOptions) -> Result<Optio
         )));
     };
     raise_budgets(app).await?;
+    ops.older_store(now_ms()).await?;
     ops.store().advance(last).await?;
     Ok(Some(ticket.clone()))
 }

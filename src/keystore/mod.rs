@@ -124,11 +124,17 @@ impl KeyStores {
         self.0.change.lock().await
     }
 
-    /// Takes over what the records say: at start, and after the store was replaced by a backup.
-    pub fn follow(&self, snapshot: &Snapshot) {
+    /// Takes over what the records say: at start, and after the store was replaced by a backup (`before`: what it was).
+    pub fn follow(&self, before: &Snapshot, snapshot: &Snapshot) {
         let states = &self.0.states;
+        let meant = |records: &Snapshot, id| {
+            let record = records.key_stores.get(id)?;
+            Some((record.cluster.clone(), record.connection.clone()))
+        };
         for (id, state) in states.all().iter() {
-            if !snapshot.key_stores.contains_key(id) {
+            // Another token or no connection any more. What is just being disconnected stays so until somebody connects it.
+            let changed = meant(before, id) != meant(snapshot, id) && !matches!(state, State::Disconnecting);
+            if changed || !snapshot.key_stores.contains_key(id) {
                 states.remove(id);
                 if let State::Connected(token) = state {
                     let token = token.clone();

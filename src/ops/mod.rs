@@ -39,6 +39,7 @@ pub use error::OpError;
 pub use last_use::{KeyUse, LastUses, USES};
 pub use officer::ReadPin;
 pub use operation::{Operation, Service};
+pub use operator::RESTORED_DELETIONS_WAIT_MS;
 pub use resolve::{Resolved, Subject};
 pub use task::*;
 pub use types::*;

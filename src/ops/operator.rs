@@ -12,6 +12,10 @@ use crate::ops::{
 };
 use crate::store::{Lifecycle, Snapshot};
 
+/// How long a scheduled deletion of an older store waits at least: it may have been cancelled since. As long as the shortest
+/// window of ScheduleKeyDeletion.
+pub const RESTORED_DELETIONS_WAIT_MS: i64 = 7 * 86_400_000;
+
 impl Ops {
     pub(super) async fn operator(
         &self,
@@ -43,12 +47,13 @@ impl Ops {
             OperatorRequest::StoreRestore { path, ticket } => {
                 let wrap = crate::ops::store_key::TokenWrap::new(self.keystore.token().clone());
                 let before = snapshot.version;
-                let facts = self.store.restore(path, &wrap, before).await.map_err(told)?;
+                let _one_at_a_time = self.keystore.changing().await;
+                let replaced = self.store.snapshot();
+                let wait = ctx.now + RESTORED_DELETIONS_WAIT_MS;
+                let facts = self.store.restore(path, &wrap, before, wait).await.map_err(told)?;
                 self.budgets.forget();
-                {
-                    let _one_at_a_time = self.keystore.changing().await;
-                    self.keystore.follow(&self.store.snapshot());
-                }
+                self.keystore.follow(&replaced, &self.store.snapshot());
+                self.store_was_replaced();
                 effects.store_version = Some(self.store.snapshot().version);
                 effects.details = Some(serde_json::json!({ "path": path, "ticket": ticket, "versionBefore": before }));
                 Ok(OperatorResponse::Restored { facts })

@@ -6,8 +6,10 @@ use std::sync::{Arc, PoisonError};
 
 use crate::ids::{KeyId, KeyStoreId};
 use crate::keystore::{CallContext, MaterialId, Token};
-use crate::ops::{Context, OpError, Ops, store_error, update_error};
-use crate::store::{AppliedRecord, Decision, KeyRecord, Lifecycle, Snapshot, TokenRecord, UpdateError, Write};
+use crate::ops::{Context, OpError, Ops, RESTORED_DELETIONS_WAIT_MS, store_error, update_error};
+use crate::store::{
+    AppliedRecord, Decision, KeyRecord, Lifecycle, Snapshot, TokenRecord, UpdateError, Write, brought_back,
+};
 
 /// Outcomes whose markers one transaction takes away at most.
 const FORGET_AT_ONCE: usize = 64;
@@ -202,6 +204,28 @@ impl Ops {
             }
         }
         Ok(undone)
+    }
+
+    /// An older store is taken on purpose: what it says of work under way is not so any more.
+    pub async fn older_store(&self, now: i64) -> Result<(), OpError> {
+        let wait = now + RESTORED_DELETIONS_WAIT_MS;
+        self.store.update(move |snapshot| Ok((brought_back(snapshot, wait), ()))).await.map_err(update_error)?;
+        Ok(())
+    }
+
+    /// A backup took the store's place while it serves: the tokens are told where the objects of its keys are, and nothing is
+    /// unsettled that it does not know.
+    pub(super) fn store_was_replaced(&self) {
+        self.place(None, self.keystore.token());
+        for (id, token) in self.keystore.connected() {
+            self.place(Some(&id), &token);
+        }
+        let snapshot = self.store.snapshot();
+        self.unsettled.rcu(|set| {
+            let mut set = set.as_ref().clone();
+            set.retain(|id| snapshot.keys.contains_key(id));
+            set
+        });
     }
 
     /// Keys of a key store whose objects left the token, or are there again. `held`: what the token has.

@@ -9,7 +9,10 @@ use super::envelope::Envelope;
 use super::handle::{Key, on_thread, scratch};
 use super::seal::Sealer;
 use super::sql::{self, Batch, Loaded};
-use super::{BackupFacts, Snapshot, Store, StoreError, StoreLock, UsageRecord, WrapKey, Write, files, schema};
+use super::{
+    BackupFacts, KeyRecord, Lifecycle, Snapshot, Store, StoreError, StoreLock, UsageRecord, WrapKey, Write, files,
+    schema,
+};
 
 impl Store {
     /// A consistent copy of the running store into `path` (0600, fsynced, refuses to overwrite). Writers go on meanwhile;
@@ -32,10 +35,17 @@ impl Store {
 
     /// Replaces the contents by a backup's after checking that it opens whole under this store's wrap key; the version
     /// becomes `max(current, the backup's, at_least) + 1`, so that the restored store is newer than anything the journal
-    /// saw. Counts of encryptions never go down. Returns the facts of the backup.
+    /// saw. Counts of encryptions never go down, what is known of the tokens stays, and what was under way when the backup was
+    /// made is settled (`brought_back`). Returns the facts of the backup.
     ///
     /// One transaction: a crash leaves the old contents or the new.
-    pub async fn restore(&self, path: &Path, wrap: &dyn WrapKey, at_least: u64) -> Result<BackupFacts, StoreError> {
+    pub async fn restore(
+        &self,
+        path: &Path,
+        wrap: &dyn WrapKey,
+        at_least: u64,
+        no_deletion_before: i64,
+    ) -> Result<BackupFacts, StoreError> {
         let (_, sealer, mut loaded, bytes) = read_backup(path, wrap).await?;
         if sealer.deployment() != self.deployment_id() {
             let reason =
@@ -49,6 +59,10 @@ impl Store {
             // Rows are sealed anew under this store's key: the backup's may be an older one.
             inner.transaction(db, at_least, |batch, live| {
                 keep_counts(&mut loaded.snapshot, live);
+                keep_tokens(&mut loaded.snapshot, live);
+                for write in brought_back(&loaded.snapshot, no_deletion_before) {
+                    loaded.snapshot.apply(write);
+                }
                 replace(batch, &loaded)?;
                 Ok(loaded.snapshot)
             })
@@ -76,6 +90,7 @@ impl Store {
         path: &Path,
         wrap: &dyn WrapKey,
         at_least: u64,
+        no_deletion_before: i64,
     ) -> Result<Store, StoreError> {
         files::require_vacant(lock.database())?;
         let (scratch, sealer, loaded, _) = read_backup(path, wrap).await?;
@@ -83,7 +98,9 @@ impl Store {
         let sealer = on_thread(&scratch, move |db| {
             let version = loaded.head.next_version(at_least)?;
             let tx = db.transaction()?;
-            Batch::begin(&tx, &sealer, loaded.head, version).finish()?;
+            let mut batch = Batch::begin(&tx, &sealer, loaded.head, version);
+            brought_back(&loaded.snapshot, no_deletion_before).iter().try_for_each(|write| batch.write(write))?;
+            batch.finish()?;
             tx.commit()?;
             files::write_copy(db, &database, |_| Ok(()))?;
             Ok(sealer)
@@ -130,6 +147,29 @@ fn replace(batch: &mut Batch<'_>, new: &Loaded) -> Result<(), StoreError> {
     snapshot.tokens.values().try_for_each(|r| batch.put(r.as_ref()))?;
     snapshot.rotations.values().try_for_each(|r| batch.put(r.as_ref()))?;
     new.tombstones.iter().try_for_each(|r| batch.put(r))
+}
+
+/// What an older state of the store must not do when it comes back.
+///
+/// A key that was being made at that time may have been finished and told since: its row goes, so that nobody takes the object
+/// for debris and destroys it. A deletion may have been cancelled since: its date is `no_deletion_before` at least.
+pub fn brought_back(snapshot: &Snapshot, no_deletion_before: i64) -> Vec<Write> {
+    let settled = snapshot.keys.values().filter_map(|record| match record.lifecycle {
+        Lifecycle::Creating => Some(Write::DeleteKey(record.id)),
+        Lifecycle::PendingDeletion { deletion_date } if deletion_date < no_deletion_before => {
+            let lifecycle = Lifecycle::PendingDeletion { deletion_date: no_deletion_before };
+            Some(Write::PutKey(KeyRecord { lifecycle, ..record.as_ref().clone() }))
+        }
+        _ => None,
+    });
+    settled.collect()
+}
+
+/// Which tokens there are, and with which serial, is a fact of today and no content of a backup.
+fn keep_tokens(restored: &mut Snapshot, live: &Snapshot) {
+    for record in live.tokens.values() {
+        restored.apply(Write::PutToken(record.as_ref().clone()));
+    }
 }
 
 /// A count that went back would allow more encryptions under a key than SP 800-38D does, so the higher one stays.

@@ -27,6 +27,7 @@ use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use crate::ids::{AccessKeyId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::secret::SecretBytes;
+pub use backup::brought_back;
 pub use handle::Store;
 pub use lock::StoreLock;
 pub use records::*;

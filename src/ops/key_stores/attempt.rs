@@ -70,7 +70,10 @@ impl Ops {
             Some(code) => tracing::error!(key_store = %id, code, "not connected: disconnect it, then connect it again"),
             None => tracing::info!(key_store = %id, "disconnected while it was being connected"),
         }
-        self.keystore.states().set(id, state);
+        // A restore may have removed it.
+        if self.keystore.states().state(id).is_some() {
+            self.keystore.states().set(id, state);
+        }
         ended
     }
 

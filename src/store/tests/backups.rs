@@ -33,7 +33,7 @@ async fn a_backup_under_writes_is_whole() {
         assert_eq!(std::fs::metadata(&facts.path).unwrap().len(), facts.bytes);
         let new = tempfile::tempdir().unwrap();
         let lock = Store::lock(new.path()).unwrap();
-        let restored = Store::restore_new(lock, &facts.path, &FakeWrap::default(), 0).await.unwrap();
+        let restored = Store::restore_new(lock, &facts.path, &FakeWrap::default(), 0, i64::MIN).await.unwrap();
         let snapshot = restored.snapshot();
         assert_eq!(snapshot.version, facts.version + 1);
         assert_eq!((snapshot.keys.size() as u64, facts.aliases), (facts.keys, 1));
@@ -72,7 +72,7 @@ async fn restore_into_the_running_store() {
     put(&store, vec![Write::PutUsage(usage(2, 70)), Write::PutUsage(usage(3, 80))]).await;
     put(&store, vec![Write::PutAlias(alias("alias/app", key_id(3))), Write::PutTombstone(tombstone(1))]).await;
     let before = store.snapshot();
-    let restored = store.restore(&path, &FakeWrap::default(), 41).await.unwrap();
+    let restored = store.restore(&path, &FakeWrap::default(), 41, i64::MIN).await.unwrap();
     assert_eq!((restored.version, restored.keys), (2, 2));
 
     let now = store.snapshot();
@@ -92,6 +92,59 @@ async fn restore_into_the_running_store() {
     assert_same(&reopen(&state).await.unwrap().snapshot(), &now);
 }
 
+/// A key that was being made at the time of the backup may be somebody's key now, and a deletion may have been cancelled.
+#[tokio::test]
+async fn what_was_under_way_at_the_time_of_the_backup() {
+    let (state, store) = new_store().await;
+    let with = |n, lifecycle| Write::PutKey(KeyRecord { lifecycle, ..key(n) });
+    let pending = |deletion_date| Lifecycle::PendingDeletion { deletion_date };
+    put(&store, vec![with(1, Lifecycle::Creating), with(2, pending(100)), with(3, pending(900))]).await;
+    put(&store, vec![with(4, Lifecycle::Deleting), with(5, Lifecycle::Enabled)]).await;
+    let path = state.path().join("backup");
+    store.backup(&path).await.unwrap();
+    put(&store, vec![with(1, Lifecycle::Enabled), with(2, Lifecycle::Disabled)]).await;
+
+    let check = |snapshot: &Snapshot| {
+        let found: Vec<_> = (1..=5).map(|n| snapshot.keys.get(&key_id(n)).map(|r| r.lifecycle.clone())).collect();
+        let expected =
+            [None, Some(pending(500)), Some(pending(900)), Some(Lifecycle::Deleting), Some(Lifecycle::Enabled)];
+        assert_eq!(found, expected);
+    };
+    store.restore(&path, &FakeWrap::default(), 0, 500).await.unwrap();
+    check(&store.snapshot());
+    store.close().await.unwrap();
+    check(&reopen(&state).await.unwrap().snapshot());
+
+    let new = tempfile::tempdir().unwrap();
+    let lock = Store::lock(new.path()).unwrap();
+    let restored = Store::restore_new(lock, &path, &FakeWrap::default(), 0, 500).await.unwrap();
+    check(&restored.snapshot());
+    restored.close().await.unwrap();
+    check(&reopen(&new).await.unwrap().snapshot());
+}
+
+/// `token replace` came after the backup: its serial is the one that is there.
+#[tokio::test]
+async fn a_restore_keeps_what_is_known_of_the_tokens() {
+    let (state, store) = new_store().await;
+    let token = |name: &str, serial: &str| TokenRecord {
+        name: name.into(),
+        cluster: format!("cluster-{name}").parse().unwrap(),
+        serial: serial.into(),
+        first_seen: 1,
+    };
+    put(&store, vec![Write::PutToken(token("aaaaaaaaaaa", "old")), Write::PutToken(token("bbbbbbbbbbb", "b"))]).await;
+    let path = state.path().join("backup");
+    store.backup(&path).await.unwrap();
+    put(&store, vec![Write::PutToken(token("aaaaaaaaaaa", "new")), Write::PutToken(token("ccccccccccc", "c"))]).await;
+    store.restore(&path, &FakeWrap::default(), 0, i64::MIN).await.unwrap();
+    let serials: Vec<_> = store.snapshot().tokens.values().map(|r| r.serial.clone()).collect();
+    assert_eq!(serials, ["new", "b", "c"]);
+    let before = store.snapshot();
+    store.close().await.unwrap();
+    assert_same(&reopen(&state).await.unwrap().snapshot(), &before);
+}
+
 #[tokio::test]
 async fn a_restored_count_is_the_higher_of_both() {
     let (state, store) = new_store().await;
@@ -99,7 +152,7 @@ async fn a_restored_count_is_the_higher_of_both() {
     let path = state.path().join("backup");
     store.backup(&path).await.unwrap();
     put(&store, vec![Write::PutUsage(usage(1, 100))]).await;
-    store.restore(&path, &FakeWrap::default(), 0).await.unwrap();
+    store.restore(&path, &FakeWrap::default(), 0, i64::MIN).await.unwrap();
     assert_eq!(store.snapshot().usage.get(&key_id(1)).unwrap().reserved, 900);
     assert_eq!(store.snapshot().version, 3);
 }
@@ -115,12 +168,12 @@ async fn restore_in_place_of_a_missing_store() {
     store.close().await.unwrap();
 
     let lock = Store::lock(state.path()).unwrap();
-    let refused = Store::restore_new(lock, &path, &FakeWrap::default(), 0).await.err().unwrap();
+    let refused = Store::restore_new(lock, &path, &FakeWrap::default(), 0, i64::MIN).await.err().unwrap();
     assert!(matches!(refused, StoreError::Exists(_)), "{refused}");
 
     std::fs::remove_file(database_path(state.path())).unwrap();
     let lock = Store::lock(state.path()).unwrap();
-    let store = Store::restore_new(lock, &path, &FakeWrap::default(), 17).await.unwrap();
+    let store = Store::restore_new(lock, &path, &FakeWrap::default(), 17, i64::MIN).await.unwrap();
     assert_eq!(store.snapshot().version, 18);
     assert!(store.snapshot().keys == then.keys);
     assert_eq!(store.derive("pages"), derived);
@@ -154,14 +207,17 @@ async fn a_bad_backup_is_refused_and_nothing_changes() {
         ("CREATE VIEW v AS SELECT 1", "schema"),
     ] {
         spoilt(sql);
-        assert_unfit(store.restore(&bad, &wrap, 0).await, part);
+        assert_unfit(store.restore(&bad, &wrap, 0, i64::MIN).await, part);
     }
     for bytes in [vec![], b"no database".repeat(500), std::fs::read(&good).unwrap()[..8192].to_vec()] {
         std::fs::write(&bad, bytes).unwrap();
-        assert!(matches!(store.restore(&bad, &wrap, 0).await, Err(StoreError::Backup { .. })));
+        assert!(matches!(store.restore(&bad, &wrap, 0, i64::MIN).await, Err(StoreError::Backup { .. })));
     }
-    assert_unfit(store.restore(&state.path().join("none"), &wrap, 0).await, "none");
-    assert_unfit(store.restore(&good, &FakeWrap::new(&wrap.name(), 3), 0).await, "does not open under this token");
+    assert_unfit(store.restore(&state.path().join("none"), &wrap, 0, i64::MIN).await, "none");
+    assert_unfit(
+        store.restore(&good, &FakeWrap::new(&wrap.name(), 3), 0, i64::MIN).await,
+        "does not open under this token",
+    );
 
     assert_same(&store.snapshot(), &before);
     assert_eq!(put(&store, vec![Write::PutKey(key(3))]).await, before.version + 1);
@@ -176,7 +232,7 @@ async fn a_bad_backup_makes_no_store() {
     let bad = state.path().join("bad");
     std::fs::write(&bad, b"no database".repeat(500)).unwrap();
     let lock = Store::lock(state.path()).unwrap();
-    assert!(Store::restore_new(lock, &bad, &FakeWrap::default(), 0).await.is_err());
+    assert!(Store::restore_new(lock, &bad, &FakeWrap::default(), 0, i64::MIN).await.is_err());
     assert!(!database_path(state.path()).exists());
 }
 
@@ -186,7 +242,7 @@ async fn a_backup_of_another_deployment_is_refused() {
     let (two, other) = new_store().await;
     let path = two.path().join("backup");
     other.backup(&path).await.unwrap();
-    assert_unfit(store.restore(&path, &FakeWrap::default(), 0).await, other.deployment_id());
+    assert_unfit(store.restore(&path, &FakeWrap::default(), 0, i64::MIN).await, other.deployment_id());
 }
 
 /// As after a change of the store key: same deployment, same token key, rows sealed under another store key.
@@ -196,7 +252,7 @@ async fn a_backup_under_an_older_store_key_is_sealed_anew() {
     put(&store, vec![Write::PutKey(key(1))]).await;
     let path = rekeyed_copy(&state, &store).await;
     let derived = store.derive("pages");
-    store.restore(&path, &FakeWrap::default(), 0).await.unwrap();
+    store.restore(&path, &FakeWrap::default(), 0, i64::MIN).await.unwrap();
     assert_eq!(store.snapshot().keys.size(), 2);
     assert_eq!(store.derive("pages"), derived);
     let before = store.snapshot();
