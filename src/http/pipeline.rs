@@ -112,7 +112,8 @@ async fn steps<F: Front>(
     Span::current().record("call", sheet.name());
     // 2. on what: names become things, once, from one snapshot
     let new_id = new_key_id(&task);
-    let resolved = match services.ops.resolve(task, new_id) {
+    let principal = fair_share_of(&caller);
+    let resolved = match services.ops.resolve(task, &principal, new_id) {
         Ok(resolved) => resolved,
         Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
     };
@@ -124,7 +125,7 @@ async fn steps<F: Front>(
     let context = Context {
         progress: front.progress(),
         request_id: scene.request_id.clone(),
-        principal: fair_share_of(&caller),
+        principal,
         now: (services.now)(),
         deadline: started + services.token_deadline,
     };
@@ -215,7 +216,7 @@ fn new_key_id(task: &Task) -> KeyId {
     }
 }
 
-/// Whom the token's queue counts this call for.
+/// Whom the token's queue counts this call for, and whose ClientTokens these are.
 fn fair_share_of(caller: &Caller) -> Arc<str> {
     match caller.principal() {
         Principal::Root => caller.account().as_str().into(),

@@ -205,20 +205,22 @@ impl Resolved {
 }
 
 impl Ops {
-    /// Resolves everything that a task names, from one snapshot. `new_id`: the id for a key that it would make.
-    pub fn resolve(&self, task: Task, new_id: KeyId) -> Result<Resolved, OpError> {
-        resolve(task, self.store.snapshot(), &self.locality, self.rotation.alias_history_decrypts, new_id)
+    /// Resolves everything that a task names, from one snapshot. `who`: the principal that asks; `new_id`: the id for a key
+    /// that it would make.
+    pub fn resolve(&self, task: Task, who: &str, new_id: KeyId) -> Result<Resolved, OpError> {
+        resolve(task, who, self.store.snapshot(), &self.locality, self.rotation.alias_history_decrypts, new_id)
     }
 }
 
 pub(super) fn resolve(
     task: Task,
+    who: &str,
     snapshot: Arc<Snapshot>,
     locality: &Locality,
     history: bool,
     new_id: KeyId,
 ) -> Result<Resolved, OpError> {
-    match subject(&task, &snapshot, locality, history, new_id) {
+    match subject(&task, who, &snapshot, locality, history, new_id) {
         Ok((subject, alias)) => Ok(Resolved { task, subject, alias, snapshot }),
         Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, alias: None, snapshot }),
         Err(Unresolved::Error(error)) => Err(error),
@@ -241,6 +243,7 @@ type Found = (Subject, Option<Arc<AliasRecord>>);
 
 fn subject(
     task: &Task,
+    who: &str,
     snapshot: &Snapshot,
     here: &Locality,
     history: bool,
@@ -248,7 +251,7 @@ fn subject(
 ) -> Result<Found, Unresolved> {
     let request = match task {
         Task::Kms(request) => request,
-        Task::Operator(request) => return Ok((of_command(request, snapshot, here, new_id)?, None)),
+        Task::Operator(request) => return Ok((of_command(request, who, snapshot, here, new_id)?, None)),
         Task::CallerIdentity => return Ok((Subject::Account, None)),
         Task::Timer(timer) => return Ok((of_timer(timer, snapshot, here, new_id)?, None)),
     };
@@ -266,7 +269,7 @@ fn subject(
         | Request::DeleteCustomKeyStore { .. }
         | Request::Unsupported { .. } => Subject::Account,
         Request::RotateAlias(request) => {
-            Subject::Rotation(Box::new(rotation::resolve(request.clone(), snapshot, here, new_id)?))
+            Subject::Rotation(Box::new(rotation::resolve(request.clone(), who, snapshot, here, new_id)?))
         }
         Request::ListAliases { key: None, .. } => Subject::Account,
         Request::CreateKey(_) => Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) },
@@ -327,6 +330,7 @@ fn subject(
 
 fn of_command(
     request: &OperatorRequest,
+    who: &str,
     snapshot: &Snapshot,
     here: &Locality,
     new_id: KeyId,
@@ -348,7 +352,7 @@ fn of_command(
                 grants: *grants,
                 client_token: None,
             };
-            Ok(Subject::Rotation(Box::new(rotation::resolve(request, snapshot, here, new_id)?)))
+            Ok(Subject::Rotation(Box::new(rotation::resolve(request, who, snapshot, here, new_id)?)))
         }
         _ => Ok(Subject::Command),
     }

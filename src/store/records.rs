@@ -176,6 +176,7 @@ pub struct TokenRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotationRecord {
+    /// SHA-256 over principal and ClientToken, hex.
     pub client_token: String,
     /// SHA-256 over the request's members, hex: the same token with another request is refused.
     pub request: String,

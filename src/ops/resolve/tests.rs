@@ -41,7 +41,7 @@ fn decrypt(named: &str, made_by: u16) -> Task {
 }
 
 fn resolved(store: &Store, task: Task, history: bool) -> Resolved {
-    resolve(task, store.snapshot(), &here(), history, key_id(999)).unwrap()
+    resolve(task, "root", store.snapshot(), &here(), history, key_id(999)).unwrap()
 }
 
 /// Whether the alias means the key, then `kms:RequestAlias` and `hsmbridge:AliasGeneration` of the one check.
@@ -151,7 +151,7 @@ async fn a_key_of_the_history_that_is_gone_is_an_invalid_ciphertext() {
     deleting.lifecycle = Lifecycle::Deleting;
     for write in [Write::PutKey(deleting), Write::DeleteKey(key_id(1))] {
         put(&store, vec![write]).await;
-        let refused = resolve(decrypt("alias/app", 1), store.snapshot(), &here(), HISTORY, key_id(999));
+        let refused = resolve(decrypt("alias/app", 1), "root", store.snapshot(), &here(), HISTORY, key_id(999));
         assert_eq!(refused.unwrap_err(), OpError::InvalidCiphertext);
     }
 }

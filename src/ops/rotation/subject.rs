@@ -27,22 +27,24 @@ pub struct RotationSubject {
 /// A ClientToken and what it stands for.
 #[derive(Debug, Clone)]
 pub struct Ticket {
+    /// With whose it is: nobody can take a token before another principal does, or learn what was done under it.
     pub client_token: String,
     /// SHA-256 over the request's members, hex.
     pub request: String,
 }
 
-/// `HsmBridge.RotateAlias` and `hsm-bridge rotate`.
+/// `HsmBridge.RotateAlias` and `hsm-bridge rotate`. `who`: the principal that asks.
 pub fn resolve(
     request: RotateAlias,
+    who: &str,
     snapshot: &Snapshot,
     here: &Locality,
     new_id: KeyId,
 ) -> Result<RotationSubject, OpError> {
-    let ticket = request.client_token.clone().map(|client_token| {
-        let request = fingerprint(&request);
-        Ticket { client_token, request }
-    });
+    let ticket = request
+        .client_token
+        .as_ref()
+        .map(|token| Ticket { client_token: digest_of(&[Some(who), Some(token)]), request: fingerprint(&request) });
     let RotateAlias { alias, key_spec, reason, grants, .. } = request;
     let earlier = ticket.as_ref().and_then(|t| known(snapshot, &t.client_token).filter(|r| r.request == t.request));
     if let Some(earlier) = earlier {
@@ -117,15 +119,20 @@ pub(super) fn known<'a>(snapshot: &'a Snapshot, client_token: &str) -> Option<&'
     snapshot.rotations.get(client_token).filter(|r| lives(&r.old_key) && lives(&r.new_key))
 }
 
-/// SHA-256 over the members, each with its presence and length, so that no two requests give the same bytes.
+/// The request without its ClientToken.
 pub(super) fn fingerprint(request: &RotateAlias) -> String {
     let RotateAlias { alias, key_spec, reason, grants, client_token: _ } = request;
     let grants = grants.map(|grants| match grants {
         RotateGrants::Carry => "carry",
         RotateGrants::Leave => "leave",
     });
+    digest_of(&[Some(alias.as_str()), key_spec.map(KeySpec::as_str), reason.as_deref(), grants])
+}
+
+/// SHA-256 over the members, each with its presence and length, so that no two lists give the same bytes.
+fn digest_of(members: &[Option<&str>]) -> String {
     let mut hash = digest::Context::new(&digest::SHA256);
-    for member in [Some(alias.as_str()), key_spec.map(KeySpec::as_str), reason.as_deref(), grants] {
+    for member in members {
         match member {
             None => hash.update(&[0]),
             Some(text) => {

@@ -39,7 +39,7 @@ async fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn subject(store: &Store, token: Option<&str>, new: u16) -> RotationSubject {
-    resolve(request(token), &store.snapshot(), &here(), key_id(new)).unwrap()
+    resolve(request(token), "root", &store.snapshot(), &here(), key_id(new)).unwrap()
 }
 
 fn finished(subject: &RotationSubject) -> KeyRecord {
@@ -124,9 +124,23 @@ async fn a_client_token_gives_the_first_answer_also_when_the_alias_moved_on() {
     let again = subject(&store, Some("t"), 8);
     assert_eq!((again.old.record.id, again.new.record.id), (key_id(1), key_id(7)));
     assert_eq!(again.earlier.unwrap().at, NOW);
-    let other = resolve(RotateAlias { reason: None, ..request(Some("t")) }, &store.snapshot(), &here(), key_id(8));
+    let other =
+        resolve(RotateAlias { reason: None, ..request(Some("t")) }, "root", &store.snapshot(), &here(), key_id(8));
     assert!(other.unwrap().earlier.is_none(), "another request");
     assert!(subject(&store, Some("u"), 8).earlier.is_none(), "another token");
+}
+
+#[tokio::test]
+async fn a_client_token_is_its_principals() {
+    let (_dir, store) = store().await;
+    let of = |who: &str, new| resolve(request(Some("nightly")), who, &store.snapshot(), &here(), key_id(new)).unwrap();
+    let first = of("one", 7);
+    commit(&store, &first, NOW).await.unwrap();
+    let other = of("two", 8);
+    assert!(other.earlier.is_none(), "another's answer");
+    commit(&store, &other, NOW + 1).await.unwrap();
+    let told = [of("one", 9), of("two", 9)].map(|again| (again.old.record.id, again.new.record.id));
+    assert_eq!(told, [(key_id(1), key_id(7)), (key_id(7), key_id(8))]);
 }
 
 #[tokio::test]
@@ -137,8 +151,8 @@ async fn client_tokens_are_kept_for_a_day_and_then_go() {
     assert_eq!(store.snapshot().rotations.size(), 2, "not a moment too early");
     commit(&store, &subject(&store, None, 12), NOW + 24 * HOUR + 1).await.unwrap();
     let snapshot = store.snapshot();
-    let left: Vec<_> = snapshot.rotations.keys().collect();
-    assert_eq!(left, ["two"]);
+    let left: Vec<_> = snapshot.rotations.values().map(|record| record.at).collect();
+    assert_eq!(left, [NOW + 24 * HOUR], "the second");
 }
 
 #[test]
@@ -208,7 +222,7 @@ async fn everything_that_a_rotation_does_is_asked_for() {
 }
 
 fn resolved(store: &Store, task: crate::ops::Task) -> Resolved {
-    crate::ops::resolve::resolve(task, store.snapshot(), &here(), true, key_id(7)).unwrap()
+    crate::ops::resolve::resolve(task, "root", store.snapshot(), &here(), true, key_id(7)).unwrap()
 }
 
 #[test]
