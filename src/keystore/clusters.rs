@@ -54,7 +54,7 @@ pub fn first_seen(tokens: &[Presence<'_>], snapshot: &Snapshot, now: i64) -> Res
             (Some(record), Some(configured)) if record.cluster != *configured => {
                 return Err(format!(
                     "token `{}` is configured as `{configured}`, but has been `{}` since it was first seen, and key stores \
-                     and keys name it so: set that, or leave `cluster` out",
+                     and keys name it so: set that, or leave `cluster_id` out",
                     token.name, record.cluster
                 ));
             }

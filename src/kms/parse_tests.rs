@@ -453,6 +453,8 @@ fn key_stores() {
         parse(O::DescribeCustomKeyStores, b"{}"),
         Ok(Request::DescribeCustomKeyStores { id: None, name: None, .. })
     ));
+    let unwanted = refused(O::RotateAlias, r#"{"AliasName":"alias/a","DryRun":true}"#);
+    assert_eq!(unwanted.0, "UnsupportedOperationException", "{}", unwanted.1);
     match of(O::RotateAlias) {
         Request::RotateAlias(r) => {
             assert_eq!((r.alias.as_str(), r.key_spec), ("alias/payments", Some(KeySpec::Rsa3072)));

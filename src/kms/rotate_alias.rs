@@ -16,6 +16,10 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<Request, WireError> {
         Some(text) if text == "LEAVE" => Some(RotateGrants::Leave),
         Some(text) => return Err(not_served("Grants", &text)),
     };
+    // Taken for a wish and ignored it would rotate.
+    if input.flag("DryRun") {
+        return Err(not_served("DryRun of RotateAlias", "(see `hsm-bridge rotate --plan`)"));
+    }
     Ok(Request::RotateAlias(RotateAlias {
         alias: input.alias()?,
         key_spec,
