@@ -41,6 +41,9 @@ const STRANGERS: usize = 1024;
 pub enum AppError {
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// A file that belongs to the configuration.
+    #[error("{0}")]
+    Profile(String),
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -66,7 +69,7 @@ impl AppError {
             AppError::Audit(_) | AppError::Io(_) => 74,
             AppError::Token(_) | AppError::Listen(_) => 69,
             AppError::Pin(_) => 77,
-            AppError::Config(_) => 78,
+            AppError::Config(_) | AppError::Profile(_) => 78,
         }
     }
 }
@@ -263,9 +266,9 @@ fn selector(selector: &TokenSelector) -> token::Selector {
 fn profile(path: Option<&Path>) -> Result<token::Profile, AppError> {
     let Some(path) = path else { return Ok(token::Profile::default()) };
     let text = std::fs::read_to_string(path)
-        .map_err(|e| AppError::Io(format!("cannot read the token profile `{}`: {e}", path.display())))?;
+        .map_err(|e| AppError::Profile(format!("cannot read the token profile `{}`: {e}", path.display())))?;
     toml::from_str(&text)
-        .map_err(|e| AppError::Refused(format!("the token profile `{}` is not valid: {e}", path.display())))
+        .map_err(|e| AppError::Profile(format!("the token profile `{}` is not valid: {e}", path.display())))
 }
 
 /// The ARNs of an instance never change: what the store was made for has to be what the configuration says.

@@ -60,7 +60,15 @@ impl Ops {
             provenance: Provenance::Generated,
         };
         let enabled = self.make_material(record, arn, ctx, effects).await?;
-        let (stored, version) = self.change(ctx, move |_| Ok((vec![Write::PutKey(enabled.clone())], enabled))).await?;
+        let (stored, version) = self
+            .change(ctx, move |snapshot| {
+                // A restore may have come between. The object stays, to be seen.
+                if let Some(id) = enabled.key_store.as_ref().filter(|id| !snapshot.key_stores.contains_key(*id)) {
+                    return Err(OpError::KeyStoreNotFound(id.to_string()));
+                }
+                Ok((vec![Write::PutKey(enabled.clone())], enabled))
+            })
+            .await?;
         effects.store_version = Some(version);
         effects.key_store = self.backing_key(&stored);
         let target = KeyTarget { record: stored.into(), arn: arn.to_owned() };

@@ -996,6 +996,34 @@ def test_a_restored_store(own):
     own.connected(1)
 
 
+def test_a_restored_store_is_on_the_token_that_its_record_names(own):
+    store = own.connected(0)
+    backup = own.bridge.root / "backup.sqlite"
+    own.bridge.run("store", "backup", backup)
+    own.disconnect(store)
+    own.kms.update_custom_key_store(CustomKeyStoreId=store, CloudHsmClusterId=own.clusters[1])
+    own.connect(store)
+    own.bridge.run("store", "restore", backup, "--ticket", "T-1")
+    entry = own.settled(store)
+    assert (entry["CloudHsmClusterId"], entry["ConnectionState"]) == (own.clusters[0], "CONNECTED")
+    key = own.key(store)["KeyId"]
+    with own.stopped():
+        pass
+    assert own.settled(store)["ConnectionState"] == "CONNECTED"
+    own.kms.encrypt(KeyId=key, Plaintext=b"there")
+
+
+def test_a_store_that_was_disconnected_in_the_backup_is_disconnected(own):
+    store = own.create(0)
+    backup = own.bridge.root / "backup.sqlite"
+    own.bridge.run("store", "backup", backup)
+    own.connect(store)
+    own.bridge.run("store", "restore", backup, "--ticket", "T-1")
+    assert own.entry(store)["ConnectionState"] == "DISCONNECTED"
+    own.connect(store)
+    own.key(store)
+
+
 def test_a_deletion_waits_for_its_key_store():
     preload = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     assert preload, "libfaketime is not installed (apt-get install faketime)"

@@ -1,6 +1,10 @@
 """What a hostile or unlucky person does: things that are right one by one and went wrong together."""
 
+import json
+import sqlite3
 import threading
+
+import pytest
 
 from instance import until
 
@@ -30,7 +34,6 @@ def backup_while_a_key_is_made(instance, path):
 
 
 def holds_a_row(instance, path):
-    import sqlite3
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
         rows = db.execute("SELECT count(*) FROM keys").fetchone()[0]
     done = len([r for r in instance.records("CreateKey") if r["eventType"] != "HsmBridgeIntent"])
@@ -87,3 +90,26 @@ def test_a_restored_deletion_waits_for_a_week(serving):
     assert state_of(serving, key) == "PendingDeletion"
     assert serving.call("DescribeKey", {"KeyId": key})["KeyMetadata"]["DeletionDate"] > before
     assert serving.call("DescribeKey", {"KeyId": other})["KeyMetadata"]["DeletionDate"] == late
+
+
+@pytest.mark.parametrize("where", ["token", "custom_token"])
+@pytest.mark.parametrize("text", [None, "no_such_member = 1\n"])
+def test_a_profile_that_cannot_be_used_is_a_bad_configuration(make, where, text):
+    instance = make(listener='[[custom_token]]\nname = "other"\nlabel = "other"\nprofile = "own.toml"\n' if where == "custom_token" else "")
+    profile = instance.root / "own.toml"
+    if where == "token":
+        instance.sections["token"] = {"profile": "own.toml"}
+    profile.write_text("")
+    instance.init()
+    profile.unlink() if text is None else profile.write_text(text)
+    assert "own.toml" in instance.run("serve", expect=78).stderr
+
+
+def test_a_token_that_cannot_be_there_hinders_nobody_else(make):
+    """A module that is missing, is no library or no PKCS#11 module, and a token that is nowhere."""
+    libraries = ["/usr/lib/none.so", "/etc/passwd", "/usr/lib/x86_64-linux-gnu/libc.so.6"]
+    sections = "".join(f'[[custom_token]]\nname = "t{n}"\nlabel = "t{n}"\nmodule = "{path}"\n' for n, path in enumerate(libraries))
+    instance = make(listener=sections + '[[custom_token]]\nname = "away"\nlabel = "away"\n').init().start()
+    instance.new_key()
+    lines = {token["name"]: token for token in json.loads(instance.run("token", "list", "--json").stdout)["tokens"]}
+    assert lines["default"]["present"] and not any(lines[name]["present"] for name in ("t0", "t1", "t2", "away"))

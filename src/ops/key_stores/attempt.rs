@@ -70,8 +70,8 @@ impl Ops {
             Some(code) => tracing::error!(key_store = %id, code, "not connected: disconnect it, then connect it again"),
             None => tracing::info!(key_store = %id, "disconnected while it was being connected"),
         }
-        // A restore may have removed it.
-        if self.keystore.states().state(id).is_some() {
+        // A restore may have removed it or said something else of it, and another attempt may have ended.
+        if let Some(State::Connecting | State::Disconnecting) = self.keystore.states().state(id) {
             self.keystore.states().set(id, state);
         }
         ended
