@@ -1,5 +1,6 @@
 """A bridge as a child process: started with `hsm-bridge dev`, spoken to over its port, stopped or killed."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -259,6 +260,39 @@ class Bridge:
 
     def new_key(self, **params):
         return self.kms.create_key(**params)["KeyMetadata"]["KeyId"]
+
+    # -- custom key stores ----------------------------------------------------------------------------------------------
+
+    @property
+    def custom_password(self):
+        return Path(self.env["HSM_BRIDGE_CUSTOM_PIN_FILE"]).read_text().strip("\r\n")
+
+    @contextlib.contextmanager
+    def custom_store(self, token=0):
+        """A key store on one of `--custom-tokens`, not connected; it goes at the end and must have no keys then."""
+        store = self.kms.create_custom_key_store(
+            CustomKeyStoreName=f"store-{secrets.token_hex(6)}", CloudHsmClusterId=self.env["HSM_BRIDGE_CLUSTER_IDS"].split(",")[token],
+            KeyStorePassword=self.custom_password, TrustAnchorCertificate=Path(self.env["HSM_BRIDGE_TRUST_ANCHOR"]).read_text(),
+        )["CustomKeyStoreId"]
+        yield store
+        self.kms.delete_custom_key_store(CustomKeyStoreId=store)
+
+    def connect(self, store):
+        self.kms.connect_custom_key_store(CustomKeyStoreId=store)
+        self.store_becomes(store, "CONNECTED")
+
+    def disconnect(self, store):
+        self.kms.disconnect_custom_key_store(CustomKeyStoreId=store)
+        self.store_becomes(store, "DISCONNECTED")
+
+    def store_becomes(self, store, state):
+        deadline = time.monotonic() + COMMAND_TIMEOUT
+        while True:
+            (found,) = self.kms.describe_custom_key_stores(CustomKeyStoreId=store)["CustomKeyStores"]
+            if found["ConnectionState"] == state:
+                return
+            assert time.monotonic() < deadline and found["ConnectionState"] != "FAILED", found
+            time.sleep(0.02)
 
     def new_alias(self, key_id, stem="alias/test"):
         name = f"{stem}-{secrets.token_hex(6)}"

@@ -52,6 +52,10 @@ def pytest_runtest_makereport(item, call):
             report.sections.append((f"stderr of server {number} ({kind})", instance.stderr()))
 
 
+# One token for a custom key store: whoever makes a store of it deletes it.
+CUSTOM = ("--custom-tokens", "1")
+
+
 def _started(shared=False, **options):
     instance = Bridge(**options)
     instance.shared = shared
@@ -65,12 +69,12 @@ def _started(shared=False, **options):
 @pytest.fixture(scope="session")
 def bridge():
     """A shared instance over plain HTTP on loopback. Tests leave it serving."""
-    yield from _started(shared=True)
+    yield from _started(shared=True, extra_args=CUSTOM)
 
 
 @pytest.fixture(scope="session")
 def bridge_tls():
-    yield from _started(shared=True, tls=True)
+    yield from _started(shared=True, tls=True, extra_args=CUSTOM)
 
 
 @pytest.fixture(scope="session", params=["http", "tls"])

@@ -171,9 +171,10 @@ FORMS = [
     ("GetKeyRotationStatus", "SYMMETRIC_DEFAULT", "KeyId", None),
     ("ListGrants", "SYMMETRIC_DEFAULT", "KeyId", None),
     ("ListAliases", "SYMMETRIC_DEFAULT", "KeyId", None),
+    ("GetKeyLastUsage", "SYMMETRIC_DEFAULT", "KeyId", None),
 ]
-# They take an alias's name or no key at all.
-WITHOUT_KEY_ID = {"CreateKey", "ListKeys", "GenerateRandom", "CreateAlias", "UpdateAlias", "DeleteAlias"}
+# They take an alias's name, a key store or no key at all.
+WITHOUT_KEY_ID = {"CreateKey", "ListKeys", "GenerateRandom", "CreateAlias", "UpdateAlias", "DeleteAlias"} | vocabulary.KEY_STORES
 
 
 def test_the_table_of_forms_is_whole():

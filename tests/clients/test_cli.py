@@ -44,7 +44,14 @@ def test_every_operation_once(aws):
     encryption(aws)
     signatures(aws)
     macs(aws)
-    assert aws.called == {xform_name(operation, "-") for operation in vocabulary.SERVED}
+    key_stores(aws)
+    known = set(vocabulary.SERVED)
+    if aws.by_option:
+        # Younger than this CLI.
+        known -= {"GetKeyLastUsage"}
+    else:
+        assert aws.kms("get-key-last-usage", "--key-id", bridge.key("HMAC_256"))["KeyLastUsage"]["Operation"] == "VerifyMac"
+    assert aws.called == {xform_name(operation, "-") for operation in known}
 
 
 def keys_and_names(aws):
@@ -138,6 +145,25 @@ def macs(aws):
     assert aws.kms("verify-mac", *how, "--mac", aws.file("mac", mac))["MacValid"] is True
     with pytest.raises(CliError, match=r"\(KMSInvalidMacException\)"):
         aws.kms("verify-mac", *how, "--mac", aws.file("mac", mac[::-1]))
+
+
+def key_stores(aws):
+    bridge = aws.bridge
+    name, cluster = f"cli-{secrets.token_hex(6)}", bridge.env["HSM_BRIDGE_CLUSTER_IDS"].split(",")[0]
+    store = aws.kms("create-custom-key-store", "--custom-key-store-name", name, "--cloud-hsm-cluster-id", cluster,
+                    "--key-store-password", bridge.custom_password, "--trust-anchor-certificate",
+                    f"file://{bridge.env['HSM_BRIDGE_TRUST_ANCHOR']}")["CustomKeyStoreId"]
+    of = ["--custom-key-store-id", store]
+    aws.kms("update-custom-key-store", *of, "--new-custom-key-store-name", name + "-2")
+    aws.kms("connect-custom-key-store", *of)
+    bridge.store_becomes(store, "CONNECTED")
+    (shown,) = aws.kms("describe-custom-key-stores", *of)["CustomKeyStores"]
+    assert (shown["CustomKeyStoreName"], shown["CloudHsmClusterId"], shown["ConnectionState"]) == (name + "-2", cluster, "CONNECTED")
+    aws.kms("disconnect-custom-key-store", *of)
+    bridge.store_becomes(store, "DISCONNECTED")
+    aws.kms("delete-custom-key-store", *of)
+    with pytest.raises(CliError, match=r"\(CustomKeyStoreNotFoundException\)"):
+        aws.kms("describe-custom-key-stores", *of)
 
 
 def test_raw_text_on_the_command_line(bridge, tmp_path):

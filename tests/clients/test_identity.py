@@ -81,7 +81,10 @@ def requests(bridge):
         "Sign": (signing, ec_arn), "Verify": (signing | {"Signature": b"s" * 70}, ec_arn), "GetPublicKey": ({"KeyId": ec}, ec_arn),
         "GenerateMac": (macking, mac_arn), "VerifyMac": (macking | {"Mac": b"m" * 32}, mac_arn),
     }
-    for operation in ("DescribeKey", "EnableKey", "DisableKey", "CancelKeyDeletion", "ListResourceTags", "GetKeyPolicy",
+    for operation in vocabulary.KEY_STORES:
+        rows[operation] = ({"CustomKeyStoreId": "cks-1234567890abcdef0"}, "*")
+    rows["CreateCustomKeyStore"] = ({"CustomKeyStoreName": "denied"}, "*")
+    for operation in ("DescribeKey", "GetKeyLastUsage", "EnableKey", "DisableKey", "CancelKeyDeletion", "ListResourceTags", "GetKeyPolicy",
                       "ListKeyPolicies", "GetKeyRotationStatus", "ListGrants"):
         rows[operation] = (on_key, key_arn)
     return rows

@@ -1,19 +1,20 @@
 """The words of KMS as AWS documents them: which operations, specs and algorithms this version serves. Not taken from our code."""
 
 SERVED = """
-CancelKeyDeletion CreateAlias CreateKey Decrypt DeleteAlias DescribeKey DisableKey EnableKey Encrypt GenerateDataKey
-GenerateDataKeyWithoutPlaintext GenerateMac GenerateRandom GetKeyPolicy GetKeyRotationStatus GetPublicKey ListAliases ListGrants
-ListKeyPolicies ListKeys ListResourceTags PutKeyPolicy ReEncrypt ScheduleKeyDeletion Sign TagResource UntagResource UpdateAlias
-UpdateKeyDescription Verify VerifyMac
+CancelKeyDeletion ConnectCustomKeyStore CreateAlias CreateCustomKeyStore CreateKey Decrypt DeleteAlias DeleteCustomKeyStore
+DescribeCustomKeyStores DescribeKey DisableKey DisconnectCustomKeyStore EnableKey Encrypt GenerateDataKey
+GenerateDataKeyWithoutPlaintext GenerateMac GenerateRandom GetKeyLastUsage GetKeyPolicy GetKeyRotationStatus GetPublicKey
+ListAliases ListGrants ListKeyPolicies ListKeys ListResourceTags PutKeyPolicy ReEncrypt ScheduleKeyDeletion Sign TagResource
+UntagResource UpdateAlias UpdateCustomKeyStore UpdateKeyDescription Verify VerifyMac
 """.split()
 
 UNSERVED = """
-ConnectCustomKeyStore CreateCustomKeyStore CreateGrant Decapsulate DeleteCustomKeyStore DeleteImportedKeyMaterial
-DeriveSharedSecret DescribeCustomKeyStores DisableKeyRotation DisconnectCustomKeyStore EnableKeyRotation Encapsulate
-GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GetKeyLastUsage GetParametersForImport ImportKeyMaterial
-ListKeyRotations ListRetirableGrants ReplicateKey RetireGrant RevokeGrant RotateKeyOnDemand UpdateCustomKeyStore
-UpdatePrimaryRegion
+CreateGrant Decapsulate DeleteImportedKeyMaterial DeriveSharedSecret DisableKeyRotation EnableKeyRotation Encapsulate
+GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GetParametersForImport ImportKeyMaterial ListKeyRotations
+ListRetirableGrants ReplicateKey RetireGrant RevokeGrant RotateKeyOnDemand UpdatePrimaryRegion
 """.split()
+
+KEY_STORES = {name for name in SERVED if "CustomKeyStore" in name}
 
 # Operations whose KeyId may be an alias name or an alias ARN.
 TAKES_ALIAS = """
