@@ -89,6 +89,8 @@ def narrow(target, spec, cka_id):
 
 def adopt(target, spec, cka_id):
     done = command(target, spec, cka_id)
+    if target.custom_store and done.returncode == 1 and "custom_store_key_specs" in done.stderr:
+        raise NotAvailable("the operator does not allow this key spec in a custom key store")
     expect(done.returncode == 0, f"exit code {done.returncode}: {done.stderr}")
     key = key_of(done)
     target.made.append(key)
