@@ -12,11 +12,12 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::error::CallError;
+use super::gcm::{CKM_CLOUDHSM_AES_GCM, IvContract};
 use super::generate::create;
 use super::mechanism::{ALL_CURVES, ALL_HASHES};
 use super::module::{Module, Selected};
 use super::raw::SignCall;
-use super::seat::{IvContract, Seat};
+use super::seat::Seat;
 use super::template::Naming;
 use super::{Capabilities, ErrorClass, Hash, KeyKind, Profile, Rung, SignMechanism, TokenError};
 
@@ -93,21 +94,32 @@ pub(super) fn probe(
 impl Probe<'_> {
     fn aes_gcm(&mut self, profile: &Profile) -> Result<IvContract, TokenError> {
         let refused = |detail: String| TokenError::own(ErrorClass::Unsupported, "C_EncryptInit", detail);
-        let candidates = match profile.gcm_iv.as_deref() {
-            None => vec![IvContract::Caller, IvContract::ZeroedWriteback],
-            Some("caller") => vec![IvContract::Caller],
-            Some("zeroed-writeback") => vec![IvContract::ZeroedWriteback],
-            Some(other @ ("luna-append16" | "prepended")) => {
-                return Err(refused(format!(
-                    "the profile asks for `gcm_iv = \"{other}\"`, which this version does not do yet"
-                )));
-            }
-            Some(other) => return Err(refused(format!("the profile's `gcm_iv = \"{other}\"` is not known"))),
+        let standard = self.mechanisms.contains(&MechanismType::AES_GCM);
+        let prepending = self.prepends_iv();
+        let usable = |contract: &IvContract| match contract {
+            IvContract::Caller | IvContract::ZeroedWriteback | IvContract::LunaAppend16 => standard,
+            IvContract::Prepended => prepending,
         };
-        if !self.mechanisms.contains(&MechanismType::AES_GCM) {
-            return Err(refused(
-                "the token does not list CKM_AES_GCM: symmetric keys need AES-GCM, so it cannot be used".to_owned(),
-            ));
+        let candidates: Vec<IvContract> = match profile.gcm_iv.as_deref() {
+            // A token that takes the caller's IV is not asked for more: some take no IV at all for one of no bytes.
+            None => IvContract::ALL.into_iter().filter(usable).collect(),
+            Some(name) => {
+                let known = IvContract::ALL.into_iter().find(|contract| contract.name() == name);
+                let named =
+                    known.ok_or_else(|| refused(format!("the profile's `gcm_iv = \"{name}\"` is not known")))?;
+                Some(named).into_iter().filter(usable).collect()
+            }
+        };
+        if candidates.is_empty() {
+            let wanted = if profile.gcm_iv.as_deref() == Some(IvContract::Prepended.name()) {
+                IvContract::Prepended
+            } else {
+                IvContract::Caller
+            };
+            return Err(refused(format!(
+                "the token does not list {}: symmetric keys need AES-GCM, so it cannot be used",
+                wanted.mechanism_name()
+            )));
         }
         let (key, _) = self
             .create(KeyKind::Aes256)
@@ -121,7 +133,17 @@ impl Probe<'_> {
             }
         }
         let last = last.map_or_else(String::new, |error| format!(": {} answered {:#x}", error.function, error.rv));
-        Err(refused(format!("AES-GCM does not work on this token with a known IV contract{last}")))
+        let which = match &profile.gcm_iv {
+            None => "a known IV contract".to_owned(),
+            Some(name) => format!("the profile's `gcm_iv = \"{name}\"`"),
+        };
+        Err(refused(format!("AES-GCM does not work on this token with {which}{last}")))
+    }
+
+    /// Whether the token lists CloudHSM's mechanism. Asked by number: lists come without what the library has no name for.
+    fn prepends_iv(&self) -> bool {
+        MechanismType::new_vendor_defined(CKM_CLOUDHSM_AES_GCM)
+            .is_ok_and(|mechanism| self.module.context.get_mechanism_info(self.selected.slot, mechanism).is_ok())
     }
 
     /// A throw-away key: the secret key, or both halves.
