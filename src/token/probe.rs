@@ -62,11 +62,15 @@ pub(super) fn probe(
     };
 
     let contract = probe.aes_gcm(profile)?;
+    let mut listed: Vec<String> = probe.mechanisms.iter().map(|mechanism| mechanism.to_string()).collect();
+    if probe.prepends_iv() {
+        listed.push(IvContract::Prepended.mechanism_name().to_owned());
+    }
     let mut found = Capabilities {
         aes_gcm: true,
         gcm_iv: contract.name().to_owned(),
         max_sessions: profile.max_sessions.or(selected.limits.max_rw_sessions),
-        mechanisms: probe.mechanisms.iter().map(|mechanism| mechanism.to_string()).collect(),
+        mechanisms: listed,
         ..Capabilities::default()
     };
     let mut kinds = vec![KeyKind::Aes256];
@@ -100,25 +104,21 @@ impl Probe<'_> {
             IvContract::Caller | IvContract::ZeroedWriteback | IvContract::LunaAppend16 => standard,
             IvContract::Prepended => prepending,
         };
-        let candidates: Vec<IvContract> = match profile.gcm_iv.as_deref() {
-            // A token that takes the caller's IV is not asked for more: some take no IV at all for one of no bytes.
-            None => IvContract::ALL.into_iter().filter(usable).collect(),
+        let named = match profile.gcm_iv.as_deref() {
+            None => None,
             Some(name) => {
                 let known = IvContract::ALL.into_iter().find(|contract| contract.name() == name);
-                let named =
-                    known.ok_or_else(|| refused(format!("the profile's `gcm_iv = \"{name}\"` is not known")))?;
-                Some(named).into_iter().filter(usable).collect()
+                Some(known.ok_or_else(|| refused(format!("the profile's `gcm_iv = \"{name}\"` is not known")))?)
             }
         };
+        // What is named alone; else the first that works. The order matters: a token that takes its caller's IV may take none
+        // for one of no bytes.
+        let all = named.map_or(IvContract::ALL.to_vec(), |named| vec![named]);
+        let candidates: Vec<IvContract> = all.into_iter().filter(usable).collect();
         if candidates.is_empty() {
-            let wanted = if profile.gcm_iv.as_deref() == Some(IvContract::Prepended.name()) {
-                IvContract::Prepended
-            } else {
-                IvContract::Caller
-            };
+            let mechanism = named.unwrap_or(IvContract::Caller).mechanism_name();
             return Err(refused(format!(
-                "the token does not list {}: symmetric keys need AES-GCM, so it cannot be used",
-                wanted.mechanism_name()
+                "the token does not list {mechanism}: symmetric keys need AES-GCM, so it cannot be used"
             )));
         }
         let (key, _) = self
@@ -133,10 +133,8 @@ impl Probe<'_> {
             }
         }
         let last = last.map_or_else(String::new, |error| format!(": {} answered {:#x}", error.function, error.rv));
-        let which = match &profile.gcm_iv {
-            None => "a known IV contract".to_owned(),
-            Some(name) => format!("the profile's `gcm_iv = \"{name}\"`"),
-        };
+        let which = named
+            .map_or("a known IV contract".to_owned(), |named| format!("the profile's `gcm_iv = \"{}\"`", named.name()));
         Err(refused(format!("AES-GCM does not work on this token with {which}{last}")))
     }
 

@@ -83,11 +83,15 @@ def encrypted(instance, key):
 def test_an_instance_lives_on_it(make, contract, named):
     """init, keys, every operation that encrypts or decrypts, access keys, restart. By a profile's word, and found by trying."""
     instance = behave(make(), contract, contract if named else None).init().start()
-    assert instance.doctor()["tokens"][0]["ivContract"] == contract
+    (token,) = instance.doctor()["tokens"]
+    assert token["ivContract"] == contract and CONTRACTS[contract][2] in token["mechanisms"]
     key, other = instance.new_key(), instance.new_key()
     blob = encrypted(instance, key)
     opens(instance, blob)
     assert opened_by_the_page(instance, blob) == TEXT
+    shown = json.loads(instance.run("ciphertext", "inspect", instance.root / "one.blob", "--json").stdout)
+    assert shown["iv"] == iv_of(blob, contract).hex() and shown["plaintextBytes"] == len(base64.b64decode(TEXT))
+    assert shown["suite"] == {1: "AES_256_GCM", 2: "AES_256_GCM_IV16"}[CONTRACTS[contract][0]]
 
     data_key = instance.call("GenerateDataKey", {"KeyId": key, "KeySpec": "AES_256", "EncryptionContext": CONTEXT})
     opens(instance, blob_of(data_key), text=data_key["Plaintext"])
