@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Failed;
-use crate::ops::ciphertext::Blob;
+use crate::ops::ciphertext::{Blob, Suite};
 
 /// Bytes read at most: a blob is at most 6,144 bytes, its base64 a third more.
 const LIMIT: u64 = 64 * 1024;
@@ -25,13 +25,17 @@ pub fn inspect(file: &Path, json: bool) -> Result<u8, Failed> {
     let blob = Blob::parse(&decoded)
         .map_err(|_| Failed::new(1, "this is no ciphertext of hsm-bridge: docs/ciphertext-format.md has the form"))?;
     let header = blob.header;
+    let (name, suite) = match header.suite {
+        Suite::Aes256Gcm => ("AES_256_GCM", "AES-256-GCM, tag of 16 bytes"),
+        Suite::Aes256GcmLongIv => ("AES_256_GCM_IV16", "AES-256-GCM, IV of 16 bytes, tag of 16 bytes"),
+    };
     let tag_at = blob.ciphertext.len().saturating_sub(16);
     let (body, tag) = blob.ciphertext.split_at(tag_at);
     let mut text;
     if json {
         let report = serde_json::json!({
             "formatVersion": 1,
-            "suite": "AES_256_GCM",
+            "suite": name,
             "keyId": header.key,
             "generation": header.generation,
             "iv": hex::encode(blob.iv),
@@ -44,7 +48,7 @@ pub fn inspect(file: &Path, json: bool) -> Result<u8, Failed> {
     } else {
         let lines = [
             ("format version", "1".to_owned()),
-            ("suite", "AES-256-GCM, tag of 16 bytes".to_owned()),
+            ("suite", suite.to_owned()),
             ("key id", header.key.to_string()),
             ("generation", header.generation.to_string()),
             ("IV", hex::encode(blob.iv)),

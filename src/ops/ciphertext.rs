@@ -6,10 +6,7 @@ use crate::ops::{EncryptionContext, OpError};
 
 /// `HBK` and the format version.
 const MAGIC: [u8; 4] = [0x48, 0x42, 0x4b, 0x01];
-/// AES-256-GCM, tag of 16 bytes, IV of 12 bytes.
-const SUITE_AES_256_GCM: u8 = 0x01;
 const FLAG_MULTI_REGION: u8 = 0x01;
-const IV_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 /// Everything before the IV.
 const HEADER_LEN: usize = 27;
@@ -18,9 +15,19 @@ const AAD_LABEL: &[u8] = b"hsm-bridge/kms/1";
 /// Bytes of an encryption context in canonical form, at most.
 pub const MAX_CONTEXT: usize = 8_192;
 
-/// Which key and which generation of it made a blob.
+/// Fixes the algorithm, the length of the tag and the one length of the IV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// Tag of 16 bytes, IV of 12.
+    Aes256Gcm,
+    /// Tag of 16 bytes, IV of 16: of tokens that make such IVs themselves (Luna 7 in FIPS mode).
+    Aes256GcmLongIv,
+}
+
+/// Which key and which generation of it made a blob, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    pub suite: Suite,
     pub key: KeyId,
     pub generation: u32,
 }
@@ -34,16 +41,40 @@ pub struct Blob<'a> {
     pub ciphertext: &'a [u8],
 }
 
+impl Suite {
+    const ALL: [Suite; 2] = [Suite::Aes256Gcm, Suite::Aes256GcmLongIv];
+
+    fn number(self) -> u8 {
+        match self {
+            Suite::Aes256Gcm => 0x01,
+            Suite::Aes256GcmLongIv => 0x02,
+        }
+    }
+
+    fn iv_len(self) -> u8 {
+        match self {
+            Suite::Aes256Gcm => 12,
+            Suite::Aes256GcmLongIv => 16,
+        }
+    }
+
+    /// The suite of a token whose IVs have this length.
+    pub fn of_iv_len(len: usize) -> Result<Suite, OpError> {
+        let found = Suite::ALL.into_iter().find(|suite| usize::from(suite.iv_len()) == len);
+        found.ok_or_else(|| OpError::Internal(format!("there is no suite for IVs of {len} bytes")))
+    }
+}
+
 impl Header {
     fn bytes(&self) -> [u8; HEADER_LEN] {
         let mut out = [0u8; HEADER_LEN];
         let flags = if self.key.is_multi_region() { FLAG_MULTI_REGION } else { 0 };
         let fields = MAGIC
             .into_iter()
-            .chain([SUITE_AES_256_GCM, flags])
+            .chain([self.suite.number(), flags])
             .chain(self.key.bytes())
             .chain(self.generation.to_be_bytes())
-            .chain([IV_LEN as u8]);
+            .chain([self.suite.iv_len()]);
         for (slot, byte) in out.iter_mut().zip(fields) {
             *slot = byte;
         }
@@ -58,7 +89,7 @@ impl Header {
 
     /// The whole blob.
     pub fn seal(&self, iv: &[u8], ciphertext: &[u8]) -> Result<Vec<u8>, OpError> {
-        if iv.len() != IV_LEN {
+        if iv.len() != usize::from(self.suite.iv_len()) {
             return Err(OpError::Internal(format!("the token used an IV of {} bytes", iv.len())));
         }
         Ok([&self.bytes(), iv, ciphertext].concat())
@@ -74,16 +105,16 @@ impl<'a> Blob<'a> {
         let (id, fixed) = fixed.split_first_chunk::<16>().ok_or_else(invalid)?;
         let (generation, iv_len) = fixed.split_first_chunk::<4>().ok_or_else(invalid)?;
         let [suite, flags] = *kind;
-        if *magic != MAGIC || suite != SUITE_AES_256_GCM || flags & !FLAG_MULTI_REGION != 0 || iv_len != [IV_LEN as u8]
-        {
+        let suite = Suite::ALL.into_iter().find(|known| known.number() == suite).ok_or_else(invalid)?;
+        if *magic != MAGIC || flags & !FLAG_MULTI_REGION != 0 || iv_len != [suite.iv_len()] {
             return Err(invalid());
         }
-        let (iv, ciphertext) = rest.split_at_checked(IV_LEN).ok_or_else(invalid)?;
+        let (iv, ciphertext) = rest.split_at_checked(suite.iv_len().into()).ok_or_else(invalid)?;
         if ciphertext.len() < TAG_LEN {
             return Err(invalid());
         }
         let key = KeyId::new(*id, flags & FLAG_MULTI_REGION != 0);
-        Ok(Self { header: Header { key, generation: u32::from_be_bytes(*generation) }, iv, ciphertext })
+        Ok(Self { header: Header { suite, key, generation: u32::from_be_bytes(*generation) }, iv, ciphertext })
     }
 }
 
@@ -112,8 +143,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn header() -> Header {
-        Header { key: "5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11".parse().unwrap(), generation: 7 }
+    fn header(suite: Suite) -> Header {
+        Header { suite, key: "5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11".parse().unwrap(), generation: 7 }
+    }
+
+    fn sealed(suite: Suite, ciphertext: &[u8]) -> Vec<u8> {
+        header(suite).seal(&vec![1; suite.iv_len().into()], ciphertext).unwrap()
     }
 
     fn pairs(list: &[(&str, &str)]) -> EncryptionContext {
@@ -122,31 +157,51 @@ mod tests {
 
     #[test]
     fn a_blob_round_trips() {
-        let blob = header().seal(&[1; 12], &[2; 20]).unwrap();
-        assert_eq!(hex::encode(&blob[..27]), "48424b0101005f0c6a0e3d524b0c9a5e6d1d7f3b2c11000000070c");
-        let parsed = Blob::parse(&blob).unwrap();
-        assert_eq!((parsed.header, parsed.iv, parsed.ciphertext), (header(), &[1u8; 12][..], &[2u8; 20][..]));
+        for (suite, start) in [
+            (Suite::Aes256Gcm, "48424b0101005f0c6a0e3d524b0c9a5e6d1d7f3b2c11000000070c"),
+            (Suite::Aes256GcmLongIv, "48424b0102005f0c6a0e3d524b0c9a5e6d1d7f3b2c110000000710"),
+        ] {
+            let blob = sealed(suite, &[2; 20]);
+            assert_eq!(hex::encode(&blob[..27]), start);
+            let parsed = Blob::parse(&blob).unwrap();
+            assert_eq!((parsed.header, parsed.ciphertext), (header(suite), &[2u8; 20][..]));
+            assert_eq!(parsed.iv, vec![1; suite.iv_len().into()]);
+        }
     }
 
     #[test]
     fn every_fixed_field_is_checked() {
-        let blob = header().seal(&[1; 12], &[2; 20]).unwrap();
-        for at in [0, 1, 2, 3, 4, 26] {
-            for bit in 0..8 {
-                let mut changed = blob.clone();
-                changed[at] ^= 1 << bit;
-                assert!(Blob::parse(&changed).is_err(), "byte {at} bit {bit}");
+        for suite in Suite::ALL {
+            let blob = sealed(suite, &[2; 20]);
+            for at in [0, 1, 2, 3, 4, 26] {
+                for bit in 0..8 {
+                    let mut changed = blob.clone();
+                    changed[at] ^= 1 << bit;
+                    assert!(Blob::parse(&changed).is_err(), "{suite:?} byte {at} bit {bit}");
+                }
             }
+            for bit in 1..8 {
+                let mut changed = blob.clone();
+                changed[5] ^= 1 << bit;
+                assert!(Blob::parse(&changed).is_err(), "{suite:?} flag {bit}");
+            }
+            for len in 0..27 + usize::from(suite.iv_len()) + TAG_LEN {
+                assert!(Blob::parse(&blob[..len]).is_err(), "{suite:?} {len}");
+            }
+            assert!(Blob::parse(&sealed(suite, &[2; 15])).is_err());
         }
-        for bit in 1..8 {
-            let mut changed = blob.clone();
-            changed[5] ^= 1 << bit;
-            assert!(Blob::parse(&changed).is_err(), "flag {bit}");
+    }
+
+    #[test]
+    fn a_suite_has_one_length_of_iv() {
+        for (suite, wrong) in [(Suite::Aes256Gcm, 16), (Suite::Aes256GcmLongIv, 12)] {
+            assert!(header(suite).seal(&vec![1; wrong], &[2; 20]).is_err());
+            let mut relabelled = sealed(suite, &[2; 40]);
+            relabelled[26] = wrong as u8;
+            assert!(Blob::parse(&relabelled).is_err(), "{suite:?}");
+            assert_eq!(Suite::of_iv_len(suite.iv_len().into()).unwrap(), suite);
         }
-        for len in 0..55 {
-            assert!(Blob::parse(&blob[..len.min(blob.len())]).is_err(), "{len}");
-        }
-        assert!(Blob::parse(&header().seal(&[1; 12], &[2; 15]).unwrap()).is_err());
+        assert!([0, 8, 11, 13, 15, 17].into_iter().all(|len| Suite::of_iv_len(len).is_err()));
     }
 
     #[test]
@@ -172,6 +227,35 @@ mod tests {
         #[test]
         fn the_parser_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
             let _ = Blob::parse(&bytes);
+        }
+
+        #[test]
+        fn what_is_sealed_is_parsed(
+            long in any::<bool>(),
+            generation in any::<u32>(),
+            iv in proptest::collection::vec(any::<u8>(), 16),
+            ciphertext in proptest::collection::vec(any::<u8>(), 16..80),
+        ) {
+            let suite = if long { Suite::Aes256GcmLongIv } else { Suite::Aes256Gcm };
+            let header = Header { generation, ..header(suite) };
+            let iv = &iv[..suite.iv_len().into()];
+            let blob = header.seal(iv, &ciphertext).unwrap();
+            let parsed = Blob::parse(&blob).unwrap();
+            prop_assert_eq!((parsed.header, parsed.iv, parsed.ciphertext), (header, iv, ciphertext.as_slice()));
+        }
+
+        /// No other bytes mean the same: what parses is what `seal` gives.
+        #[test]
+        fn what_is_parsed_is_what_is_sealed(suite in 0u8..4, iv_len in 10u8..18, tail in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut bytes = sealed(Suite::Aes256Gcm, &[]);
+            bytes.truncate(HEADER_LEN);
+            bytes[4] = suite;
+            bytes[26] = iv_len;
+            bytes.extend(tail);
+            if let Ok(blob) = Blob::parse(&bytes) {
+                prop_assert!([(1, 12), (2, 16)].contains(&(suite, iv_len)));
+                prop_assert_eq!(blob.header.seal(blob.iv, blob.ciphertext).unwrap(), bytes.clone());
+            }
         }
 
         #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::ids::spec::{EncryptionAlgorithm, KeyUsage, MacAlgorithm};
 use crate::keystore::{Hash, KeyRef, MaterialId};
-use crate::ops::ciphertext::{Blob, Header, canonical_context};
+use crate::ops::ciphertext::{Blob, Header, Suite, canonical_context};
 use crate::ops::resolve::{KeyTarget, Named};
 use crate::ops::{Context, DataKeySize, Effects, EncryptionContext, OpError, Ops, ReEncrypt, Response, token_error};
 use crate::secret::SecretBytes;
@@ -102,10 +102,11 @@ impl Ops {
         dry(dry_run)?;
         let material = current(key)?;
         self.budgets.take(key, material.generation, &self.store.snapshot()).await?;
-        let header = Header { key: key.record.id, generation: material.generation };
+        let token = self.token_of(key)?;
+        let suite = Suite::of_iv_len(token.iv_len())?;
+        let header = Header { suite, key: key.record.id, generation: material.generation };
         let aad = header.associated_data(&canonical);
-        let done = self
-            .token_of(key)?
+        let done = token
             .data_key(&self.call(ctx), &key_ref(key, material), aad, size.byte_length())
             .await
             .map_err(|e| token_error(e, &key.arn))?;
@@ -212,10 +213,11 @@ impl Ops {
     ) -> Result<Vec<u8>, OpError> {
         let material = current(key)?;
         self.budgets.take(key, material.generation, &self.store.snapshot()).await?;
-        let header = Header { key: key.record.id, generation: material.generation };
+        let token = self.token_of(key)?;
+        let suite = Suite::of_iv_len(token.iv_len())?;
+        let header = Header { suite, key: key.record.id, generation: material.generation };
         let aad = header.associated_data(canonical);
-        let done = self
-            .token_of(key)?
+        let done = token
             .encrypt(&self.call(ctx), &key_ref(key, material), aad, plaintext)
             .await
             .map_err(|e| token_error(e, &key.arn))?;

@@ -10,12 +10,11 @@ use crate::authn::{self, Credential, Directory, OpenSecret, Principal};
 use crate::ids::{AccessKeyId, AccountId, UserName};
 use crate::keystore::{CallContext, KeyRef, SystemKey, Token};
 use crate::ops::{
-    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, operator::date, token_error,
+    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, operator::date, sealed, token_error,
 };
 use crate::secret::{SecretBytes, SecretString};
 use crate::store::{AccessKeyRecord, Owner, Snapshot, UserRecord, Write};
 
-const IV_LEN: usize = 12;
 /// How long authn waits for the token to open a secret.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -56,9 +55,7 @@ impl OpenSecret for TokenSecrets {
         credential: &'a Credential,
     ) -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send + 'a>> {
         Box::pin(async move {
-            let (iv, sealed) = credential
-                .wrapped_secret
-                .split_at_checked(IV_LEN)
+            let (iv, sealed) = sealed::split(&credential.wrapped_secret)
                 .ok_or_else(|| format!("the sealed secret of {} is too short", credential.id))?;
             let aad = authn::seal_aad(&credential.id, &credential.account, credential.principal.owner());
             let call = CallContext {
@@ -98,14 +95,14 @@ pub async fn make_access_key(
     let secret = authn::new_secret(*for_secret);
     let aad = authn::seal_aad(&id, account, principal.owner());
     let plaintext = SecretBytes::new(secret.expose().as_bytes().to_vec());
-    let sealed = token.encrypt(call, &KeyRef::System(SystemKey::IamWrap), aad, plaintext).await.map_err(failed)?.value;
+    let done = token.encrypt(call, &KeyRef::System(SystemKey::IamWrap), aad, plaintext).await.map_err(failed)?;
     let record = AccessKeyRecord {
         id,
         account: account.clone(),
         owner,
         active: true,
         created: now,
-        wrapped_secret: [sealed.iv, sealed.ciphertext].concat(),
+        wrapped_secret: sealed::join(done.value).map_err(OpError::Internal)?,
     };
     Ok((record, secret))
 }

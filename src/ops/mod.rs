@@ -18,6 +18,7 @@ mod operator;
 pub mod resolve;
 mod rotation;
 mod rotation_report;
+mod sealed;
 pub mod settle;
 mod signing;
 pub mod store_key;

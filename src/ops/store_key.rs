@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::keystore::{CallContext, KeyRef, SystemKey, Token};
+use crate::ops::sealed;
 use crate::secret::SecretBytes;
 use crate::store::{BoxFuture, WrapKey};
 
-const IV_LEN: usize = 12;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 pub struct TokenWrap {
@@ -32,13 +32,13 @@ impl WrapKey for TokenWrap {
         Box::pin(async move {
             let kek = KeyRef::System(SystemKey::StoreKek);
             let done = self.token.encrypt(&self.call(), &kek, aad, key.clone()).await.map_err(|e| e.to_string())?;
-            Ok([done.value.iv, done.value.ciphertext].concat())
+            sealed::join(done.value)
         })
     }
 
     fn unwrap<'a>(&'a self, aad: Vec<u8>, wrapped: &'a [u8]) -> BoxFuture<'a, Result<SecretBytes, String>> {
         Box::pin(async move {
-            let (iv, sealed) = wrapped.split_at_checked(IV_LEN).ok_or("the wrapped store key is too short")?;
+            let (iv, sealed) = sealed::split(wrapped).ok_or("the wrapped store key is too short")?;
             let kek = KeyRef::System(SystemKey::StoreKek);
             let opened = self.token.decrypt(&self.call(), &kek, iv.to_vec(), aad, sealed.to_vec()).await;
             opened.map(|done| done.value).map_err(|e| e.to_string())

@@ -7,6 +7,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki_sys as sys;
 
 use super::fingerprint::is_ed25519;
+use super::gcm::IvContract;
 use super::generate::{Made, evidence};
 use super::handles::Class;
 use super::keygen::{Keygen, Task};
@@ -87,7 +88,7 @@ impl Task for Adopt {
             handles.place(vec![(self.material, self.id.clone())]);
         }
         handles.put(self.material, &made.objects(), Some(Arc::from(fingerprint.as_slice())));
-        let facts = keygen.shared.facts(mechanism(kind), started);
+        let facts = keygen.shared.facts(mechanism(kind, keygen.shared.iv), started);
         let generated = Generated { fingerprint, spki, evidence, object_id: self.id };
         Ok(Done { value: Adopted { kind, generated, objects }, facts })
     }
@@ -158,9 +159,9 @@ fn kind(attributes: &Attributes) -> Option<KeyKind> {
 }
 
 /// With which the key proved itself.
-fn mechanism(kind: KeyKind) -> &'static str {
+fn mechanism(kind: KeyKind, gcm: IvContract) -> &'static str {
     match kind {
-        KeyKind::Aes256 => "CKM_AES_GCM",
+        KeyKind::Aes256 => gcm.mechanism_name(),
         KeyKind::Hmac(hash) => hash.hmac_mechanism().1,
         KeyKind::Rsa(_) => SignMechanism::RsaPkcs1v15(super::Hash::Sha256).name(),
         KeyKind::Ec(_) => SignMechanism::Ecdsa.name(),

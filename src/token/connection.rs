@@ -132,6 +132,11 @@ impl Token {
         Arc::clone(&self.0.shared.capabilities)
     }
 
+    /// Length in bytes of the IVs that `encrypt` and `data_key` give.
+    pub fn iv_len(&self) -> usize {
+        self.0.shared.iv.iv_len()
+    }
+
     pub fn status(&self) -> Status {
         self.0.shared.status()
     }

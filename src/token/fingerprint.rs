@@ -5,7 +5,8 @@ use aws_lc_rs::digest;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectHandle};
 
 use super::error::{CallError, Reaction};
-use super::raw::{IV_LEN, SignCall, TAG_LEN};
+use super::gcm::{IV_LEN, LUNA_IV_LEN};
+use super::raw::{SignCall, TAG_LEN};
 use super::seat::Seat;
 use super::template::ED25519_PARAMETERS;
 use super::{ErrorClass, Hash, spki};
@@ -13,6 +14,10 @@ use super::{ErrorClass, Hash, spki};
 /// First AAD string of the known answer, and the message of the known MAC: no KMS ciphertext begins so.
 const KNOWN_ANSWER: &[u8] = b"hsm-bridge/kat/1";
 const VERSION: u8 = 1;
+/// A known answer with an IV of 12 bytes.
+const AES: u8 = 1;
+/// The same with 16 bytes.
+const AES_LONG_IV: u8 = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fingerprint {
@@ -40,7 +45,10 @@ impl Fingerprint {
     /// version ‖ kind ‖ fields; opaque to callers.
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
-            Fingerprint::Aes { iv, ciphertext } => [&[VERSION, 1], iv.as_slice(), ciphertext].concat(),
+            Fingerprint::Aes { iv, ciphertext } => {
+                let kind = if iv.len() == LUNA_IV_LEN { AES_LONG_IV } else { AES };
+                [&[VERSION, kind], iv.as_slice(), ciphertext].concat()
+            }
             Fingerprint::Hmac { hash, mac } => [&[VERSION, 2, hash_number(*hash)], mac.as_slice()].concat(),
             Fingerprint::Pair { spki_sha256 } => [&[VERSION, 3], spki_sha256.as_slice()].concat(),
         }
@@ -48,9 +56,11 @@ impl Fingerprint {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Fingerprint> {
         match bytes {
-            [VERSION, 1, rest @ ..] if rest.len() >= IV_LEN + TAG_LEN => {
-                let (iv, ciphertext) = rest.split_at_checked(IV_LEN)?;
-                Some(Fingerprint::Aes { iv: iv.to_vec(), ciphertext: ciphertext.to_vec() })
+            [VERSION, kind @ (AES | AES_LONG_IV), rest @ ..] => {
+                let iv_len = if *kind == AES { IV_LEN } else { LUNA_IV_LEN };
+                let (iv, ciphertext) = rest.split_at_checked(iv_len)?;
+                (ciphertext.len() >= TAG_LEN)
+                    .then(|| Fingerprint::Aes { iv: iv.to_vec(), ciphertext: ciphertext.to_vec() })
             }
             [VERSION, 2, number, mac @ ..] => {
                 let hash = super::mechanism::ALL_HASHES.into_iter().find(|hash| hash_number(*hash) == *number)?;
@@ -227,6 +237,7 @@ mod tests {
     fn what_is_written_is_read() {
         for fingerprint in [
             Fingerprint::Aes { iv: vec![1; 12], ciphertext: vec![2; 32] },
+            Fingerprint::Aes { iv: vec![1; 16], ciphertext: vec![2; 32] },
             Fingerprint::Hmac { hash: Hash::Sha384, mac: vec![3; 48] },
             Fingerprint::Pair { spki_sha256: vec![4; 32] },
         ] {
@@ -238,6 +249,8 @@ mod tests {
     fn stored_forms_do_not_change() {
         let aes = Fingerprint::Aes { iv: vec![1; 12], ciphertext: vec![2; 32] };
         assert_eq!(hex::encode(aes.encode()), format!("0101{}{}", "01".repeat(12), "02".repeat(32)));
+        let long = Fingerprint::Aes { iv: vec![1; 16], ciphertext: vec![2; 32] };
+        assert_eq!(hex::encode(long.encode()), format!("0104{}{}", "01".repeat(16), "02".repeat(32)));
         let hmac = Fingerprint::Hmac { hash: Hash::Sha256, mac: vec![3; 32] };
         assert_eq!(hex::encode(hmac.encode()), format!("010202{}", "03".repeat(32)));
         let pair = Fingerprint::Pair { spki_sha256: vec![4; 32] };
@@ -247,8 +260,9 @@ mod tests {
     #[test]
     fn other_bytes_are_refused() {
         let cut = Fingerprint::Aes { iv: vec![1; 12], ciphertext: vec![2; 15] }.encode();
+        let long_cut = Fingerprint::Aes { iv: vec![1; 16], ciphertext: vec![2; 15] }.encode();
         let short = Fingerprint::Hmac { hash: Hash::Sha256, mac: vec![3; 28] }.encode();
-        for bytes in [vec![], vec![1], vec![2, 1], vec![1, 9, 0], cut, short, vec![1, 3, 0]] {
+        for bytes in [vec![], vec![1], vec![2, 1], vec![1, 9, 0], cut, long_cut, short, vec![1, 3, 0]] {
             assert_eq!(Fingerprint::decode(&bytes), None, "{bytes:?}");
         }
     }

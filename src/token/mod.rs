@@ -231,6 +231,7 @@ mod adopt;
 mod connection;
 mod error;
 mod fingerprint;
+mod gcm;
 mod generate;
 mod handles;
 mod keeper;

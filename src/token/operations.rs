@@ -6,14 +6,13 @@ use cryptoki_sys as sys;
 
 use super::error::CallError;
 use super::fingerprint::Fingerprint;
+use super::gcm::IvContract;
 use super::handles::Class;
 use super::raw::SignCall;
 use super::seat::Seat;
 use super::worker::Operation;
 use super::{GcmOutput, Hash, KeyRef, SignMechanism};
 use crate::secret::SecretBytes;
-
-const AES_GCM: &str = "CKM_AES_GCM";
 
 pub(super) struct Encrypt {
     pub(super) key: KeyRef,
@@ -25,8 +24,8 @@ impl Operation for Encrypt {
     type Output = GcmOutput;
     const NAME: &'static str = "encrypt";
 
-    fn mechanism(&self) -> &'static str {
-        AES_GCM
+    fn mechanism(&self, gcm: IvContract) -> &'static str {
+        gcm.mechanism_name()
     }
 
     fn key(&self) -> Option<(&KeyRef, Class)> {
@@ -49,8 +48,8 @@ impl Operation for Decrypt {
     type Output = SecretBytes;
     const NAME: &'static str = "decrypt";
 
-    fn mechanism(&self) -> &'static str {
-        AES_GCM
+    fn mechanism(&self, gcm: IvContract) -> &'static str {
+        gcm.mechanism_name()
     }
 
     fn key(&self) -> Option<(&KeyRef, Class)> {
@@ -72,8 +71,8 @@ impl Operation for DataKey {
     type Output = (SecretBytes, GcmOutput);
     const NAME: &'static str = "data_key";
 
-    fn mechanism(&self) -> &'static str {
-        AES_GCM
+    fn mechanism(&self, gcm: IvContract) -> &'static str {
+        gcm.mechanism_name()
     }
 
     fn key(&self) -> Option<(&KeyRef, Class)> {
@@ -96,7 +95,7 @@ impl Operation for Random {
     type Output = SecretBytes;
     const NAME: &'static str = "random";
 
-    fn mechanism(&self) -> &'static str {
+    fn mechanism(&self, _: IvContract) -> &'static str {
         "C_GenerateRandom"
     }
 
@@ -119,7 +118,7 @@ impl Operation for Sign {
     type Output = Vec<u8>;
     const NAME: &'static str = "sign";
 
-    fn mechanism(&self) -> &'static str {
+    fn mechanism(&self, _: IvContract) -> &'static str {
         self.mechanism.name()
     }
 
@@ -146,7 +145,7 @@ impl Operation for Mac {
     type Output = SecretBytes;
     const NAME: &'static str = "mac";
 
-    fn mechanism(&self) -> &'static str {
+    fn mechanism(&self, _: IvContract) -> &'static str {
         self.hash.hmac_mechanism().1
     }
 
@@ -164,7 +163,8 @@ impl Operation for Mac {
 pub(super) struct Check {
     key: KeyRef,
     class: Class,
-    mechanism: &'static str,
+    /// `None`: AES-GCM.
+    mechanism: Option<&'static str>,
 }
 
 impl Check {
@@ -175,11 +175,11 @@ impl Check {
         };
         let (class, mechanism) = match fingerprint {
             None if matches!(&key, KeyRef::System(key) if key.class() == Class::Private) => {
-                (Class::Private, "CKM_RSA_PKCS")
+                (Class::Private, Some("CKM_RSA_PKCS"))
             }
-            Some(Fingerprint::Pair { .. }) => (Class::Private, "signature"),
-            Some(Fingerprint::Hmac { hash, .. }) => (Class::Secret, hash.hmac_mechanism().1),
-            Some(Fingerprint::Aes { .. }) | None => (Class::Secret, AES_GCM),
+            Some(Fingerprint::Pair { .. }) => (Class::Private, Some("signature")),
+            Some(Fingerprint::Hmac { hash, .. }) => (Class::Secret, Some(hash.hmac_mechanism().1)),
+            Some(Fingerprint::Aes { .. }) | None => (Class::Secret, None),
         };
         Check { key, class, mechanism }
     }
@@ -189,8 +189,8 @@ impl Operation for Check {
     type Output = ();
     const NAME: &'static str = "check";
 
-    fn mechanism(&self) -> &'static str {
-        self.mechanism
+    fn mechanism(&self, gcm: IvContract) -> &'static str {
+        self.mechanism.unwrap_or(gcm.mechanism_name())
     }
 
     fn key(&self) -> Option<(&KeyRef, Class)> {

@@ -12,11 +12,12 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::error::CallError;
+use super::gcm::{CKM_CLOUDHSM_AES_GCM, IvContract};
 use super::generate::create;
 use super::mechanism::{ALL_CURVES, ALL_HASHES};
 use super::module::{Module, Selected};
 use super::raw::SignCall;
-use super::seat::{IvContract, Seat};
+use super::seat::Seat;
 use super::template::Naming;
 use super::{Capabilities, ErrorClass, Hash, KeyKind, Profile, Rung, SignMechanism, TokenError};
 
@@ -61,11 +62,15 @@ pub(super) fn probe(
     };
 
     let contract = probe.aes_gcm(profile)?;
+    let mut listed: Vec<String> = probe.mechanisms.iter().map(|mechanism| mechanism.to_string()).collect();
+    if probe.prepends_iv() {
+        listed.push(IvContract::Prepended.mechanism_name().to_owned());
+    }
     let mut found = Capabilities {
         aes_gcm: true,
         gcm_iv: contract.name().to_owned(),
         max_sessions: profile.max_sessions.or(selected.limits.max_rw_sessions),
-        mechanisms: probe.mechanisms.iter().map(|mechanism| mechanism.to_string()).collect(),
+        mechanisms: listed,
         ..Capabilities::default()
     };
     let mut kinds = vec![KeyKind::Aes256];
@@ -93,21 +98,28 @@ pub(super) fn probe(
 impl Probe<'_> {
     fn aes_gcm(&mut self, profile: &Profile) -> Result<IvContract, TokenError> {
         let refused = |detail: String| TokenError::own(ErrorClass::Unsupported, "C_EncryptInit", detail);
-        let candidates = match profile.gcm_iv.as_deref() {
-            None => vec![IvContract::Caller, IvContract::ZeroedWriteback],
-            Some("caller") => vec![IvContract::Caller],
-            Some("zeroed-writeback") => vec![IvContract::ZeroedWriteback],
-            Some(other @ ("luna-append16" | "prepended")) => {
-                return Err(refused(format!(
-                    "the profile asks for `gcm_iv = \"{other}\"`, which this version does not do yet"
-                )));
-            }
-            Some(other) => return Err(refused(format!("the profile's `gcm_iv = \"{other}\"` is not known"))),
+        let standard = self.mechanisms.contains(&MechanismType::AES_GCM);
+        let prepending = self.prepends_iv();
+        let usable = |contract: &IvContract| match contract {
+            IvContract::Caller | IvContract::ZeroedWriteback | IvContract::LunaAppend16 => standard,
+            IvContract::Prepended => prepending,
         };
-        if !self.mechanisms.contains(&MechanismType::AES_GCM) {
-            return Err(refused(
-                "the token does not list CKM_AES_GCM: symmetric keys need AES-GCM, so it cannot be used".to_owned(),
-            ));
+        let named = match profile.gcm_iv.as_deref() {
+            None => None,
+            Some(name) => {
+                let known = IvContract::ALL.into_iter().find(|contract| contract.name() == name);
+                Some(known.ok_or_else(|| refused(format!("the profile's `gcm_iv = \"{name}\"` is not known")))?)
+            }
+        };
+        // What is named alone; else the first that works. The order matters: a token that takes its caller's IV may take none
+        // for one of no bytes.
+        let all = named.map_or(IvContract::ALL.to_vec(), |named| vec![named]);
+        let candidates: Vec<IvContract> = all.into_iter().filter(usable).collect();
+        if candidates.is_empty() {
+            let mechanism = named.unwrap_or(IvContract::Caller).mechanism_name();
+            return Err(refused(format!(
+                "the token does not list {mechanism}: symmetric keys need AES-GCM, so it cannot be used"
+            )));
         }
         let (key, _) = self
             .create(KeyKind::Aes256)
@@ -121,7 +133,15 @@ impl Probe<'_> {
             }
         }
         let last = last.map_or_else(String::new, |error| format!(": {} answered {:#x}", error.function, error.rv));
-        Err(refused(format!("AES-GCM does not work on this token with a known IV contract{last}")))
+        let which = named
+            .map_or("a known IV contract".to_owned(), |named| format!("the profile's `gcm_iv = \"{}\"`", named.name()));
+        Err(refused(format!("AES-GCM does not work on this token with {which}{last}")))
+    }
+
+    /// Whether the token lists CloudHSM's mechanism. Asked by number: lists come without what the library has no name for.
+    fn prepends_iv(&self) -> bool {
+        MechanismType::new_vendor_defined(CKM_CLOUDHSM_AES_GCM)
+            .is_ok_and(|mechanism| self.module.context.get_mechanism_info(self.selected.slot, mechanism).is_ok())
     }
 
     /// A throw-away key: the secret key, or both halves.

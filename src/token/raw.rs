@@ -17,8 +17,6 @@ use super::{ErrorClass, TokenInfo};
 
 /// Length of an AES-GCM tag in bytes; other lengths are not made.
 pub(super) const TAG_LEN: usize = 16;
-/// Length of an AES-GCM IV in bytes.
-pub(super) const IV_LEN: usize = 12;
 
 /// Largest signature: RSA-8192.
 const SIGNATURE_MAX: usize = 1024;
@@ -56,6 +54,16 @@ pub(super) struct Functions {
 pub(super) enum SignCall {
     Plain(u64),
     Pss { hash: u64, mgf: u64, salt_len: u64 },
+}
+
+/// An AES-GCM call without its text.
+pub(super) struct GcmCall<'a> {
+    pub(super) mechanism: u64,
+    /// `None`: pIv is NULL, since the token makes the IV, or reads it from the text.
+    pub(super) iv: Option<&'a mut [u8]>,
+    pub(super) aad: &'a [u8],
+    /// Bytes of an IV that stand beside ciphertext ‖ tag: in the output of C_Encrypt, in the input of C_Decrypt.
+    pub(super) extra: usize,
 }
 
 /// Session limits and flags that `TokenInfo` does not carry.
@@ -143,20 +151,19 @@ impl Functions {
         Ok((info, limits))
     }
 
-    /// C_EncryptInit and one C_Encrypt with AES-GCM. `iv` is read back: some tokens write the IV they chose into it.
+    /// C_EncryptInit and one C_Encrypt with AES-GCM. The IV of `call` is read back: some tokens write the one they chose into it.
     pub(super) fn encrypt_gcm(
         &self,
         session: &Session,
         key: ObjectHandle,
-        iv: &mut [u8; IV_LEN],
-        aad: &[u8],
+        mut call: GcmCall<'_>,
         plaintext: &[u8],
     ) -> Result<Vec<u8>, CallError> {
-        let mut out = vec![0u8; plaintext.len() + TAG_LEN];
+        let mut out = vec![0u8; plaintext.len() + TAG_LEN + call.extra];
         let mut len = out.len() as CK_ULONG;
-        let mut params = gcm_params(iv, aad);
-        let mut mechanism = mechanism(sys::CKM_AES_GCM, &mut params);
-        // SAFETY: `mechanism`, `params`, `iv` and `aad` outlive both calls; every pointer comes with its own length;
+        let mut params = call.parameters();
+        let mut mechanism = mechanism(call.mechanism, &mut params);
+        // SAFETY: `mechanism`, `params` and what `call` borrows outlive both calls; every pointer comes with its own length;
         // `&Session` is not Sync, so no other thread uses this session now.
         unsafe {
             call!(self.C_EncryptInit(session.handle(), &raw mut mechanism, key.handle()))?;
@@ -179,28 +186,26 @@ impl Functions {
         &self,
         session: &Session,
         key: ObjectHandle,
-        iv: &[u8; IV_LEN],
-        aad: &[u8],
-        ciphertext: &[u8],
+        mut call: GcmCall<'_>,
+        input: &[u8],
     ) -> Result<Vec<u8>, CallError> {
         // As long as the input, since some tokens want room for the tag too.
-        let mut out = zeroize::Zeroizing::new(vec![0u8; ciphertext.len()]);
+        let mut out = zeroize::Zeroizing::new(vec![0u8; input.len()]);
         let mut len = out.len() as CK_ULONG;
-        let mut iv = *iv;
-        let mut params = gcm_params(&mut iv, aad);
-        let mut mechanism = mechanism(sys::CKM_AES_GCM, &mut params);
+        let mut params = call.parameters();
+        let mut mechanism = mechanism(call.mechanism, &mut params);
         // SAFETY: as in `encrypt_gcm`.
         unsafe {
             call!(self.C_DecryptInit(session.handle(), &raw mut mechanism, key.handle()))?;
             call!(self.C_Decrypt(
                 session.handle(),
-                ciphertext.as_ptr().cast_mut(),
-                ciphertext.len() as CK_ULONG,
+                input.as_ptr().cast_mut(),
+                input.len() as CK_ULONG,
                 out.as_mut_ptr(),
                 &raw mut len,
             ))?;
         }
-        if len as usize + TAG_LEN != ciphertext.len() {
+        if len as usize + TAG_LEN + call.extra != input.len() {
             return Err(CallError { function: "C_Decrypt", rv: 0 });
         }
         out.truncate(len as usize);
@@ -299,15 +304,23 @@ impl Functions {
     }
 }
 
-fn gcm_params(iv: &mut [u8; IV_LEN], aad: &[u8]) -> sys::CK_GCM_PARAMS {
-    sys::CK_GCM_PARAMS {
-        pIv: iv.as_mut_ptr(),
-        ulIvLen: IV_LEN as CK_ULONG,
-        // Left at 0 it makes some tokens encrypt and then refuse to decrypt.
-        ulIvBits: (IV_LEN * 8) as CK_ULONG,
-        pAAD: if aad.is_empty() { std::ptr::null_mut() } else { aad.as_ptr().cast_mut() },
-        ulAADLen: aad.len() as CK_ULONG,
-        ulTagBits: (TAG_LEN * 8) as CK_ULONG,
+impl GcmCall<'_> {
+    /// RULE: they point into `self`, which outlives the call.
+    fn parameters(&mut self) -> sys::CK_GCM_PARAMS {
+        let (iv, len) = match &mut self.iv {
+            Some(iv) => (iv.as_mut_ptr(), iv.len()),
+            // A slice without bytes would give a pointer that is not null.
+            None => (std::ptr::null_mut(), 0),
+        };
+        sys::CK_GCM_PARAMS {
+            pIv: iv,
+            ulIvLen: len as CK_ULONG,
+            // Left at 0 beside an IV it makes some tokens encrypt and then refuse to decrypt.
+            ulIvBits: (len * 8) as CK_ULONG,
+            pAAD: if self.aad.is_empty() { std::ptr::null_mut() } else { self.aad.as_ptr().cast_mut() },
+            ulAADLen: self.aad.len() as CK_ULONG,
+            ulTagBits: (TAG_LEN * 8) as CK_ULONG,
+        }
     }
 }
 

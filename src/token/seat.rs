@@ -10,29 +10,12 @@ use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
 use super::error::{CallError, Reaction};
+use super::gcm::IvContract;
 use super::module::Module;
 use super::opened::Opened;
-use super::raw::{IV_LEN, SignCall, TAG_LEN};
-use super::{GcmOutput, SignMechanism, spki};
+use super::raw::SignCall;
+use super::{SignMechanism, spki};
 use crate::secret::SecretBytes;
-
-/// Who makes the IV of AES-GCM, as the probe found it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum IvContract {
-    /// The token takes the IV it is given.
-    Caller,
-    /// The token wants zeros and writes the IV that it chose over them.
-    ZeroedWriteback,
-}
-
-impl IvContract {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            IvContract::Caller => "caller",
-            IvContract::ZeroedWriteback => "zeroed-writeback",
-        }
-    }
-}
 
 pub(super) struct Seat {
     pub(super) module: &'static Module,
@@ -64,45 +47,6 @@ impl Seat {
         if self.session.take().is_some() {
             self.replaced.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    pub(super) fn encrypt(&mut self, key: ObjectHandle, aad: &[u8], plaintext: &[u8]) -> Result<GcmOutput, CallError> {
-        let contract = self.iv;
-        let mut iv = [0u8; IV_LEN];
-        if contract == IvContract::Caller {
-            // RULE SP 800-38D §8.2.2: a random IV of 96 bits. Two generators, so that a weak one does no harm.
-            self.fill_random(&mut iv)?;
-            let mut own = [0u8; IV_LEN];
-            getrandom::fill(&mut own).map_err(|_| CallError { function: "getrandom", rv: 0 })?;
-            iv.iter_mut().zip(own).for_each(|(byte, own)| *byte ^= own);
-        }
-        let given = iv;
-        let ciphertext =
-            self.with(|module, session| module.functions.encrypt_gcm(session, key, &mut iv, aad, plaintext))?;
-        let kept = match contract {
-            IvContract::Caller => iv == given,
-            IvContract::ZeroedWriteback => iv != given,
-        };
-        if !kept {
-            return Err(CallError { function: "C_Encrypt", rv: 0 });
-        }
-        Ok(GcmOutput { iv: iv.to_vec(), ciphertext })
-    }
-
-    /// `None`: not a ciphertext that this bridge makes; the token is not asked (SoftHSM takes IVs of no bytes).
-    pub(super) fn decrypt(
-        &mut self,
-        key: ObjectHandle,
-        iv: &[u8],
-        aad: &[u8],
-        ciphertext: &[u8],
-    ) -> Result<Option<SecretBytes>, CallError> {
-        let Ok(iv) = <&[u8; IV_LEN]>::try_from(iv) else { return Ok(None) };
-        if ciphertext.len() < TAG_LEN {
-            return Ok(None);
-        }
-        self.with(|module, session| module.functions.decrypt_gcm(session, key, iv, aad, ciphertext))
-            .map(|plaintext| Some(SecretBytes::new(plaintext)))
     }
 
     pub(super) fn sign(&mut self, key: ObjectHandle, how: SignCall, data: &[u8]) -> Result<Vec<u8>, CallError> {
@@ -144,7 +88,7 @@ impl Seat {
         })
     }
 
-    fn fill_random(&mut self, out: &mut [u8]) -> Result<(), CallError> {
+    pub(super) fn fill_random(&mut self, out: &mut [u8]) -> Result<(), CallError> {
         self.with(|module, session| module.functions.random(session, out))
     }
 

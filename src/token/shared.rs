@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use cryptoki::slot::Slot;
 
 use super::error::Counters;
+use super::gcm::IvContract;
 use super::handles::Handles;
 use super::keygen::{Keygen, Nudge};
 use super::module::Module;
 use super::names::Names;
 use super::queue::{FairQueue, Pushed};
-use super::seat::{IvContract, Seat};
+use super::seat::Seat;
 use super::worker::{Work, Worker};
 use super::{Capabilities, ErrorClass, Facts, Rung, Status, TokenError, TokenInfo};
 

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::error::{CallError, Reaction, is_decrypt};
 use super::fingerprint::{Fingerprint, Mismatch, round_trip, signs};
+use super::gcm::IvContract;
 use super::handles::{Class, Lookup};
 use super::queue::{FairQueue, Taken};
 use super::seat::Seat;
@@ -36,7 +37,8 @@ pub(super) trait Operation: Send + 'static {
     type Output: Send + 'static;
     const NAME: &'static str;
 
-    fn mechanism(&self) -> &'static str;
+    /// Its name, on a token with this contract.
+    fn mechanism(&self, gcm: IvContract) -> &'static str;
     fn key(&self) -> Option<(&KeyRef, Class)>;
     /// RSA private operations.
     fn heavy(&self) -> bool {
@@ -116,7 +118,7 @@ impl Worker {
                     continue;
                 }
                 Ok(Some(value)) => {
-                    return Ok(Done { value, facts: self.shared.facts(operation.mechanism(), started) });
+                    return Ok(Done { value, facts: self.shared.facts(operation.mechanism(self.shared.iv), started) });
                 }
                 Ok(None) => return Err(failed(ErrorClass::Data, O::NAME, "the input has a wrong form")),
                 Err(error) => error,

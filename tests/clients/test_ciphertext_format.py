@@ -15,6 +15,8 @@ from token_tool import key_id_hex, token
 LABEL = b"hsm-bridge/kms/1"
 HEADER = ">3sBBB16sIB"
 HEADER_LENGTH, IV_LENGTH, TAG_LENGTH = 27, 12, 16
+# Of suite 2.
+LONG_IV_LENGTH = 16
 CONTEXTS = [{}, {"tenant": "blue"}, {"app": "shop", "Tenant": "7"}, {"b": "", "a": "=", "aa": "x", "ü": "ö", "u\u0308": "o\u0308"},
             {f"key-{n}": "v" * 200 for n in range(35)}]
 
@@ -35,9 +37,9 @@ def opened_by_hand(bridge, blob, context):
     return token(bridge, "gcm-open", raw_id=key_id.hex(), message=sealed, iv=iv, aad=LABEL + head + canonical(context))
 
 
-def made_by_hand(bridge, key, plaintext, context, head=None, label=LABEL):
+def made_by_hand(bridge, key, plaintext, context, head=None, label=LABEL, iv_length=IV_LENGTH):
     """A blob under a key of KMS. `head` replaces the header, in the blob and in what is authenticated."""
-    head, iv = head or header(key), secrets.token_bytes(IV_LENGTH)
+    head, iv = head or header(key), secrets.token_bytes(iv_length)
     return head + iv + token(bridge, "gcm-make", key=key, message=plaintext, iv=iv, aad=label + head + canonical(context))
 
 
@@ -82,13 +84,25 @@ def test_lengths_at_the_edges(bridge):
         assert opened_by_hand(bridge, bridge.kms.encrypt(KeyId=key, Plaintext=plaintext)["CiphertextBlob"], {}) == plaintext
 
 
-@pytest.mark.parametrize("change", [{"version": 0}, {"version": 2}, {"suite": 0}, {"suite": 2}, {"flags": 1}, {"flags": 2},
-                                    {"flags": 0x80}, {"generation": 1}, {"iv_length": 0}, {"iv_length": 16}, {"iv_length": 11}],
+def test_suite_2(bridge):
+    """What tokens make that choose IVs of 16 bytes. This one does not, and opens it."""
+    key, plaintext = bridge.key(), bridge.canary()
+    head = header(key, suite=2, iv_length=LONG_IV_LENGTH)
+    blob = made_by_hand(bridge, key, plaintext, {"a": "b"}, head=head, iv_length=LONG_IV_LENGTH)
+    assert bridge.kms.decrypt(CiphertextBlob=blob, EncryptionContext={"a": "b"})["Plaintext"] == plaintext
+    with refused("InvalidCiphertextException", ABSENT):
+        bridge.kms.decrypt(CiphertextBlob=blob)
+
+
+@pytest.mark.parametrize("iv_length", [IV_LENGTH, LONG_IV_LENGTH])
+@pytest.mark.parametrize("change", [{"version": 0}, {"version": 2}, {"suite": 0}, {"suite": 2}, {"suite": 3}, {"flags": 1}, {"flags": 2},
+                                    {"flags": 0x80}, {"generation": 1}, {"iv_length": 0}, {"iv_length": 16}, {"iv_length": 11},
+                                    {"suite": 2, "iv_length": 11}, {"suite": 3, "iv_length": 16}],
                          ids=str)
-def test_another_header_is_refused_though_the_token_sealed_it(bridge, change):
-    """Whoever has the token can seal any header. Only the one of the page is opened."""
+def test_another_header_is_refused_though_the_token_sealed_it(bridge, change, iv_length):
+    """Whoever has the token can seal any header. Only those of the page are opened."""
     key = bridge.key()
-    blob = made_by_hand(bridge, key, b"p", {}, head=header(key, **change))
+    blob = made_by_hand(bridge, key, b"p", {}, head=header(key, **change), iv_length=iv_length)
     with refused("InvalidCiphertextException", ABSENT):
         bridge.kms.decrypt(CiphertextBlob=blob)
 

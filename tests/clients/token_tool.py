@@ -74,7 +74,10 @@ def main():
             case "gcm-open" | "gcm-make" as command:
                 key = session.get_key(object_class=ObjectClass.SECRET_KEY, key_type=KeyType.AES, id=wanted)
                 message, iv, aad = (bytes.fromhex(request[name]) for name in ("message", "iv", "aad"))
-                how = {"mechanism": Mechanism.AES_GCM, "mechanism_param": GCMParams(iv, aad, 128)}
+                parameters = GCMParams(b"", aad, 128)
+                # The constructor refuses an IV of 16 bytes.
+                parameters.nonce = iv
+                how = {"mechanism": Mechanism.AES_GCM, "mechanism_param": parameters}
                 return {"bytes": (key.decrypt if command == "gcm-open" else key.encrypt)(message, **how).hex()}
             case "secrets":
                 # What each value of each private or secret object with this CKA_ID gives: the error's name, or the value.

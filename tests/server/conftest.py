@@ -2,7 +2,7 @@
 
     pytest tests/server        with target/debug/hsm-bridge built, SoftHSM2 and OpenSC installed; some tests mount a small file system
                                or change their user, and fail where they are not run as root
-    HSM_BRIDGE_BIN=…           another binary
+    HSM_BRIDGE_BIN=…           another binary; libpkcs11_shim.so (`cargo build --workspace`) is looked for beside it
     HSM_BRIDGE_TEST_KEEP=1     keeps the instances' directories
 """
 

@@ -2,13 +2,12 @@
 
 use crate::ids::KeyStoreId;
 use crate::keystore::{CallContext, KeyRef, SystemKey};
-use crate::ops::{OpError, Ops, token_error};
+use crate::ops::{OpError, Ops, sealed, token_error};
 use crate::secret::{SecretBytes, SecretString};
 use crate::store::KeyStoreRecord;
 
 /// First string of the associated data; every other use of AES-GCM has its own.
 const AAD_LABEL: &str = "hsm-bridge/key-store-password/1";
-const IV_LEN: usize = 12;
 const KEY: &str = "hsm-bridge/iam-wrap";
 
 impl Ops {
@@ -21,9 +20,8 @@ impl Ops {
         let key = KeyRef::System(SystemKey::IamWrap);
         let plaintext = SecretBytes::new(password.expose().as_bytes().to_vec());
         let aad = aad(self.store.deployment_id(), id);
-        let sealed =
-            self.keystore.token().encrypt(call, &key, aad, plaintext).await.map_err(|e| token_error(e, KEY))?;
-        Ok([sealed.value.iv, sealed.value.ciphertext].concat())
+        let done = self.keystore.token().encrypt(call, &key, aad, plaintext).await.map_err(|e| token_error(e, KEY))?;
+        sealed::join(done.value).map_err(OpError::Internal)
     }
 
     pub(in crate::ops) async fn open_password(
@@ -32,7 +30,7 @@ impl Ops {
         call: &CallContext,
     ) -> Result<SecretString, OpError> {
         let broken = |what: &str| OpError::Internal(format!("the sealed password of {} {what}", record.id));
-        let (iv, sealed) = record.wrapped_password.split_at_checked(IV_LEN).ok_or_else(|| broken("is too short"))?;
+        let (iv, sealed) = sealed::split(&record.wrapped_password).ok_or_else(|| broken("is too short"))?;
         let key = KeyRef::System(SystemKey::IamWrap);
         let aad = aad(self.store.deployment_id(), &record.id);
         let opened = self.keystore.token().decrypt(call, &key, iv.to_vec(), aad, sealed.to_vec()).await;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::ids::spec::EncryptionAlgorithm;
 use crate::ops::ReEncrypt;
+use crate::ops::ciphertext::Suite;
 use crate::store::testing::{account, alias, key, key_id, new_store, put};
 use crate::store::{AliasHistory, Store, Write};
 
@@ -27,7 +28,7 @@ async fn store(history: Vec<AliasHistory>) -> (tempfile::TempDir, Store) {
 }
 
 fn blob(n: u16) -> Vec<u8> {
-    Header { key: key_id(n), generation: 1 }.seal(&[0; 12], &[0; 32]).unwrap()
+    Header { suite: Suite::Aes256Gcm, key: key_id(n), generation: 1 }.seal(&[0; 12], &[0; 32]).unwrap()
 }
 
 fn decrypt(named: &str, made_by: u16) -> Task {
