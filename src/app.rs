@@ -167,6 +167,7 @@ impl App {
             strangers: Strangers::new(STRANGERS),
             operator: OperatorCommands(config.operator.allow.iter().cloned().collect::<BTreeSet<_>>()),
             metrics: Arc::new(Metrics::new()),
+            audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
             now: now_ms,
             token_serial: info.serial,

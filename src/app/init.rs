@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{App, AppError, connect, now_ms, open_files, settle, system_call};
+use super::{App, AppError, audit_directory, connect, now_ms, open_files, settle, system_call};
 use crate::audit::{Event, EventType, UserIdentity};
 use crate::authn::Principal;
 use crate::config::Config;
@@ -98,7 +98,7 @@ pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Res
     token.close();
     drop(opened.journal);
     let app = App::open(config, &Default::default()).await?;
-    settle::raise_budgets(&app).await?;
+    settle::raise_budgets(&app.services.ops, audit_directory(&app.config)).await?;
     app.close();
     Ok(())
 }

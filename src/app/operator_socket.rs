@@ -14,7 +14,7 @@ use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use zeroize::Zeroizing;
 
-use super::AppError;
+use super::{AppError, settle};
 use crate::http::Services;
 use crate::http::operator::{self, Told};
 use crate::ops::{OperatorRequest, OperatorResponse, Progress};
@@ -93,7 +93,18 @@ pub(super) async fn operate(
     progress: Arc<Progress>,
 ) -> Result<OperatorResponse, Told> {
     let agent = format!("hsm-bridge/{}", env!("CARGO_PKG_VERSION"));
-    operator::operate(services, request, os_user_id, Some(agent), progress).await
+    let answer = operator::operate(services, request, os_user_id, Some(agent), progress).await?;
+    if let OperatorResponse::Restored { .. } = answer {
+        // The backup may not know a key that was used since, nor the store that it replaced.
+        settle::raise_budgets(&services.ops, services.audit_dir.clone()).await.map_err(|error| Told {
+            code: "NotCounted".to_owned(),
+            message: format!(
+                "the backup is restored, but its keys' encryptions could not be counted in the audit log ({error}): give the \
+                 command again"
+            ),
+        })?;
+    }
+    Ok(answer)
 }
 
 /// Makes the socket anew: the store's lock says that no other server owns an old one.

@@ -1,12 +1,14 @@
 //! Store and journal agree before anything is served: no older store, no change without an outcome.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::{App, AppError, StartOptions, now_ms, tokens};
 use crate::audit::{Event, EventType, Recovery};
 use crate::ids::KeyId;
+use crate::ops::Ops;
 use crate::ops::settle::{Dangling, Settlement};
 
 /// Operations that use up a key's encryption budget.
@@ -99,15 +101,14 @@ async fn not_older(app: &App, last: u64, options: &StartOptions) -> Result<Optio
              state. If that was meant, start with `--accept-store-rollback TICKET`, which is recorded"
         )));
     };
-    raise_budgets(app).await?;
+    raise_budgets(ops, super::audit_directory(&app.config)).await?;
     ops.older_store(now_ms()).await?;
     ops.store().advance(last).await?;
     Ok(Some(ticket.clone()))
 }
 
 /// Raises the budgets of all keys to what the journal shows.
-pub(super) async fn raise_budgets(app: &App) -> Result<(), AppError> {
-    let dir = super::audit_directory(&app.config);
+pub(super) async fn raise_budgets(ops: &Ops, dir: PathBuf) -> Result<(), AppError> {
     let counted: HashMap<String, u64> =
         tokio::task::spawn_blocking(move || crate::audit::scan::successes(&dir, ENCRYPTING))
             .await
@@ -117,7 +118,7 @@ pub(super) async fn raise_budgets(app: &App) -> Result<(), AppError> {
         let id: KeyId = arn.rsplit_once("key/")?.1.parse().ok()?;
         Some((id, count))
     });
-    app.services.ops.raise_usage(by_key.collect()).await?;
+    ops.raise_usage(by_key.collect()).await?;
     Ok(())
 }
 

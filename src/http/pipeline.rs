@@ -26,6 +26,8 @@ pub struct Services {
     pub strangers: Strangers,
     pub operator: OperatorCommands,
     pub metrics: Arc<Metrics>,
+    /// Where the journal is: what is counted in it outlives a store that was put back.
+    pub audit_dir: std::path::PathBuf,
     /// How long a call may wait for the token and be worked on there.
     pub token_deadline: Duration,
     /// Milliseconds since the epoch.

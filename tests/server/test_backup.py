@@ -65,6 +65,19 @@ def test_backup_and_restore(serving, running):
     assert instance.verify()["verdict"] == "OK"
 
 
+def test_the_wrong_backup_first(serving):
+    instance, wrong, right = serving, serving.root / "wrong.sqlite", serving.root / "right.sqlite"
+    answer(instance, "store", "backup", wrong)
+    filled(instance)
+    answer(instance, "store", "backup", right)
+    used(instance)
+    for backup in (wrong, right):
+        answer(instance, "store", "restore", backup, "--ticket", "TICKET-4")
+    works(instance)
+    # Neither the right backup nor the store that it replaced knew how often the key had encrypted: the audit log does.
+    assert answer(instance, "key", "show", instance.key)["gcm_reserved"] >= 6
+
+
 def test_restore_in_place_of_a_store_that_is_lost(serving):
     instance, backup = filled(serving), serving.root / "backup.sqlite"
     answer(instance, "store", "backup", backup)
