@@ -81,6 +81,17 @@ impl fmt::Debug for SecretString {
     }
 }
 
+/// Texts as one string of bytes, each after its length (8 bytes, big endian), so that no two lists read the same: associated data
+/// of AES-GCM, whose first text names the use.
+pub fn associated_data(texts: &[&str]) -> Vec<u8> {
+    let mut all = Vec::with_capacity(texts.iter().map(|text| text.len() + 8).sum());
+    for text in texts {
+        all.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        all.extend_from_slice(text.as_bytes());
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +108,11 @@ mod tests {
         assert_eq!(SecretBytes::new(vec![1, 2]), SecretBytes::new(vec![1, 2]));
         assert_ne!(SecretBytes::new(vec![1, 2]), SecretBytes::new(vec![1, 3]));
         assert_ne!(SecretBytes::new(vec![1, 2]), SecretBytes::new(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn texts_do_not_run_into_each_other() {
+        assert_eq!(associated_data(&["ab", ""]), [0, 0, 0, 0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_ne!(associated_data(&["ab", "c"]), associated_data(&["a", "bc"]));
     }
 }

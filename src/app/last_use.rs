@@ -16,6 +16,7 @@ use crate::audit::scan;
 use crate::http::Services;
 use crate::ids::KeyId;
 use crate::ops::{LastUses, Ops, USES};
+use crate::secret::associated_data;
 
 const NAME: &str = "last-use";
 /// First string of the associated data; the deployment and the trail follow.
@@ -116,12 +117,8 @@ impl Place {
         let key = ops.store().derive("last-use");
         let cipher = Aes256Gcm::new_from_slice(key.expose())
             .map_err(|_| AppError::Refused("the key of the last-use cache has a wrong length".to_owned()))?;
-        let mut aad = Vec::new();
         let trail = audit_dir.file_name().unwrap_or_default().to_string_lossy();
-        for text in [AAD_LABEL, ops.store().deployment_id(), &trail] {
-            aad.extend_from_slice(&(text.len() as u64).to_be_bytes());
-            aad.extend_from_slice(text.as_bytes());
-        }
+        let aad = associated_data(&[AAD_LABEL, ops.store().deployment_id(), &trail]);
         Ok(Place { file: state_dir.join(NAME), cipher, aad })
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::ids::ClusterId;
+use crate::secret::associated_data;
 use crate::store::{Snapshot, TokenRecord};
 use crate::token::TokenInfo;
 
@@ -25,12 +26,7 @@ pub struct Presence<'a> {
 /// Base32 in lower case (`a-z2-7`, the alphabet of the model's pattern): 80 bits of a digest.
 pub fn derive_cluster(serial: &str, manufacturer: &str) -> ClusterId {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut input = Vec::new();
-    for text in ["hsm-bridge/cluster/1", serial, manufacturer] {
-        input.extend_from_slice(&(text.len() as u64).to_be_bytes());
-        input.extend_from_slice(text.as_bytes());
-    }
-    let hash = digest(&SHA256, &input);
+    let hash = digest(&SHA256, &associated_data(&["hsm-bridge/cluster/1", serial, manufacturer]));
     let mut text = String::from("cluster-");
     for five in hash.as_ref().chunks_exact(5).take(2) {
         let bits = five.iter().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::ops::OpError;
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, associated_data};
 
 const AAD_LABEL: &str = "hsm-bridge/marker/1";
 
@@ -29,7 +29,7 @@ impl Markers {
         getrandom::fill(&mut nonce).map_err(|e| OpError::Internal(format!("no randomness: {e}")))?;
         let sealed = self
             .cipher
-            .encrypt(&Nonce::from(nonce), Payload { msg: after.as_bytes(), aad: &aad(list) })
+            .encrypt(&Nonce::from(nonce), Payload { msg: after.as_bytes(), aad: &associated_data(&[AAD_LABEL, list]) })
             .map_err(|_| OpError::Internal("sealing a marker failed".to_owned()))?;
         Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
     }
@@ -40,19 +40,10 @@ impl Markers {
         let (nonce, sealed) = bytes.split_first_chunk::<12>().ok_or(OpError::InvalidMarker)?;
         let plain = self
             .cipher
-            .decrypt(&Nonce::from(*nonce), Payload { msg: sealed, aad: &aad(list) })
+            .decrypt(&Nonce::from(*nonce), Payload { msg: sealed, aad: &associated_data(&[AAD_LABEL, list]) })
             .map_err(|_| OpError::InvalidMarker)?;
         String::from_utf8(plain).map_err(|_| OpError::InvalidMarker)
     }
-}
-
-fn aad(list: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(AAD_LABEL.len() + list.len() + 8);
-    for text in [AAD_LABEL, list] {
-        out.extend_from_slice(&(text.len() as u64).to_be_bytes());
-        out.extend_from_slice(text.as_bytes());
-    }
-    out
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::ids::KeyStoreId;
 use crate::keystore::{CallContext, KeyRef, SystemKey};
 use crate::ops::{OpError, Ops, sealed, token_error};
-use crate::secret::{SecretBytes, SecretString};
+use crate::secret::{SecretBytes, SecretString, associated_data};
 use crate::store::KeyStoreRecord;
 
 /// First string of the associated data; every other use of AES-GCM has its own.
@@ -42,12 +42,7 @@ impl Ops {
 
 /// Label, deployment and key store, each with its length before it: a sealed password opens for one key store only.
 fn aad(deployment: &str, id: &KeyStoreId) -> Vec<u8> {
-    let mut aad = Vec::new();
-    for field in [AAD_LABEL, deployment, id.as_str()] {
-        aad.extend_from_slice(&(field.len() as u64).to_be_bytes());
-        aad.extend_from_slice(field.as_bytes());
-    }
-    aad
+    associated_data(&[AAD_LABEL, deployment, id.as_str()])
 }
 
 #[cfg(test)]
