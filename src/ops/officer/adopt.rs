@@ -278,22 +278,7 @@ mod tests {
     use super::*;
 
     fn aes() -> ObjectFacts {
-        ObjectFacts {
-            class: Some(SECRET.into()),
-            key_type: Some("CKK_AES".into()),
-            id: "01".into(),
-            label: "payroll".into(),
-            private: Some(true),
-            sensitive: Some(true),
-            extractable: Some(false),
-            always_sensitive: Some(true),
-            never_extractable: Some(true),
-            local: Some(true),
-            encrypt: Some(true),
-            decrypt: Some(true),
-            value_len: Some(32),
-            ..ObjectFacts::default()
-        }
+        ObjectFacts { label: "payroll".into(), ..expected::tests::aes() }
     }
 
     fn half(class: &str) -> ObjectFacts {

@@ -207,7 +207,7 @@ fn shown(flag: Option<bool>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     pub fn aes() -> ObjectFacts {
