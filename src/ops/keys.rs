@@ -7,10 +7,11 @@ use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm}
 use crate::ids::{ClusterId, KeyId, KeyStoreId};
 use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
 use crate::ops::resolve::KeyTarget;
-use crate::ops::{Context, CreateKey, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error};
+use crate::ops::{
+    Context, CreateKey, DAY_MS, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error,
+};
 use crate::store::{KeyRecord, Lifecycle, Material, Provenance, Snapshot, TombstoneRecord, Write};
 
-const DAY_MS: i64 = 86_400_000;
 /// The model's defaults and bounds (kms-api.md §1 rule 7).
 const LIST_KEYS_DEFAULT: u32 = 100;
 

@@ -50,6 +50,9 @@ use marker::Markers;
 use resolve::KeyTarget;
 use usage::Budgets;
 
+/// A day in milliseconds.
+const DAY_MS: i64 = 86_400_000;
+
 /// The operations and what they work on.
 pub struct Ops {
     store: Store,

@@ -7,14 +7,14 @@ use crate::authn::Caller;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject};
 use crate::ops::{
-    Context, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
+    Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
     SweeperStatus, store_error,
 };
 use crate::store::{Lifecycle, Snapshot};
 
 /// How long a scheduled deletion of an older store waits at least: it may have been cancelled since. As long as the shortest
 /// window of ScheduleKeyDeletion.
-pub const RESTORED_DELETIONS_WAIT_MS: i64 = 7 * 86_400_000;
+pub const RESTORED_DELETIONS_WAIT_MS: i64 = 7 * DAY_MS;
 
 impl Ops {
     pub(super) async fn operator(

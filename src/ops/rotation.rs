@@ -4,7 +4,7 @@
 //! ends it before that transaction is undone, at once or at the next start; nothing is half done after it.
 
 mod commit;
-mod history;
+pub(super) mod history;
 mod plan;
 mod subject;
 #[cfg(test)]

@@ -9,10 +9,10 @@ use crate::ids::{AliasName, KeyId};
 use crate::ops::keys::state;
 use crate::ops::operator::date;
 use crate::ops::resolve::Resolved;
-use crate::ops::{Context, Effects, KeyUse, OpError, OperatorRequest, OperatorResponse, Ops, RotateRetire};
+use crate::ops::rotation::history::days;
+use crate::ops::{Context, DAY_MS, Effects, KeyUse, OpError, OperatorRequest, OperatorResponse, Ops, RotateRetire};
 use crate::store::{AliasRecord, KeyRecord, Lifecycle, Snapshot, Write};
 
-const DAY_MS: i64 = 86_400_000;
 /// Uses are known to the second.
 const SECOND_MS: i64 = 1_000;
 /// How long a command waits for the replay of the journal.
@@ -81,7 +81,7 @@ impl Ops {
         now: i64,
     ) -> Value {
         // The age of the material counts, not of the alias: that is what a cryptoperiod is about.
-        let age = days(now - key.created);
+        let age = days(key.created, now);
         let retired: Vec<Value> = retired_keys(alias)
             .into_iter()
             .map(|(id, until, ended_by, dropped)| {
@@ -256,10 +256,6 @@ fn reads(operation: &str) -> bool {
 
 fn use_line(u: &KeyUse) -> Value {
     json!({ "operation": u.operation, "principal": u.principal, "at": date(u.at) })
-}
-
-fn days(ms: i64) -> i64 {
-    ms.div_euclid(DAY_MS)
 }
 
 #[cfg(test)]

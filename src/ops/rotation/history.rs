@@ -5,10 +5,8 @@ use serde_json::json;
 use crate::ids::KeyId;
 use crate::ops::operator::date;
 use crate::ops::resolve::AliasSubject;
-use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops};
+use crate::ops::{Context, DAY_MS, Effects, OpError, OperatorResponse, Ops};
 use crate::store::{AliasRecord, Snapshot, Write};
-
-const DAY_MS: i64 = 86_400_000;
 
 impl Ops {
     pub(super) fn alias_lines(&self, snapshot: &Snapshot, now: i64) -> OperatorResponse {
@@ -100,6 +98,6 @@ pub(super) fn dropped(record: &AliasRecord, key: KeyId, now: i64) -> Result<(Ali
     Ok((record, entries))
 }
 
-pub(super) fn days(since: i64, now: i64) -> i64 {
+pub(in crate::ops) fn days(since: i64, now: i64) -> i64 {
     now.saturating_sub(since).max(0) / DAY_MS
 }
