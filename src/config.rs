@@ -45,6 +45,11 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "rotate:plan",
     "rotate:report",
     "rotate:retire",
+    "key:create",
+    "policy:simulate",
+    "iam:read",
+    "iam:change",
+    "iam:root",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Identifiers that callers and records use: accounts, Regions, key ids, ARNs, aliases, access keys. Parsed once at the
 //! edge into types that cannot be wrong. Used by all parts; knows none of them.
 
+mod document;
 pub mod spec;
 
 use std::cell::RefCell;
@@ -9,6 +10,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use document::PolicyDocument;
 
 /// Why a text is not an identifier. Safe to show to a caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,8 +128,89 @@ text_id!(
     /// An IAM user name: 1 to 64 characters of `[A-Za-z0-9+=,.@_-]`.
     UserName,
     "a user name of 1 to 64 characters of [A-Za-z0-9+=,.@_-]",
-    |t| (1..=64).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
+    |t| is_iam_name(t, 64)
 );
+
+text_id!(
+    /// A group name: 1 to 128 characters of `[A-Za-z0-9+=,.@_-]`.
+    GroupName,
+    "a group name of 1 to 128 characters of [A-Za-z0-9+=,.@_-]",
+    |t| is_iam_name(t, 128)
+);
+
+text_id!(
+    /// A role name: 1 to 64 characters of `[A-Za-z0-9+=,.@_-]`.
+    RoleName,
+    "a role name of 1 to 64 characters of [A-Za-z0-9+=,.@_-]",
+    |t| is_iam_name(t, 64)
+);
+
+text_id!(
+    /// A policy name: 1 to 128 characters of `[A-Za-z0-9+=,.@_-]`.
+    PolicyName,
+    "a policy name of 1 to 128 characters of [A-Za-z0-9+=,.@_-]",
+    |t| is_iam_name(t, 128)
+);
+
+text_id!(
+    /// A path of users, groups, roles and policies: `/`, or begins and ends with one.
+    IamPath,
+    "a path that begins and ends with `/`",
+    |t| {
+        t.len() <= 512
+            && t.starts_with('/')
+            && t.ends_with('/')
+            && !t.contains("//")
+            && t.bytes().all(|b| (0x21..=0x7e).contains(&b) && !b"*?".contains(&b))
+    }
+);
+
+text_id!(
+    /// A policy's ARN: `arn:aws:iam::111122223333:policy/path/name`, `arn:aws:iam::aws:policy/name` for the built-in ones,
+    /// `arn:aws:organizations::aws:policy/service_control_policy/name` for organisation policies.
+    PolicyArn,
+    "a policy ARN such as `arn:aws:iam::111122223333:policy/name`",
+    |t| {
+        t.len() <= 2048
+            && !t.contains(['*', '?'])
+            && Arn::parse(t).is_ok_and(|arn| {
+                arn.partition == "aws" && arn.region.is_empty() && arn.resource.starts_with("policy/") && !arn.resource.ends_with('/')
+            })
+    }
+);
+
+text_id!(
+    /// A service principal: a domain name such as `s3.us-east-1.amazonaws.com` or `backup.internal.example`.
+    ServiceName,
+    "a service principal such as `backup.internal.example`",
+    |t| {
+        t.len() <= 128
+            && t.contains('.')
+            && t.split('.').all(|label| {
+                !label.is_empty()
+                    && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                    && !label.starts_with('-')
+            })
+    }
+);
+
+text_id!(
+    /// A grant: 64 hex digits.
+    GrantId,
+    "a grant id of 64 hex digits",
+    |t| t.len() == 64 && t.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+);
+
+impl GrantId {
+    /// Sorts before every other.
+    pub fn first() -> GrantId {
+        Self("0".repeat(64).into())
+    }
+}
+
+fn is_iam_name(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
+}
 
 text_id!(
     /// A custom key store: `cks-` and 17 hex digits, as AWS makes them.
@@ -163,6 +247,11 @@ text_id!(
 );
 
 impl AliasName {
+    /// Sorts before, or is, every alias name.
+    pub fn first() -> AliasName {
+        Self("alias/-".into())
+    }
+
     /// `alias/aws/…` is reserved for AWS managed keys.
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with("alias/aws/")
@@ -252,6 +341,11 @@ pub struct Locality {
 }
 
 impl Locality {
+    /// The same Region, another account: names of callers resolve in their own account.
+    pub fn of(&self, account: &AccountId) -> Locality {
+        Locality { account: account.clone(), region: self.region.clone() }
+    }
+
     pub fn key_arn(&self, id: &KeyId) -> String {
         format!("arn:aws:kms:{}:{}:key/{}", self.region, self.account, id)
     }

@@ -90,6 +90,7 @@ pub(super) async fn same(app: &App, options: &StartOptions) -> Result<(), AppErr
             progress: None,
             request_id: "token-replace".into(),
             principal: "service".into(),
+            account: app.services.ops.locality().account.clone(),
             now: now_ms(),
             deadline: std::time::Instant::now(),
         };

@@ -58,7 +58,7 @@ pub struct UserIdentity {
     pub user_name: Option<String>,
     /// `AWS Internal` for timers of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub invoked_by: Option<&'static str>,
+    pub invoked_by: Option<String>,
     /// Operator only: OS user id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub os_user_id: Option<u32>,
@@ -159,7 +159,7 @@ impl Event {
                 account_id: Some(account.to_owned()),
                 access_key_id: None,
                 user_name: None,
-                invoked_by: Some("AWS Internal"),
+                invoked_by: Some("AWS Internal".to_owned()),
                 os_user_id: None,
             },
             time,

@@ -84,6 +84,8 @@ impl Authenticator {
             principal: credential.principal,
             account: credential.account,
             access_key: Some(credential.id),
+            session: None,
+            via: None,
         })
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use access_key::{new_access_key_id, new_secret, new_user_id, seal_aad};
 pub use authenticator::{Authenticator, claimed_access_key};
 
-use crate::ids::{AccessKeyId, AccountId, UserName};
+use crate::ids::{AccessKeyId, AccountId, IamPath, PolicyArn, PolicyDocument, RoleName, ServiceName, UserName};
 use crate::secret::SecretString;
 
 /// The service that a request is for; part of the credential scope.
@@ -72,8 +72,30 @@ pub enum Principal {
     Root,
     User {
         name: UserName,
+        path: IamPath,
         user_id: String,
     },
+    /// A session of a role: AssumeRole and its kin.
+    AssumedRole {
+        role: RoleName,
+        path: IamPath,
+        role_id: String,
+        session_name: String,
+    },
+    /// A session of GetFederationToken; the user is who asked for it.
+    FederatedUser {
+        name: String,
+        user: UserName,
+        user_path: IamPath,
+        user_id: String,
+    },
+    /// A registered service, as itself.
+    Service {
+        name: ServiceName,
+        service_id: String,
+    },
+    /// The bearer of an identity provider's token. It may ask for AssumeRoleWithWebIdentity and nothing else.
+    WebIdentity(Arc<WebIdentity>),
     /// The local operator over the Unix socket or with no server running.
     Operator {
         os_user_id: u32,
@@ -82,17 +104,60 @@ pub enum Principal {
     Bridge,
 }
 
+/// What a verified token of an identity provider says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WebIdentity {
+    /// ARN of the provider: what trust policies name as `Federated`.
+    pub provider_arn: String,
+    /// The issuer.
+    pub issuer: String,
+    pub subject: String,
+    pub audience: String,
+    /// Condition keys: `issuer.example/path:sub` and so on.
+    pub claims: Vec<(String, Vec<String>)>,
+}
+
 impl Principal {
-    /// The owner as it stands in the associated data of a sealed secret: `root`, or the user's `AIDA…` id, which is never
+    /// The owner as it stands in the associated data of a sealed secret: `root`, or the owner's unique id, which is never
     /// used again, as a name may be.
     pub fn owner(&self) -> &str {
         match self {
-            Principal::User { user_id, .. } => user_id,
+            Principal::User { user_id, .. } | Principal::FederatedUser { user_id, .. } => user_id,
+            Principal::AssumedRole { role_id, .. } => role_id,
+            Principal::Service { service_id, .. } => service_id,
             Principal::Root => "root",
+            Principal::WebIdentity(_) => "web-identity",
             Principal::Operator { .. } => "operator",
             Principal::Bridge => "bridge",
         }
     }
+}
+
+/// What temporary credentials carry beside their principal. Times are seconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    pub issued: i64,
+    pub expires: i64,
+    /// When a second factor was shown.
+    pub mfa_at: Option<i64>,
+    pub source_identity: Option<String>,
+    /// Session tags; those in `transitive` go on to the next role of a chain.
+    pub tags: Vec<(String, String)>,
+    pub transitive: Vec<String>,
+    /// `None`: no session policy was given, neither inline nor by ARN.
+    pub policies: Option<SessionPolicies>,
+    /// `aws:FederatedProvider`
+    pub federated_provider: Option<String>,
+    /// Condition keys of the identity provider's token.
+    pub claims: Vec<(String, Vec<String>)>,
+    /// Got with credentials that were temporary themselves.
+    pub chained: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionPolicies {
+    pub inline: Option<PolicyDocument>,
+    pub arns: Vec<PolicyArn>,
 }
 
 /// The view of the access keys at this moment.
@@ -114,6 +179,10 @@ pub struct Caller {
     principal: Principal,
     account: AccountId,
     access_key: Option<AccessKeyId>,
+    /// Temporary credentials.
+    session: Option<Arc<Session>>,
+    /// The registered service that signed on behalf of the principal.
+    via: Option<ServiceName>,
 }
 
 impl Caller {
@@ -129,38 +198,71 @@ impl Caller {
         self.access_key.as_ref()
     }
 
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        self.session.as_ref()
+    }
+
+    pub fn via(&self) -> Option<&ServiceName> {
+        self.via.as_ref()
+    }
+
     /// The caller's ARN as AWS shows it.
     pub fn arn(&self) -> String {
+        let account = &self.account;
         match &self.principal {
-            Principal::Root => format!("arn:aws:iam::{}:root", self.account),
-            Principal::User { name, .. } => format!("arn:aws:iam::{}:user/{name}", self.account),
+            Principal::Root => format!("arn:aws:iam::{account}:root"),
+            Principal::User { name, path, .. } => format!("arn:aws:iam::{account}:user{path}{name}"),
+            Principal::AssumedRole { role, session_name, .. } => {
+                format!("arn:aws:sts::{account}:assumed-role/{role}/{session_name}")
+            }
+            Principal::FederatedUser { name, .. } => format!("arn:aws:sts::{account}:federated-user/{name}"),
+            Principal::Service { name, .. } => name.to_string(),
+            Principal::WebIdentity(identity) => identity.provider_arn.clone(),
             Principal::Operator { os_user_id } => format!("hsm-bridge:operator/{os_user_id}"),
             Principal::Bridge => "hsm-bridge:service".to_owned(),
         }
     }
 
-    /// `AIDA…`, the account id for root.
+    /// `aws:PrincipalArn`: as `arn`, but the role's for its sessions.
+    pub fn principal_arn(&self) -> String {
+        match &self.principal {
+            Principal::AssumedRole { role, path, .. } => format!("arn:aws:iam::{}:role{path}{role}", self.account),
+            _ => self.arn(),
+        }
+    }
+
+    /// `AIDA…`, `AROA…:session`, `account:name` of a federated user, the account id for root.
     pub fn unique_id(&self) -> String {
         match &self.principal {
             Principal::User { user_id, .. } => user_id.clone(),
+            Principal::AssumedRole { role_id, session_name, .. } => format!("{role_id}:{session_name}"),
+            Principal::FederatedUser { name, .. } => format!("{}:{name}", self.account),
+            Principal::Service { service_id, .. } => service_id.clone(),
+            Principal::WebIdentity(identity) => {
+                format!("{}:{}:{}", identity.provider_arn, identity.audience, identity.subject)
+            }
             _ => self.account.to_string(),
         }
     }
 
     /// The local operator. The caller of this has checked the peer's user id against the owner of the socket.
     pub fn operator(account: AccountId, os_user_id: u32) -> Caller {
-        Caller { principal: Principal::Operator { os_user_id }, account, access_key: None }
+        Caller::plain(Principal::Operator { os_user_id }, account)
     }
 
     /// A caller without a signature, for the unit tests of the steps that come after.
     #[cfg(test)]
     pub(crate) fn in_test(principal: Principal, account: AccountId) -> Caller {
-        Caller { principal, account, access_key: None }
+        Caller::plain(principal, account)
     }
 
     /// The service itself.
     pub fn bridge(account: AccountId) -> Caller {
-        Caller { principal: Principal::Bridge, account, access_key: None }
+        Caller::plain(Principal::Bridge, account)
+    }
+
+    fn plain(principal: Principal, account: AccountId) -> Caller {
+        Caller { principal, account, access_key: None, session: None, via: None }
     }
 }
 

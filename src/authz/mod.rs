@@ -158,7 +158,11 @@ pub fn decide<R: Checks>(
 fn source(principal: &Principal) -> &'static str {
     match principal {
         Principal::Root => "Root",
-        Principal::User { .. } => "IdentityPolicy",
+        Principal::User { .. }
+        | Principal::AssumedRole { .. }
+        | Principal::FederatedUser { .. }
+        | Principal::Service { .. }
+        | Principal::WebIdentity(_) => "IdentityPolicy",
         Principal::Operator { .. } => "OperatorConfiguration",
         Principal::Bridge => "Service",
     }

@@ -18,6 +18,14 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
         return writeln!(out);
     }
     match response {
+        OperatorResponse::Iam { report } | OperatorResponse::Simulation { report } => {
+            serde_json::to_writer_pretty(&mut out, report)?;
+            writeln!(out)
+        }
+        OperatorResponse::KeyCreated { key } => {
+            serde_json::to_writer_pretty(&mut out, key)?;
+            writeln!(out)
+        }
         OperatorResponse::Keys { keys } => {
             let rows = keys.iter().map(|k| {
                 [
@@ -107,6 +115,8 @@ pub fn first_key(config: &Path, key: &FirstKey, json: bool) -> io::Result<()> {
 /// What a machine reads: the answer's own member, without the envelope of the socket.
 fn plain(response: &OperatorResponse) -> io::Result<Value> {
     Ok(match response {
+        OperatorResponse::Iam { report } | OperatorResponse::Simulation { report } => report.clone(),
+        OperatorResponse::KeyCreated { key } => serde_json::to_value(key)?,
         OperatorResponse::Keys { keys } => json!({ "keys": keys }),
         OperatorResponse::Key { key } => serde_json::to_value(key)?,
         OperatorResponse::AccessKeyCreated { id, secret, owner } => {

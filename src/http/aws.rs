@@ -11,7 +11,7 @@ use crate::http::request::{Handler, WireReply, WireRequest};
 use crate::http::sheet::Scene;
 use crate::kms::{self, WireError};
 use crate::ops::identity::SnapshotDirectory;
-use crate::ops::{Answer, Operation, Task};
+use crate::ops::{self, Answer, Operation, StsResponse, Task};
 use crate::secret::SecretBytes;
 use crate::sts::{self, StsError, StsRequest};
 
@@ -121,7 +121,7 @@ impl Front for AwsFront {
                 kms::parse(operation, body).map(Task::Kms).map_err(Failure::Front)
             }
             Service::Sts => match sts::parse(self.request.method.as_str(), &self.request.query, body) {
-                Ok(StsRequest::GetCallerIdentity) => Ok(Task::CallerIdentity),
+                Ok(StsRequest::GetCallerIdentity) => Ok(Task::Sts(ops::StsRequest::GetCallerIdentity)),
                 Err(error) => Err(Failure::Sts(error)),
             },
         }
@@ -136,14 +136,14 @@ impl Front for AwsFront {
             Ok(Answer::Kms(response)) => {
                 WireReply { status: 200, content_type: JSON, body: kms::render(&response), extra_headers: Vec::new() }
             }
-            Ok(Answer::CallerIdentity) => WireReply {
+            Ok(Answer::Sts(StsResponse::CallerIdentity)) => WireReply {
                 status: 200,
                 content_type: sts::CONTENT_TYPE,
                 body: SecretBytes::new(sts::render(caller, &self.request.request_id).into_bytes()),
                 extra_headers: Vec::new(),
             },
             // Tasks of the other fronts cannot come out of `task`.
-            Ok(Answer::Operator(_) | Answer::Timer) => self.json_error(&kms::internal()),
+            Ok(Answer::Operator(_) | Answer::Sts(_) | Answer::Timer) => self.json_error(&kms::internal()),
             Err(Failure::Sts(error)) => self.xml_error(&error),
             Err(failure) => match self.service {
                 Service::Kms => self.json_error(&failure.wire()),

@@ -115,7 +115,7 @@ async fn steps<F: Front>(
     // 2. on what: names become things, once, from one snapshot
     let new_id = new_key_id(&task);
     let principal = fair_share_of(&caller);
-    let resolved = match services.ops.resolve(task, &principal, new_id) {
+    let resolved = match services.ops.resolve(task, caller.account(), &principal, new_id) {
         Ok(resolved) => resolved,
         Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
     };
@@ -128,6 +128,7 @@ async fn steps<F: Front>(
         progress: front.progress(),
         request_id: scene.request_id.clone(),
         principal,
+        account: caller.account().clone(),
         now: (services.now)(),
         deadline: started + services.token_deadline,
     };
@@ -222,9 +223,8 @@ fn new_key_id(task: &Task) -> KeyId {
 fn fair_share_of(caller: &Caller) -> Arc<str> {
     match caller.principal() {
         Principal::Root => caller.account().as_str().into(),
-        Principal::User { user_id, .. } => user_id.as_str().into(),
-        Principal::Operator { .. } => "operator".into(),
         Principal::Bridge => "service".into(),
+        principal => principal.owner().into(),
     }
 }
 

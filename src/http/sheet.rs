@@ -74,7 +74,7 @@ impl<'a> Sheet<'a> {
         self.parameters = match task {
             Task::Kms(request) => kms::audit_parameters(request),
             Task::Operator(request) => serde_json::value::to_raw_value(request).ok(),
-            Task::CallerIdentity | Task::Timer(_) => None,
+            Task::Sts(_) | Task::Timer(_) => None,
         };
     }
 
@@ -225,6 +225,13 @@ pub fn identity(caller: &Caller) -> UserIdentity {
             identity.kind = Some("IAMUser");
             identity.user_name = Some(name.to_string());
         }
+        Principal::AssumedRole { .. } => identity.kind = Some("AssumedRole"),
+        Principal::FederatedUser { .. } => identity.kind = Some("FederatedUser"),
+        Principal::Service { name, .. } => {
+            identity.kind = Some("AWSService");
+            identity.invoked_by = Some(name.to_string());
+        }
+        Principal::WebIdentity(_) => identity.kind = Some("WebIdentityUser"),
         Principal::Operator { os_user_id } => {
             identity.kind = Some("HsmBridgeOperator");
             identity.os_user_id = Some(*os_user_id);
@@ -233,7 +240,7 @@ pub fn identity(caller: &Caller) -> UserIdentity {
         Principal::Bridge => {
             identity.principal_id = None;
             identity.arn = None;
-            identity.invoked_by = Some("AWS Internal");
+            identity.invoked_by = Some("AWS Internal".to_owned());
         }
     }
     identity

@@ -21,11 +21,11 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
     let shown = match request {
         Request::CreateKey(request) => return Some(raw(&CreateKeyParameters::of(request))),
         Request::ReEncrypt(request) => return Some(raw(&ReEncryptParameters::of(request))),
-        Request::DescribeKey { key }
+        Request::DescribeKey { key, grant_tokens: _ }
         | Request::EnableKey { key }
         | Request::DisableKey { key }
         | Request::CancelKeyDeletion { key }
-        | Request::GetPublicKey { key }
+        | Request::GetPublicKey { key, grant_tokens: _ }
         | Request::GetKeyRotationStatus { key } => Parameters { key_id: Some(key), ..Parameters::default() },
         Request::GetKeyPolicy { key } => {
             Parameters { key_id: Some(key), policy_name: Some("default"), ..Parameters::default() }
@@ -38,7 +38,7 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
         Request::ListAliases { key, page } => Parameters::paged(key.as_ref(), page),
         Request::ListResourceTags { key, page }
         | Request::ListKeyPolicies { key, page }
-        | Request::ListGrants { key, page } => Parameters::paged(Some(key), page),
+        | Request::ListGrants { key, page, .. } => Parameters::paged(Some(key), page),
         Request::ScheduleKeyDeletion { key, pending_window_in_days } => Parameters {
             key_id: Some(key),
             pending_window_in_days: Some(*pending_window_in_days),
@@ -57,19 +57,19 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
             Parameters { alias_name: Some(alias.as_str()), target_key_id: Some(target), ..Parameters::default() }
         }
         Request::DeleteAlias { alias } => Parameters { alias_name: Some(alias.as_str()), ..Parameters::default() },
-        Request::Encrypt { key, algorithm, context, plaintext: _, dry_run: _ } => Parameters {
+        Request::Encrypt { key, algorithm, context, plaintext: _, dry_run: _, grant_tokens: _ } => Parameters {
             key_id: Some(key),
             encryption_algorithm: Some(algorithm.as_str()),
             encryption_context: Context::of(context),
             ..Parameters::default()
         },
-        Request::Decrypt { key, algorithm, context, ciphertext: _, dry_run: _ } => Parameters {
+        Request::Decrypt { key, algorithm, context, ciphertext: _, dry_run: _, grant_tokens: _ } => Parameters {
             key_id: key.as_ref(),
             encryption_algorithm: Some(algorithm.as_str()),
             encryption_context: Context::of(context),
             ..Parameters::default()
         },
-        Request::GenerateDataKey { key, size, context, with_plaintext: _, dry_run: _ } => {
+        Request::GenerateDataKey { key, size, context, with_plaintext: _, dry_run: _, grant_tokens: _ } => {
             let (key_spec, number_of_bytes) = match size {
                 DataKeySize::Spec(spec) => (Some(spec.as_str()), None),
                 DataKeySize::Bytes(bytes) => (None, Some(*bytes)),
@@ -82,15 +82,17 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
                 ..Parameters::default()
             }
         }
-        Request::Sign { key, message_type, algorithm, message: _, dry_run: _ }
-        | Request::Verify { key, message_type, algorithm, message: _, signature: _, dry_run: _ } => Parameters {
-            key_id: Some(key),
-            message_type: Some(message_type.as_str()),
-            signing_algorithm: Some(algorithm.as_str()),
-            ..Parameters::default()
-        },
-        Request::GenerateMac { key, algorithm, message: _, dry_run: _ }
-        | Request::VerifyMac { key, algorithm, message: _, mac: _, dry_run: _ } => {
+        Request::Sign { key, message_type, algorithm, message: _, dry_run: _, grant_tokens: _ }
+        | Request::Verify { key, message_type, algorithm, message: _, signature: _, dry_run: _, grant_tokens: _ } => {
+            Parameters {
+                key_id: Some(key),
+                message_type: Some(message_type.as_str()),
+                signing_algorithm: Some(algorithm.as_str()),
+                ..Parameters::default()
+            }
+        }
+        Request::GenerateMac { key, algorithm, message: _, dry_run: _, grant_tokens: _ }
+        | Request::VerifyMac { key, algorithm, message: _, mac: _, dry_run: _, grant_tokens: _ } => {
             Parameters { key_id: Some(key), mac_algorithm: Some(algorithm.as_str()), ..Parameters::default() }
         }
         Request::PutKeyPolicy { key, policy, bypass_policy_lockout_safety_check } => Parameters {
@@ -101,7 +103,12 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
             ..Parameters::default()
         },
         // AWS logs no parameter of GenerateRandom; the body of a refused operation is not read.
-        Request::GenerateRandom { .. } | Request::Unsupported { .. } => return None,
+        Request::CreateGrant(_)
+        | Request::ListRetirableGrants { .. }
+        | Request::RetireGrant(_)
+        | Request::RevokeGrant { .. }
+        | Request::GenerateRandom { .. }
+        | Request::Unsupported { .. } => return None,
         Request::GetKeyLastUsage { key } | Request::RefusedOnKey { key, .. } => {
             Parameters { key_id: Some(key), ..Parameters::default() }
         }
@@ -192,7 +199,8 @@ pub fn audit_response(request: &Request, response: &Response, key_arn: Option<&s
             | Response::GetKeyPolicy { .. }
             | Response::ListKeyPolicies
             | Response::GetKeyRotationStatus { .. }
-            | Response::ListGrants
+            | Response::CreateGrant { .. }
+            | Response::ListGrants { .. }
             | Response::GetKeyLastUsage(_)
             | Response::DescribeCustomKeyStores { .. },
         ) => None,

@@ -39,7 +39,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
     use Operation as O;
     Ok(match operation {
         O::CreateKey => Request::CreateKey(create_key::parse(input)?),
-        O::DescribeKey => Request::DescribeKey { key: input.key("KeyId")? },
+        O::DescribeKey => Request::DescribeKey { key: input.key("KeyId")?, grant_tokens: input.grant_tokens() },
         O::ListKeys => {
             // Keys of other accounts are shared through a service that is not here.
             if input.texts("ResourceOwners").is_some_and(|owners| owners.iter().any(|o| o != "SELF")) {
@@ -72,6 +72,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
             plaintext: input.secret("Plaintext")?,
             context: input.context("EncryptionContext"),
             algorithm: input.encryption_algorithm("EncryptionAlgorithm")?,
+            grant_tokens: input.grant_tokens(),
             dry_run: input.flag("DryRun"),
         },
         O::Decrypt => {
@@ -82,6 +83,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
                 ciphertext: input.required(Input::bytes, "CiphertextBlob")?,
                 context: input.context("EncryptionContext"),
                 algorithm: input.encryption_algorithm("EncryptionAlgorithm")?,
+                grant_tokens: input.grant_tokens(),
                 dry_run: input.flag("DryRun"),
             }
         }
@@ -95,6 +97,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
                 destination_key: input.key("DestinationKeyId")?,
                 destination_context: input.context("DestinationEncryptionContext"),
                 destination_algorithm: input.encryption_algorithm("DestinationEncryptionAlgorithm")?,
+                grant_tokens: input.grant_tokens(),
                 dry_run: input.flag("DryRun"),
             })
         }
@@ -112,6 +115,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
             message: input.secret("Message")?,
             message_type: input.message_type()?,
             algorithm: input.signing_algorithm()?,
+            grant_tokens: input.grant_tokens(),
             dry_run: input.flag("DryRun"),
         },
         O::Verify => Request::Verify {
@@ -120,13 +124,15 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
             message_type: input.message_type()?,
             signature: input.required(Input::bytes, "Signature")?,
             algorithm: input.signing_algorithm()?,
+            grant_tokens: input.grant_tokens(),
             dry_run: input.flag("DryRun"),
         },
-        O::GetPublicKey => Request::GetPublicKey { key: input.key("KeyId")? },
+        O::GetPublicKey => Request::GetPublicKey { key: input.key("KeyId")?, grant_tokens: input.grant_tokens() },
         O::GenerateMac => Request::GenerateMac {
             key: input.key("KeyId")?,
             message: input.secret("Message")?,
             algorithm: input.mac_algorithm()?,
+            grant_tokens: input.grant_tokens(),
             dry_run: input.flag("DryRun"),
         },
         O::VerifyMac => Request::VerifyMac {
@@ -134,6 +140,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
             message: input.secret("Message")?,
             mac: input.secret("Mac")?,
             algorithm: input.mac_algorithm()?,
+            grant_tokens: input.grant_tokens(),
             dry_run: input.flag("DryRun"),
         },
         O::GetKeyPolicy => {
@@ -153,7 +160,9 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
         O::ListKeyPolicies => Request::ListKeyPolicies { key: input.key("KeyId")?, page: input.page() },
         O::GetKeyRotationStatus => Request::GetKeyRotationStatus { key: input.key("KeyId")? },
         // The other filters choose among grants, of which there are none.
-        O::ListGrants => Request::ListGrants { key: input.key("KeyId")?, page: input.page() },
+        O::ListGrants => {
+            Request::ListGrants { key: input.key("KeyId")?, grant: None, grantee: None, page: input.page() }
+        }
         O::GetKeyLastUsage => Request::GetKeyLastUsage { key: input.key("KeyId")? },
         O::ConnectCustomKeyStore
         | O::CreateCustomKeyStore
@@ -215,6 +224,7 @@ fn generate_data_key(input: &mut Input<'_>, with_plaintext: bool) -> Result<Requ
         size,
         context: input.context("EncryptionContext"),
         with_plaintext,
+        grant_tokens: input.grant_tokens(),
         dry_run: input.flag("DryRun"),
     })
 }
@@ -313,6 +323,10 @@ impl Input<'_> {
             _ => None,
         };
         entries.into_iter().filter_map(pair).collect()
+    }
+
+    fn grant_tokens(&mut self) -> Vec<String> {
+        self.texts("GrantTokens").unwrap_or_default()
     }
 
     pub(super) fn page(&mut self) -> Page {

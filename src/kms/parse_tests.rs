@@ -63,7 +63,7 @@ fn members_arrive() {
         parse(operation, body.as_bytes()).unwrap()
     };
     match of(O::Encrypt) {
-        Request::Encrypt { key: k, plaintext, context, algorithm, dry_run } => {
+        Request::Encrypt { key: k, plaintext, context, algorithm, dry_run, .. } => {
             assert_eq!((k, plaintext.expose()), (key("k"), CANARY));
             assert_eq!(context, [("tenant".into(), "acme".into()), ("purpose".into(), "vault".into())]);
             assert_eq!((algorithm, dry_run), (EncryptionAlgorithm::SymmetricDefault, false));

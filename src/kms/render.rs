@@ -175,9 +175,13 @@ fn members(response: &Response, o: &mut Object<'_>) {
             o.text("OldKeyId", &done.old_key_arn);
             o.time("RotationDate", done.at);
         }
-        Response::ListGrants => {
+        Response::CreateGrant { grant, token } => {
+            o.text("GrantId", grant.as_str());
+            o.text("GrantToken", token);
+        }
+        Response::ListGrants { grants: _, next_marker } => {
             o.list("Grants", &[] as &[()], |_, ()| {});
-            o.flag("Truncated", false);
+            page(next_marker.as_deref(), o);
         }
     }
 }

@@ -348,6 +348,6 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
         ),
         (Response::ListKeyPolicies, json!({"PolicyNames": ["default"], "Truncated": false})),
         (Response::GetKeyRotationStatus { key_arn: arn() }, json!({"KeyId": ARN, "KeyRotationEnabled": false})),
-        (Response::ListGrants, json!({"Grants": [], "Truncated": false})),
+        (Response::ListGrants { grants: Vec::new(), next_marker: None }, json!({"Grants": [], "Truncated": false})),
     ]
 }

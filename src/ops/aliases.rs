@@ -1,8 +1,7 @@
 //! Aliases: made, pointed to another key, deleted, listed. The history of an alias is kept from the first change on and
 //! ends with DeleteAlias.
 
-use std::ops::Bound;
-
+use crate::ids::AccountId;
 use crate::ids::AliasName;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ops::keys::{newest, not_pending};
@@ -21,11 +20,11 @@ impl Ops {
     ) -> Result<Response, OpError> {
         let target = writable(alias)?;
         self.settled(&target.record.id, &target.arn)?;
-        let (name, alias_arn) = (alias.name.clone(), alias.arn.clone());
+        let (account, name, alias_arn) = (alias.account.clone(), alias.name.clone(), alias.arn.clone());
         let (id, key_arn, now) = (target.record.id, target.arn.clone(), ctx.now);
         let ((), version) = self
             .change(ctx, move |snapshot| {
-                if snapshot.aliases.contains_key(&name) {
+                if snapshot.alias(&account, &name).is_some() {
                     return Err(OpError::AliasExists { arn: alias_arn });
                 }
                 let key = newest(snapshot, &id, &key_arn)?;
@@ -56,11 +55,11 @@ impl Ops {
         let old = self.current_of(alias)?;
         fits(&alias.arn, &old.record, target.record.spec, target.record.usage)?;
         let authorised = old.record.id;
-        let (name, alias_arn) = (alias.name.clone(), alias.arn.clone());
+        let (account, name, alias_arn) = (alias.account.clone(), alias.name.clone(), alias.arn.clone());
         let (id, key_arn, now) = (target.record.id, target.arn.clone(), ctx.now);
         let ((), version) = self
             .change(ctx, move |snapshot| {
-                let record = snapshot.aliases.get(&name).ok_or(OpError::AliasNotFound { arn: alias_arn })?;
+                let record = snapshot.alias(&account, &name).ok_or(OpError::AliasNotFound { arn: alias_arn })?;
                 // What was authorised is what is changed: the alias moved meanwhile, so the caller asks again.
                 if record.target != authorised {
                     return Err(OpError::Throttled);
@@ -94,14 +93,14 @@ impl Ops {
     ) -> Result<Response, OpError> {
         not_reserved(&alias.name)?;
         let authorised = self.current_of(alias)?.record.id;
-        let (name, alias_arn) = (alias.name.clone(), alias.arn.clone());
+        let (account, name, alias_arn) = (alias.account.clone(), alias.name.clone(), alias.arn.clone());
         let ((), version) = self
             .change(ctx, move |snapshot| {
-                let record = snapshot.aliases.get(&name).ok_or(OpError::AliasNotFound { arn: alias_arn })?;
+                let record = snapshot.alias(&account, &name).ok_or(OpError::AliasNotFound { arn: alias_arn })?;
                 if record.target != authorised {
                     return Err(OpError::Throttled);
                 }
-                Ok((vec![Write::DeleteAlias(name)], ()))
+                Ok((vec![Write::DeleteAlias(account, name)], ()))
             })
             .await?;
         effects.store_version = Some(version);
@@ -112,25 +111,22 @@ impl Ops {
         &self,
         key: Option<&KeyTarget>,
         page: &Page,
+        account: &AccountId,
         snapshot: &Snapshot,
     ) -> Result<Response, OpError> {
-        let list = key.map_or_else(|| "ListAliases".to_owned(), |k| format!("ListAliases {}", k.record.id));
+        let list = key.map_or_else(|| format!("ListAliases {account}"), |k| format!("ListAliases {}", k.record.id));
         let limit = page.limit.unwrap_or(LIST_ALIASES_DEFAULT) as usize;
         let after: Option<AliasName> = match &page.marker {
             None => None,
             Some(marker) => Some(self.markers.open(&list, marker)?.parse().map_err(|_| OpError::InvalidMarker)?),
         };
         let records: Vec<_> = match key {
-            None => {
-                let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-                let range = snapshot.aliases.range((from, Bound::Unbounded));
-                range.map(|(_, record)| record).take(limit + 1).cloned().collect()
-            }
+            None => snapshot.aliases_in(account, after).take(limit + 1).cloned().collect(),
             Some(key) => {
                 let mut names = snapshot.aliases_of.get(&key.record.id).cloned().unwrap_or_default();
                 names.sort();
                 let rest = names.iter().filter(|name| after.as_ref().is_none_or(|after| *name > after));
-                rest.filter_map(|name| snapshot.aliases.get(name)).take(limit + 1).cloned().collect()
+                rest.filter_map(|name| snapshot.alias(account, name)).take(limit + 1).cloned().collect()
             }
         };
         let next_marker = match records.get(limit).and_then(|_| records.get(limit.checked_sub(1)?)) {
@@ -142,7 +138,7 @@ impl Ops {
             .take(limit)
             .map(|record| AliasEntry {
                 name: record.name.clone(),
-                arn: self.locality.alias_arn(&record.name),
+                arn: self.locality.of(&record.account).alias_arn(&record.name),
                 target: record.target,
                 creation_date: record.created,
                 last_updated_date: record.updated,

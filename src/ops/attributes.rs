@@ -3,6 +3,7 @@
 use crate::ops::keys::{check_policy, not_pending};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, Effects, OpError, Ops, Page, Response, Tag};
+use crate::store::PolicyDocument;
 
 const MAX_TAGS: usize = 50;
 const LIST_TAGS_DEFAULT: u32 = 50;
@@ -99,8 +100,8 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
-        check_policy(policy, &self.locality.account, &key.arn, bypass)?;
-        let policy = policy.to_owned();
+        check_policy(policy, &key.record.account, &key.arn, bypass)?;
+        let policy = PolicyDocument::plain(policy);
         self.change_key(key, ctx, effects, move |record, arn| {
             not_pending(record, arn)?;
             record.policy = policy;

@@ -13,7 +13,7 @@ use crate::ops::{
     AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, operator::date, sealed, token_error,
 };
 use crate::secret::{SecretBytes, SecretString};
-use crate::store::{AccessKeyRecord, Owner, Snapshot, UserRecord, Write};
+use crate::store::{AccessKeyRecord, Owner, Policies, Snapshot, UserRecord, Write, root_path};
 
 /// How long authn waits for the token to open a secret.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ impl Directory for SnapshotDirectory {
             id: record.id.clone(),
             account: record.account.clone(),
             active: record.active,
-            principal: principal(&record.owner, &self.0)?,
+            principal: principal(&record.owner, &record.account, &self.0)?,
             wrapped_secret: record.wrapped_secret.as_slice().into(),
             created: record.created,
         })
@@ -36,12 +36,16 @@ impl Directory for SnapshotDirectory {
 }
 
 /// A key whose user is gone has no principal and does not verify.
-fn principal(owner: &Owner, snapshot: &Snapshot) -> Option<Principal> {
+fn principal(owner: &Owner, account: &AccountId, snapshot: &Snapshot) -> Option<Principal> {
     match owner {
         Owner::Root => Some(Principal::Root),
         Owner::User(name) => {
-            let user = snapshot.users.get(name)?;
-            Some(Principal::User { name: name.clone(), user_id: user.user_id.clone() })
+            let user = snapshot.user(account, name)?;
+            Some(Principal::User { name: name.clone(), path: user.path.clone(), user_id: user.user_id.clone() })
+        }
+        Owner::Service(name) => {
+            let service = snapshot.services.get(name)?;
+            Some(Principal::Service { name: name.clone(), service_id: service.service_id.clone() })
         }
     }
 }
@@ -103,6 +107,7 @@ pub async fn make_access_key(
         active: true,
         created: now,
         wrapped_secret: sealed::join(done.value).map_err(OpError::Internal)?,
+        last_used: None,
     };
     Ok((record, secret))
 }
@@ -121,7 +126,7 @@ impl Ops {
         let (owner, principal, new_user) = match user {
             None => (Owner::Root, Principal::Root, None),
             Some(name) => {
-                let known = snapshot.users.get(name).cloned();
+                let known = snapshot.user(&account, name).cloned();
                 let user = match &known {
                     Some(user) => user.as_ref().clone(),
                     None => UserRecord {
@@ -129,9 +134,15 @@ impl Ops {
                         account: account.clone(),
                         user_id: authn::new_user_id(random_id()?),
                         created: ctx.now,
+                        path: root_path(),
+                        tags: Vec::new(),
+                        groups: Vec::new(),
+                        policies: Policies::default(),
+                        boundary: None,
                     },
                 };
-                let principal = Principal::User { name: name.clone(), user_id: user.user_id.clone() };
+                let principal =
+                    Principal::User { name: name.clone(), path: user.path.clone(), user_id: user.user_id.clone() };
                 (Owner::User(name.clone()), principal, known.is_none().then_some(user))
             }
         };
@@ -143,7 +154,7 @@ impl Ops {
                 let mut writes = Vec::new();
                 if let Some(user) = new_user {
                     // Made by another command meanwhile: its id is another, and the secret would not open.
-                    if snapshot.users.contains_key(&user.name) {
+                    if snapshot.user(&user.account, &user.name).is_some() {
                         return Err(OpError::Throttled);
                     }
                     writes.push(Write::PutUser(user));
@@ -201,6 +212,7 @@ fn owner_text(owner: &Owner) -> String {
     match owner {
         Owner::Root => "root".to_owned(),
         Owner::User(name) => format!("user/{name}"),
+        Owner::Service(name) => name.to_string(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Bound;
 
 use crate::authz::policy::{self, KeyPolicy};
+use crate::ids::AccountId;
 use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm};
 use crate::ids::{ClusterId, KeyId, KeyStoreId};
 use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
@@ -10,6 +11,7 @@ use crate::ops::resolve::KeyTarget;
 use crate::ops::{
     Context, CreateKey, DAY_MS, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error,
 };
+use crate::store::PolicyDocument;
 use crate::store::{KeyRecord, Lifecycle, Material, Provenance, Snapshot, TombstoneRecord, Write};
 
 /// The model's defaults and bounds (kms-api.md §1 rule 7).
@@ -37,7 +39,7 @@ impl Ops {
         if !self.keystore.capabilities(key_store.as_ref()).is_some_and(|can| supported(&can, request.spec)) {
             return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", request.spec)));
         }
-        let account = &self.locality.account;
+        let account = &ctx.account;
         let text = match &request.policy {
             None => policy::default_policy(account),
             Some(text) => {
@@ -53,12 +55,13 @@ impl Ops {
             spec: request.spec,
             usage: request.usage,
             lifecycle: Lifecycle::Creating,
-            policy: text,
+            policy: PolicyDocument::plain(text),
             policy_version: 1,
             tags: request.tags.iter().map(|t| (t.key.clone(), t.value.clone())).collect(),
             materials: Vec::new(),
             key_store,
             provenance: Provenance::Generated,
+            managed_by: None,
         };
         let enabled = self.make_material(record, arn, ctx, effects).await?;
         let (stored, version) = self
@@ -247,24 +250,27 @@ impl Ops {
             .collect()
     }
 
-    pub(super) fn list_keys(&self, page: &Page, snapshot: &Snapshot) -> Result<Response, OpError> {
-        const LIST: &str = "ListKeys";
+    pub(super) fn list_keys(&self, page: &Page, account: &AccountId, snapshot: &Snapshot) -> Result<Response, OpError> {
+        let list = format!("ListKeys {account}");
         let limit = page.limit.unwrap_or(LIST_KEYS_DEFAULT) as usize;
         let from = match &page.marker {
             None => Bound::Unbounded,
             Some(marker) => {
-                let after = self.markers.open(LIST, marker)?;
+                let after = self.markers.open(&list, marker)?;
                 Bound::Excluded(after.parse::<KeyId>().map_err(|_| OpError::InvalidMarker)?)
             }
         };
-        let shown = |record: &KeyRecord| !matches!(record.lifecycle, Lifecycle::Creating | Lifecycle::Deleting);
+        let shown = |record: &KeyRecord| {
+            record.account == *account && !matches!(record.lifecycle, Lifecycle::Creating | Lifecycle::Deleting)
+        };
         let mut rest = snapshot.keys.range((from, Bound::Unbounded)).filter(|(_, r)| shown(r)).map(|(id, _)| *id);
         let ids: Vec<KeyId> = rest.by_ref().take(limit).collect();
         let next_marker = match (rest.next(), ids.last()) {
-            (Some(_), Some(last)) => Some(self.markers.seal(LIST, &last.to_string())?),
+            (Some(_), Some(last)) => Some(self.markers.seal(&list, &last.to_string())?),
             _ => None,
         };
-        Ok(Response::ListKeys { keys: ids.iter().map(|id| (*id, self.locality.key_arn(id))).collect(), next_marker })
+        let here = self.locality.of(account);
+        Ok(Response::ListKeys { keys: ids.iter().map(|id| (*id, here.key_arn(id))).collect(), next_marker })
     }
 
     pub(super) async fn set_enabled(
@@ -325,9 +331,15 @@ impl Ops {
 
     /// The end of a deletion window: row `Deleting` → C_DestroyObject → looked for and not found → tombstone, and the
     /// aliases go with the key.
-    pub(super) async fn destroy_key(&self, id: &KeyId, ctx: &Context, effects: &mut Effects) -> Result<(), OpError> {
+    pub(super) async fn destroy_key(
+        &self,
+        id: &KeyId,
+        arn: &str,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<(), OpError> {
         let (id, now) = (*id, ctx.now);
-        let arn = self.locality.key_arn(&id);
+        let arn = arn.to_owned();
         let gone = arn.clone();
         let (record, _) = self
             .store
@@ -367,7 +379,12 @@ impl Ops {
         let ((), version) = self
             .change(ctx, move |snapshot| {
                 let aliases = snapshot.aliases_of.get(&id).cloned().unwrap_or_default();
-                let mut writes: Vec<Write> = aliases.into_iter().map(Write::DeleteAlias).collect();
+                let account = &tombstone.account;
+                let mut writes: Vec<Write> =
+                    aliases.into_iter().map(|name| Write::DeleteAlias(account.clone(), name)).collect();
+                // RULE KMS: the grants of a key go with it.
+                let grants = snapshot.grants_of(id).map(|grant| Write::DeleteGrant(id, grant.id.clone()));
+                writes.extend(grants);
                 writes.push(Write::PutTombstone(tombstone));
                 writes.push(Write::DeleteUsage(id));
                 writes.push(Write::DeleteKey(id));

@@ -7,6 +7,7 @@ pub mod ciphertext;
 pub mod clock;
 mod crypto;
 pub mod error;
+pub mod iam;
 pub mod identity;
 mod key_stores;
 mod keys;
@@ -22,6 +23,7 @@ mod sealed;
 pub mod settle;
 mod signing;
 pub mod store_key;
+pub mod sts;
 pub mod task;
 pub mod types;
 mod usage;
@@ -30,18 +32,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::authz::Permit;
-use crate::ids::{ClusterId, KeyStoreId, Locality};
+use crate::ids::{AccountId, ClusterId, KeyStoreId, Locality};
 use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenError};
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
+pub use iam::*;
 pub use last_use::{KeyUse, LastUses, USES};
 pub use officer::ReadPin;
 pub use operation::{Operation, Service};
 pub use operator::RESTORED_DELETIONS_WAIT_MS;
 pub use resolve::{Resolved, Subject};
+pub use sts::*;
 pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
@@ -83,6 +87,8 @@ pub struct Context {
     pub request_id: Arc<str>,
     /// For fairness between principals.
     pub principal: Arc<str>,
+    /// The caller's: what it makes and lists is there.
+    pub account: AccountId,
     /// Milliseconds since the epoch.
     pub now: i64,
     pub deadline: Instant,
@@ -209,10 +215,13 @@ impl Ops {
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
                 .await
                 .map(Answer::Operator),
-            Task::CallerIdentity => Ok(Answer::CallerIdentity),
-            Task::Timer(TimerRequest::DeleteKey { key }) => {
-                self.destroy_key(key, ctx, &mut effects).await.map(|()| Answer::Timer)
+            Task::Sts(request) => {
+                self.sts(request, permit.caller(), resolved, ctx, &mut effects).await.map(Answer::Sts)
             }
+            Task::Timer(TimerRequest::DeleteKey { key }) => self
+                .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
+                .await
+                .map(|()| Answer::Timer),
             Task::Timer(TimerRequest::ConnectKeyStore { id }) => {
                 Box::pin(self.connect_now(id, ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
@@ -239,7 +248,7 @@ impl Ops {
                 self.create_key(request, *id, arn, ctx, effects).await
             }
             (Request::DescribeKey { .. }, Subject::Key(key)) => Ok(Response::DescribeKey(Box::new(self.metadata(key)))),
-            (Request::ListKeys { page }, _) => self.list_keys(page, resolved.snapshot()),
+            (Request::ListKeys { page }, _) => self.list_keys(page, &ctx.account, resolved.snapshot()),
             (Request::EnableKey { .. }, Subject::Key(key)) => self.set_enabled(key, true, ctx, effects).await,
             (Request::DisableKey { .. }, Subject::Key(key)) => self.set_enabled(key, false, ctx, effects).await,
             (Request::ScheduleKeyDeletion { pending_window_in_days, .. }, Subject::Key(key)) => {
@@ -258,9 +267,11 @@ impl Ops {
             (Request::UpdateAlias { .. }, Subject::Alias(alias)) => self.update_alias(alias, ctx, effects).await,
             (Request::DeleteAlias { .. }, Subject::Alias(alias)) => self.delete_alias(alias, ctx, effects).await,
             (Request::ListAliases { page, .. }, Subject::Key(key)) => {
-                self.list_aliases(Some(key), page, resolved.snapshot())
+                self.list_aliases(Some(key), page, &ctx.account, resolved.snapshot())
             }
-            (Request::ListAliases { page, .. }, Subject::Account) => self.list_aliases(None, page, resolved.snapshot()),
+            (Request::ListAliases { page, .. }, Subject::Account) => {
+                self.list_aliases(None, page, &ctx.account, resolved.snapshot())
+            }
             (Request::Encrypt { plaintext, context, algorithm, dry_run, .. }, Subject::Key(key)) => {
                 self.encrypt(key, plaintext, context, *algorithm, *dry_run, ctx, effects).await
             }
@@ -290,7 +301,7 @@ impl Ops {
                 self.verify_mac(key, message, mac, *algorithm, *dry_run, ctx, effects).await
             }
             (Request::GetKeyPolicy { .. }, Subject::Key(key)) => {
-                Ok(Response::GetKeyPolicy { policy: key.record.policy.as_str().into() })
+                Ok(Response::GetKeyPolicy { policy: Arc::clone(key.record.policy.text()) })
             }
             (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
                 self.put_policy(key, policy, *bypass_policy_lockout_safety_check, ctx, effects).await
@@ -303,7 +314,9 @@ impl Ops {
                     None => Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() }),
                 }
             }
-            (Request::ListGrants { .. }, Subject::Key(_)) => Ok(Response::ListGrants),
+            (Request::ListGrants { .. }, Subject::Key(_)) => {
+                Ok(Response::ListGrants { grants: Vec::new(), next_marker: None })
+            }
             (Request::GetKeyLastUsage { .. }, Subject::Key(key)) => self.key_last_usage(key),
             (Request::CreateCustomKeyStore(request), _) => Box::pin(self.create_key_store(request, ctx, effects)).await,
             (Request::UpdateCustomKeyStore(request), _) => Box::pin(self.update_key_store(request, ctx, effects)).await,

@@ -5,7 +5,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::authn::Caller;
 use crate::ops::officer::{object_id, object_label};
-use crate::ops::resolve::{KeyTarget, Resolved, Subject};
+use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
     Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
     SweeperStatus, store_error,
@@ -29,7 +29,7 @@ impl Ops {
         match request {
             OperatorRequest::KeyList => {
                 let keys = snapshot.keys.values().filter(|r| r.lifecycle != Lifecycle::Creating);
-                let targets = keys.map(|r| KeyTarget { record: r.clone(), arn: self.locality.key_arn(&r.id) });
+                let targets = keys.map(|r| target(r, &self.locality));
                 Ok(OperatorResponse::Keys { keys: targets.map(|t| self.key_line(&t, snapshot)).collect() })
             }
             OperatorRequest::KeyShow { .. } => match resolved.subject() {
@@ -74,6 +74,10 @@ impl Ops {
             OperatorRequest::RotateReport { .. } | OperatorRequest::RotateRetire(_) => {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
+            OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
+            OperatorRequest::PolicySimulate(_) | OperatorRequest::KeyCreate(_) => {
+                Err(OpError::Unsupported(format!("{}: not built", request.name())))
+            }
             OperatorRequest::SweeperConfirm { ticket } => {
                 self.clock.confirm();
                 effects.details = Some(serde_json::json!({ "ticket": ticket }));
@@ -100,7 +104,7 @@ impl Ops {
                 _ => None,
             },
             tags: record.tags.clone(),
-            policy: record.policy.to_string(),
+            policy: record.policy.text().to_string(),
             policy_version: record.policy_version,
             materials: materials.collect(),
             gcm_reserved: symmetric.then(|| snapshot.usage.get(&record.id).map_or(0, |u| u.reserved)),

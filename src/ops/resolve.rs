@@ -8,10 +8,10 @@ mod tests;
 use std::sync::Arc;
 
 use crate::authz::{AliasGeneration, Check, Checks, Conditions, Resource};
-use crate::ids::{AliasName, Arn, KeyId, Locality};
+use crate::ids::{AccountId, AliasName, Arn, KeyId, Locality};
 use crate::ops::ciphertext::{Blob, Header};
 use crate::ops::rotation::{self, RotationSubject};
-use crate::ops::{KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, Task, TimerRequest};
+use crate::ops::{KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, StsRequest, Task, TimerRequest};
 use crate::store::{AliasRecord, KeyRecord, Lifecycle, Snapshot};
 
 use named::how_named;
@@ -57,6 +57,7 @@ pub enum Subject {
 
 #[derive(Debug, Clone)]
 pub struct AliasSubject {
+    pub account: AccountId,
     pub name: AliasName,
     pub arn: String,
     /// The alias as it is now.
@@ -144,7 +145,9 @@ impl Checks for Resolved {
             (Task::Operator(request), _) => {
                 vec![Check::new(request.permission(), Resource::Command(request.permission()))]
             }
-            (Task::CallerIdentity, _) => vec![Check::new("sts:GetCallerIdentity", Resource::Identity)],
+            (Task::Sts(StsRequest::GetCallerIdentity), _) => {
+                vec![Check::new("sts:GetCallerIdentity", Resource::Identity)]
+            }
             (Task::Timer(_), _) => vec![Check::new("timer", Resource::Timer(self.task.name()))],
             (_, Subject::Foreign) => vec![Check::new(action, Resource::Foreign)],
             (_, Subject::Key(target)) => vec![self.on_current(action, target)],
@@ -205,10 +208,17 @@ impl Resolved {
 }
 
 impl Ops {
-    /// Resolves everything that a task names, from one snapshot. `who`: the principal that asks; `new_id`: the id for a key
+    /// Resolves everything that a task names, from one snapshot. Names count in `account`. `who`: the principal that asks; `new_id`: the id for a key
     /// that it would make.
-    pub fn resolve(&self, task: Task, who: &str, new_id: KeyId) -> Result<Resolved, OpError> {
-        resolve(task, who, self.store.snapshot(), &self.locality, self.rotation.alias_history_decrypts, new_id)
+    pub fn resolve(&self, task: Task, account: &AccountId, who: &str, new_id: KeyId) -> Result<Resolved, OpError> {
+        resolve(
+            task,
+            who,
+            self.store.snapshot(),
+            &self.locality.of(account),
+            self.rotation.alias_history_decrypts,
+            new_id,
+        )
     }
 }
 
@@ -252,7 +262,7 @@ fn subject(
     let request = match task {
         Task::Kms(request) => request,
         Task::Operator(request) => return Ok((of_command(request, who, snapshot, here, new_id)?, None)),
-        Task::CallerIdentity => return Ok((Subject::Account, None)),
+        Task::Sts(_) => return Ok((Subject::Account, None)),
         Task::Timer(timer) => return Ok((of_timer(timer, snapshot, here, new_id)?, None)),
     };
     let operation = request.operation();
@@ -271,7 +281,12 @@ fn subject(
         Request::RotateAlias(request) => {
             Subject::Rotation(Box::new(rotation::resolve(request.clone(), who, snapshot, here, new_id)?))
         }
-        Request::ListAliases { key: None, .. } => Subject::Account,
+        Request::ListAliases { key: None, .. } | Request::ListRetirableGrants { .. } => Subject::Account,
+        Request::CreateGrant(request) => {
+            let (key, alias) = find(&request.key)?;
+            return Ok((Subject::Key(key), alias));
+        }
+        Request::RetireGrant(_) => return Err(OpError::Unsupported("RetireGrant: not built".to_owned()).into()),
         Request::CreateKey(_) => Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) },
         Request::CreateAlias { alias, target } => {
             let target = key(target)?;
@@ -297,7 +312,7 @@ fn subject(
             let (destination, alias) = find(&request.destination_key)?;
             return Ok((Subject::ReEncrypt { header, source, named, destination }, alias));
         }
-        Request::DescribeKey { key }
+        Request::DescribeKey { key, .. }
         | Request::EnableKey { key }
         | Request::DisableKey { key }
         | Request::ScheduleKeyDeletion { key, .. }
@@ -311,7 +326,7 @@ fn subject(
         | Request::GenerateDataKey { key, .. }
         | Request::Sign { key, .. }
         | Request::Verify { key, .. }
-        | Request::GetPublicKey { key }
+        | Request::GetPublicKey { key, .. }
         | Request::GenerateMac { key, .. }
         | Request::VerifyMac { key, .. }
         | Request::GetKeyPolicy { key }
@@ -319,6 +334,7 @@ fn subject(
         | Request::ListKeyPolicies { key, .. }
         | Request::GetKeyRotationStatus { key }
         | Request::ListGrants { key, .. }
+        | Request::RevokeGrant { key, .. }
         | Request::GetKeyLastUsage { key }
         | Request::RefusedOnKey { key, .. } => {
             let (key, alias) = find(key)?;
@@ -366,13 +382,10 @@ fn of_timer(
 ) -> Result<Subject, Unresolved> {
     match request {
         TimerRequest::ConnectKeyStore { .. } => Ok(Subject::Timer),
-        TimerRequest::DeleteKey { key } => {
-            let arn = here.key_arn(key);
-            match snapshot.keys.get(key).cloned() {
-                Some(record) => Ok(Subject::Key(KeyTarget { record, arn })),
-                None => Err(OpError::KeyNotFound { arn }.into()),
-            }
-        }
+        TimerRequest::DeleteKey { key } => match snapshot.keys.get(key) {
+            Some(record) => Ok(Subject::Key(target(record, here))),
+            None => Err(OpError::KeyNotFound { arn: here.key_arn(key) }.into()),
+        },
         TimerRequest::Rotate { key } => {
             Ok(Subject::Rotation(Box::new(rotation::resolve_key(key, snapshot, here, new_id)?)))
         }
@@ -396,11 +409,11 @@ fn find(
         if arn.region != here.region.as_str() {
             return Err(OpError::InvalidArn(arn.region.to_owned()).into());
         }
-        if arn.account.parse::<crate::ids::AccountId>().is_err() {
+        let Ok(account) = arn.account.parse::<AccountId>() else {
             return Err(OpError::MalformedArn(text.to_owned()).into());
-        }
-        if arn.account != here.account.as_str() {
-            return Err(Unresolved::Foreign);
+        };
+        if account != here.account {
+            return foreign(snapshot, &here.of(&account), operation, arn.resource);
         }
         match arn.resource.strip_prefix("key/") {
             Some(id) => id,
@@ -416,28 +429,52 @@ fn find(
             _ => return Err(invalid()),
         };
         let not_found = || OpError::AliasNotFound { arn: here.alias_arn(&alias) };
-        let record = snapshot.aliases.get(&alias).ok_or_else(not_found)?;
+        let record = snapshot.alias(&here.account, &alias).ok_or_else(not_found)?;
         return Ok((by_id(snapshot, here, &record.target)?, Some(record.clone())));
     }
     let id: KeyId = name.parse().map_err(|_| invalid())?;
     Ok((by_id(snapshot, here, &id)?, None))
 }
 
-/// Keys that are being made or destroyed do not exist for callers.
-pub(super) fn by_id(snapshot: &Snapshot, here: &Locality, id: &KeyId) -> Result<KeyTarget, OpError> {
-    let arn = here.key_arn(id);
-    match snapshot.keys.get(id) {
-        Some(record) if !matches!(record.lifecycle, Lifecycle::Creating | Lifecycle::Deleting) => {
-            Ok(KeyTarget { record: record.clone(), arn })
-        }
-        _ => Err(OpError::KeyNotFound { arn }),
+/// By an ARN of another account. What does not exist there is not told from what the caller may not know of.
+fn foreign(
+    snapshot: &Snapshot,
+    there: &Locality,
+    operation: Operation,
+    resource: &str,
+) -> Result<(KeyTarget, Option<Arc<AliasRecord>>), Unresolved> {
+    if let Some(id) = resource.strip_prefix("key/") {
+        let id: KeyId = id.parse().map_err(|_| Unresolved::Foreign)?;
+        return Ok((by_id(snapshot, there, &id).map_err(|_| Unresolved::Foreign)?, None));
     }
+    let alias = resource.parse::<AliasName>().ok().filter(|_| operation.takes_alias());
+    let record = alias.and_then(|alias| snapshot.alias(&there.account, &alias)).ok_or(Unresolved::Foreign)?;
+    Ok((by_id(snapshot, there, &record.target).map_err(|_| Unresolved::Foreign)?, Some(record.clone())))
+}
+
+/// A key of this account. Keys that are being made or destroyed do not exist for callers.
+pub(super) fn by_id(snapshot: &Snapshot, here: &Locality, id: &KeyId) -> Result<KeyTarget, OpError> {
+    match in_any_account(snapshot, here, id) {
+        Some(key) if key.record.account == here.account => Ok(key),
+        _ => Err(OpError::KeyNotFound { arn: here.key_arn(id) }),
+    }
+}
+
+fn in_any_account(snapshot: &Snapshot, here: &Locality, id: &KeyId) -> Option<KeyTarget> {
+    let record = snapshot.keys.get(id)?;
+    let told = !matches!(record.lifecycle, Lifecycle::Creating | Lifecycle::Deleting);
+    told.then(|| target(record, here))
+}
+
+/// A key's ARN says whose it is, whoever asks.
+pub(super) fn target(record: &Arc<KeyRecord>, here: &Locality) -> KeyTarget {
+    KeyTarget { record: record.clone(), arn: here.of(&record.account).key_arn(&record.id) }
 }
 
 /// The key and generation that the header names is the only one ever tried. A header that names no key of ours is not one
 /// that we made, or one whose key is gone for good.
 fn of_header(snapshot: &Snapshot, here: &Locality, header: &Header) -> Result<KeyTarget, OpError> {
-    let key = by_id(snapshot, here, &header.key).map_err(|_| OpError::InvalidCiphertext)?;
+    let key = in_any_account(snapshot, here, &header.key).ok_or(OpError::InvalidCiphertext)?;
     if !key.record.spec.is_symmetric() || key.record.material(header.generation).is_none() {
         return Err(OpError::InvalidCiphertext);
     }
@@ -450,12 +487,16 @@ pub(super) fn alias_subject(
     name: &AliasName,
     target: Option<KeyTarget>,
 ) -> AliasSubject {
-    let record = snapshot.aliases.get(name).cloned();
-    let current = record.as_ref().and_then(|r| {
-        let record = snapshot.keys.get(&r.target)?.clone();
-        Some(KeyTarget { record, arn: here.key_arn(&r.target) })
-    });
-    AliasSubject { name: name.clone(), arn: here.alias_arn(name), record, current, target }
+    let record = snapshot.alias(&here.account, name).cloned();
+    let current = record.as_ref().and_then(|r| Some(self::target(snapshot.keys.get(&r.target)?, here)));
+    AliasSubject {
+        account: here.account.clone(),
+        name: name.clone(),
+        arn: here.alias_arn(name),
+        record,
+        current,
+        target,
+    }
 }
 
 fn known_alias(alias: AliasSubject) -> Result<Subject, OpError> {

@@ -11,6 +11,7 @@ mod subject;
 mod tests;
 
 use crate::authz::policy::KeyPolicy;
+use crate::ids::AccountId;
 use crate::ids::KeyId;
 use crate::ids::spec::KeySpec;
 use crate::ops::aliases::{fits, not_reserved};
@@ -75,7 +76,7 @@ impl Ops {
         };
         if let Some(earlier) = &subject.earlier {
             effects.details = Some(details(subject, true));
-            return Ok(self.told_again(earlier));
+            return Ok(self.told_again(&subject.old.record.account, earlier));
         }
         let Ok(_turn) = tokio::time::timeout_at(ctx.deadline.into(), self.rotating.lock()).await else {
             return Err(OpError::Throttled);
@@ -93,12 +94,12 @@ impl Ops {
             // policy and tags are the old key's too.
             if earlier.old_key == subject.old.record.id {
                 effects.details = Some(details(subject, true));
-                return Ok(self.told_again(earlier));
+                return Ok(self.told_again(&subject.old.record.account, earlier));
             }
             return Err(OpError::Throttled);
         }
         let still_there = |alias: &AliasSubject| {
-            snapshot.aliases.get(&alias.name).is_some_and(|record| record.target == subject.old.record.id)
+            snapshot.alias(&alias.account, &alias.name).is_some_and(|record| record.target == subject.old.record.id)
         };
         if !subject.aliases.iter().all(still_there) {
             return Err(OpError::Throttled);
@@ -146,11 +147,12 @@ impl Ops {
         }
     }
 
-    fn told_again(&self, earlier: &RotationRecord) -> RotationDone {
+    fn told_again(&self, account: &AccountId, earlier: &RotationRecord) -> RotationDone {
+        let here = self.locality.of(account);
         RotationDone {
             aliases: earlier.aliases.clone(),
-            old_key_arn: self.locality.key_arn(&earlier.old_key),
-            new_key_arn: self.locality.key_arn(&earlier.new_key),
+            old_key_arn: here.key_arn(&earlier.old_key),
+            new_key_arn: here.key_arn(&earlier.new_key),
             at: earlier.at,
         }
     }
@@ -233,7 +235,7 @@ struct Wanted<'a> {
 /// The policy is copied as it is. One that lets itself be changed only on the old key's ARN would lock everybody out of the
 /// new key; one that was locked before (by BypassPolicyLockoutSafetyCheck) is what somebody wanted.
 fn policy_fits(old: &KeyRecord, old_arn: &str, new_arn: &str) -> Result<(), OpError> {
-    let Ok(policy) = KeyPolicy::parse(&old.policy) else { return Ok(()) };
+    let Ok(policy) = KeyPolicy::parse(old.policy.text()) else { return Ok(()) };
     if policy.root_can_put_policy(&old.account, old_arn) && !policy.root_can_put_policy(&old.account, new_arn) {
         return Err(OpError::MalformedPolicy(format!(
             "The key policy of {old_arn} names this key as its resource, so nobody could change the policy of the new key. Write \

@@ -120,9 +120,9 @@ impl Ops {
         }
         let unused_days = request.unused_days.unwrap_or(self.rotation.retire_unused_days);
         let deletion_date = ctx.now + i64::from(request.pending_window_in_days) * DAY_MS;
-        let not_found = OpError::AliasNotFound { arn: self.locality.alias_arn(&request.alias) };
+        let not_found = OpError::AliasNotFound { arn: self.locality.of(&ctx.account).alias_arn(&request.alias) };
         let snapshot = self.store.snapshot();
-        let alias = snapshot.aliases.get(&request.alias).ok_or(not_found.clone())?;
+        let alias = snapshot.alias(&ctx.account, &request.alias).ok_or(not_found.clone())?;
         let history: BTreeSet<KeyId> = retired_keys(alias).into_iter().map(|(id, ..)| id).collect();
         let wanted: Vec<KeyId> = match request.key {
             Some(key) if !history.contains(&key) => {
@@ -141,12 +141,12 @@ impl Ops {
                 None => chosen.push((id, None)),
             }
         }
-        let name: AliasName = request.alias.clone();
+        let (account, name) = (ctx.account.clone(), request.alias.clone());
         let ids: Vec<KeyId> = chosen.iter().map(|(id, _)| *id).collect();
         if !ids.is_empty() {
             let ((), version) = self
                 .change(ctx, move |snapshot| {
-                    let alias = snapshot.aliases.get(&name).ok_or(not_found)?;
+                    let alias = snapshot.alias(&account, &name).ok_or(not_found)?;
                     let writes = ids.iter().map(|id| match snapshot.keys.get(id) {
                         // It was brought back, or changed, since it was looked at: ask again.
                         Some(record) if alias.target == *id || in_the_way(&record.lifecycle).is_some() => {
@@ -163,7 +163,7 @@ impl Ops {
                 .await?;
             effects.store_version = Some(version);
         }
-        let scheduled: Vec<String> = chosen.iter().map(|(id, _)| self.locality.key_arn(id)).collect();
+        let scheduled: Vec<String> = chosen.iter().map(|(id, _)| self.locality.of(&ctx.account).key_arn(id)).collect();
         let forced: Vec<Value> =
             chosen.iter().filter_map(|(id, why)| Some(json!({ "keyId": id, "inSpiteOf": why.as_ref()? }))).collect();
         effects.details = Some(json!({

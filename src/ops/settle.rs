@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
+use crate::ids::AccountId;
 use crate::ids::{KeyId, KeyStoreId};
 use crate::keystore::{CallContext, MaterialId, Token};
 use crate::ops::{Context, OpError, Ops, RESTORED_DELETIONS_WAIT_MS, store_error, update_error};
@@ -148,7 +149,8 @@ impl Ops {
 
     fn is_deleting(&self, snapshot: &Snapshot, resources: &[String]) -> bool {
         snapshot.keys.iter().any(|(id, record)| {
-            record.lifecycle == Lifecycle::Deleting && resources.contains(&self.locality.key_arn(id))
+            record.lifecycle == Lifecycle::Deleting
+                && resources.contains(&self.locality.of(&record.account).key_arn(id))
         })
     }
 
@@ -246,7 +248,11 @@ impl Ops {
                 // A deletion goes on without the object.
                 Lifecycle::Creating | Lifecycle::PendingDeletion { .. } | Lifecycle::Deleting => false,
             };
-            change.then(|| Availability { id: record.id, arn: self.locality.key_arn(&record.id), held: now_held })
+            change.then(|| Availability {
+                id: record.id,
+                arn: self.locality.of(&record.account).key_arn(&record.id),
+                held: now_held,
+            })
         });
         changed.collect()
     }
@@ -254,7 +260,9 @@ impl Ops {
     /// Writes what `availability` found. Returns the store's version.
     pub async fn set_availability(&self, changes: Vec<Availability>, request_id: &str) -> Result<u64, OpError> {
         let ((), version) = self
-            .change(&by_service(request_id), move |snapshot| Ok((availability_writes(snapshot, &changes), ())))
+            .change(&by_service(request_id, self.locality.account.clone()), move |snapshot| {
+                Ok((availability_writes(snapshot, &changes), ()))
+            })
             .await?;
         Ok(version)
     }
@@ -262,7 +270,8 @@ impl Ops {
     /// Records tokens that were seen for the first time. Returns the store's version.
     pub async fn record_tokens(&self, tokens: Vec<TokenRecord>, request_id: &str) -> Result<u64, OpError> {
         let writes = tokens.into_iter().map(Write::PutToken).collect();
-        let ((), version) = self.change(&by_service(request_id), move |_| Ok((writes, ()))).await?;
+        let ((), version) =
+            self.change(&by_service(request_id, self.locality.account.clone()), move |_| Ok((writes, ()))).await?;
         Ok(version)
     }
 
@@ -325,11 +334,12 @@ impl Ops {
 }
 
 /// For changes that the service makes at start.
-fn by_service(request_id: &str) -> Context {
+fn by_service(request_id: &str, account: AccountId) -> Context {
     Context {
         progress: None,
         request_id: request_id.into(),
         principal: "service".into(),
+        account,
         now: 0,
         deadline: std::time::Instant::now(),
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::spec::{KeySpec, KeyUsage};
-use crate::ids::{AccessKeyId, AliasName, KeyId, KeyStoreId, UserName};
-use crate::ops::{Operation, Request, Response, RotateGrants, RotationDone};
+use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
+use crate::ops::{IamRequest, Operation, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse};
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
 
@@ -17,8 +17,7 @@ pub enum Task {
     Kms(Request),
     Operator(OperatorRequest),
     Timer(TimerRequest),
-    /// STS GetCallerIdentity.
-    CallerIdentity,
+    Sts(StsRequest),
 }
 
 /// Commands of the local operator, as they travel over the operator socket.
@@ -97,6 +96,44 @@ pub enum OperatorRequest {
         max_age_days: Option<u32>,
     },
     RotateRetire(RotateRetire),
+    Iam(IamRequest),
+    /// Why a request would be allowed or denied.
+    PolicySimulate(PolicySimulate),
+    /// A new key with the console's policy for administrators and users.
+    KeyCreate(KeyCreate),
+}
+
+/// `hsm-bridge policy simulate`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySimulate {
+    /// ARN of a user, role, role session, federated user, root user, or a service's name.
+    pub principal: String,
+    /// `kms:Decrypt`
+    pub action: String,
+    /// Any form of a key id; `None`: `*`.
+    pub key: Option<String>,
+    /// Encryption context.
+    pub context: Vec<(String, String)>,
+    /// Condition keys set by hand, `aws:SourceIp=10.0.0.1` for example.
+    pub condition_keys: Vec<(String, String)>,
+}
+
+/// `hsm-bridge key create`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyCreate {
+    pub account: Option<AccountId>,
+    pub key_spec: KeySpec,
+    pub key_usage: Option<KeyUsage>,
+    pub description: String,
+    pub tags: Vec<(String, String)>,
+    pub alias: Option<AliasName>,
+    /// ARNs, or names of users and roles of the account (`user/alice`, `role/ops`).
+    pub admins: Vec<String>,
+    pub users: Vec<String>,
+    pub admins_may_delete: bool,
+    pub key_store: Option<KeyStoreId>,
 }
 
 /// An object of a token that shall become a key.
@@ -160,6 +197,9 @@ impl OperatorRequest {
             OperatorRequest::RotatePlan { .. } => "rotate:plan",
             OperatorRequest::RotateReport { .. } => "rotate:report",
             OperatorRequest::RotateRetire(_) => "rotate:retire",
+            OperatorRequest::Iam(request) => request.permission(),
+            OperatorRequest::PolicySimulate(_) => "policy:simulate",
+            OperatorRequest::KeyCreate(_) => "key:create",
         }
     }
 
@@ -189,6 +229,9 @@ impl OperatorRequest {
             OperatorRequest::RotatePlan { .. } => "RotatePlan",
             OperatorRequest::RotateReport { .. } => "RotateReport",
             OperatorRequest::RotateRetire(_) => "RotateRetire",
+            OperatorRequest::Iam(request) => request.name(),
+            OperatorRequest::PolicySimulate(_) => "PolicySimulate",
+            OperatorRequest::KeyCreate(_) => "CreateKey",
         }
     }
 
@@ -206,8 +249,11 @@ impl OperatorRequest {
             | OperatorRequest::KeyAttest { .. }
             | OperatorRequest::AliasHistoryDrop { .. }
             | OperatorRequest::Rotate { .. }
-            | OperatorRequest::RotateRetire(_) => true,
-            OperatorRequest::KeyList
+            | OperatorRequest::RotateRetire(_)
+            | OperatorRequest::KeyCreate(_) => true,
+            OperatorRequest::Iam(request) => request.changes(),
+            OperatorRequest::PolicySimulate(_)
+            | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
             | OperatorRequest::AccessKeyList
             | OperatorRequest::Doctor
@@ -239,7 +285,7 @@ pub enum Answer {
     Kms(Response),
     Operator(OperatorResponse),
     Timer,
-    CallerIdentity,
+    Sts(StsResponse),
 }
 
 /// Answers to the operator; JSON on the socket, text or JSON on the terminal.
@@ -319,6 +365,16 @@ pub enum OperatorResponse {
     },
     RotationReport {
         report: serde_json::Value,
+    },
+    /// What an `iam` command shows or did: AWS-format JSON.
+    Iam {
+        report: serde_json::Value,
+    },
+    Simulation {
+        report: serde_json::Value,
+    },
+    KeyCreated {
+        key: Box<KeyDetails>,
     },
     /// Keys whose deletion is scheduled, and those refused with the reason.
     Retired {
@@ -406,14 +462,14 @@ impl Task {
             Task::Timer(TimerRequest::DeleteKey { .. }) => "DeleteKey",
             Task::Timer(TimerRequest::ConnectKeyStore { .. }) => "KeyStoreConnection",
             Task::Timer(TimerRequest::Rotate { .. }) => "RotateAlias",
-            Task::CallerIdentity => "GetCallerIdentity",
+            Task::Sts(request) => request.name(),
         }
     }
 
     pub fn operation(&self) -> Option<Operation> {
         match self {
             Task::Kms(request) => Some(request.operation()),
-            Task::Operator(_) | Task::Timer(_) | Task::CallerIdentity => None,
+            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) => None,
         }
     }
 
@@ -423,14 +479,14 @@ impl Task {
             Task::Kms(request) => request.operation().changes(),
             Task::Operator(request) => request.changes(),
             Task::Timer(_) => true,
-            Task::CallerIdentity => false,
+            Task::Sts(_) => false,
         }
     }
 
     pub fn is_read_only(&self) -> bool {
         match self {
             Task::Kms(request) => request.operation().is_read_only(),
-            Task::Operator(_) | Task::Timer(_) | Task::CallerIdentity => !self.changes(),
+            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) => !self.changes(),
         }
     }
 }

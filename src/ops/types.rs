@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::ids::spec::*;
-use crate::ids::{AliasName, ClusterId, KeyId, KeyStoreId};
+use crate::ids::{AliasName, ClusterId, GrantId, KeyId, KeyStoreId};
 use crate::ops::Operation;
 use crate::secret::{SecretBytes, SecretString};
+use crate::store::{GrantConstraints, GrantRecord};
 
 /// A KeyId member as the caller wrote it: key id, key ARN, alias name or alias ARN. Resolved once, in `ops::resolve`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub enum Request {
     CreateKey(CreateKey),
     DescribeKey {
         key: KeyIdText,
+        grant_tokens: GrantTokens,
     },
     ListKeys {
         page: Page,
@@ -87,6 +89,7 @@ pub enum Request {
         context: EncryptionContext,
         algorithm: EncryptionAlgorithm,
         dry_run: bool,
+        grant_tokens: GrantTokens,
     },
     Decrypt {
         key: Option<KeyIdText>,
@@ -94,6 +97,7 @@ pub enum Request {
         context: EncryptionContext,
         algorithm: EncryptionAlgorithm,
         dry_run: bool,
+        grant_tokens: GrantTokens,
     },
     ReEncrypt(ReEncrypt),
     /// GenerateDataKey, and GenerateDataKeyWithoutPlaintext where `with_plaintext` is false.
@@ -103,6 +107,7 @@ pub enum Request {
         context: EncryptionContext,
         with_plaintext: bool,
         dry_run: bool,
+        grant_tokens: GrantTokens,
     },
     GenerateRandom {
         number_of_bytes: u32,
@@ -115,6 +120,7 @@ pub enum Request {
         message_type: MessageType,
         algorithm: SigningAlgorithm,
         dry_run: bool,
+        grant_tokens: GrantTokens,
     },
     Verify {
         key: KeyIdText,
@@ -123,15 +129,18 @@ pub enum Request {
         signature: Vec<u8>,
         algorithm: SigningAlgorithm,
         dry_run: bool,
+        grant_tokens: GrantTokens,
     },
     GetPublicKey {
         key: KeyIdText,
+        grant_tokens: GrantTokens,
     },
     GenerateMac {
         key: KeyIdText,
         message: SecretBytes,
         algorithm: MacAlgorithm,
         dry_run: bool,
+        grant_tokens: GrantTokens,
     },
     VerifyMac {
         key: KeyIdText,
@@ -139,6 +148,7 @@ pub enum Request {
         mac: SecretBytes,
         algorithm: MacAlgorithm,
         dry_run: bool,
+        grant_tokens: GrantTokens,
     },
     GetKeyPolicy {
         key: KeyIdText,
@@ -155,9 +165,23 @@ pub enum Request {
     GetKeyRotationStatus {
         key: KeyIdText,
     },
+    CreateGrant(Box<CreateGrant>),
     ListGrants {
         key: KeyIdText,
+        grant: Option<GrantId>,
+        /// GranteePrincipal or GranteeServicePrincipal, as the caller wrote it.
+        grantee: Option<GrantPrincipalText>,
         page: Page,
+    },
+    ListRetirableGrants {
+        retiring: GrantPrincipalText,
+        page: Page,
+    },
+    RetireGrant(Box<RetireGrant>),
+    RevokeGrant {
+        key: KeyIdText,
+        grant: String,
+        dry_run: bool,
     },
     GetKeyLastUsage {
         key: KeyIdText,
@@ -224,6 +248,39 @@ pub struct UpdateCustomKeyStore {
     pub cluster: Option<ClusterId>,
 }
 
+/// GrantTokens as the caller sent them: 10 at most.
+pub type GrantTokens = Vec<String>;
+
+/// A principal of a grant as the caller wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GrantPrincipalText {
+    /// GranteePrincipal, RetiringPrincipal: an ARN.
+    Principal(String),
+    /// GranteeServicePrincipal, RetiringServicePrincipal: a service's name.
+    Service(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct CreateGrant {
+    pub key: KeyIdText,
+    pub grantee: GrantPrincipalText,
+    pub retiring: Option<GrantPrincipalText>,
+    pub operations: Vec<GrantOperation>,
+    pub constraints: GrantConstraints,
+    pub grant_tokens: GrantTokens,
+    pub name: Option<String>,
+    pub dry_run: bool,
+}
+
+/// By GrantToken, or by KeyId and GrantId.
+#[derive(Debug, Clone)]
+pub struct RetireGrant {
+    pub token: Option<String>,
+    pub key: Option<KeyIdText>,
+    pub grant: Option<String>,
+    pub dry_run: bool,
+}
+
 /// What becomes of the old key's live grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -256,6 +313,7 @@ pub struct ReEncrypt {
     pub destination_key: KeyIdText,
     pub destination_context: EncryptionContext,
     pub destination_algorithm: EncryptionAlgorithm,
+    pub grant_tokens: GrantTokens,
     pub dry_run: bool,
 }
 
@@ -310,7 +368,11 @@ impl Request {
             Request::PutKeyPolicy { .. } => O::PutKeyPolicy,
             Request::ListKeyPolicies { .. } => O::ListKeyPolicies,
             Request::GetKeyRotationStatus { .. } => O::GetKeyRotationStatus,
+            Request::CreateGrant(_) => O::CreateGrant,
             Request::ListGrants { .. } => O::ListGrants,
+            Request::ListRetirableGrants { .. } => O::ListRetirableGrants,
+            Request::RetireGrant(_) => O::RetireGrant,
+            Request::RevokeGrant { .. } => O::RevokeGrant,
             Request::GetKeyLastUsage { .. } => O::GetKeyLastUsage,
             Request::CreateCustomKeyStore(_) => O::CreateCustomKeyStore,
             Request::UpdateCustomKeyStore(_) => O::UpdateCustomKeyStore,
@@ -365,6 +427,13 @@ pub struct KeyStoreEntry {
     /// Only with `FAILED`.
     pub connection_error_code: Option<String>,
     pub creation_date: i64,
+}
+
+/// GrantListEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantEntry {
+    pub key_arn: String,
+    pub grant: Arc<GrantRecord>,
 }
 
 /// GetKeyLastUsage. Times in milliseconds since the epoch.
@@ -490,7 +559,15 @@ pub enum Response {
     GetKeyRotationStatus {
         key_arn: String,
     },
-    ListGrants,
+    CreateGrant {
+        grant: GrantId,
+        token: String,
+    },
+    /// ListGrants and ListRetirableGrants.
+    ListGrants {
+        grants: Vec<GrantEntry>,
+        next_marker: Option<String>,
+    },
     GetKeyLastUsage(Box<KeyLastUsage>),
     CreateCustomKeyStore {
         id: KeyStoreId,

@@ -146,6 +146,16 @@ fn replace(batch: &mut Batch<'_>, new: &Loaded) -> Result<(), StoreError> {
     snapshot.key_stores.values().try_for_each(|r| batch.put(r.as_ref()))?;
     snapshot.tokens.values().try_for_each(|r| batch.put(r.as_ref()))?;
     snapshot.rotations.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.accounts.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.units.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.groups.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.roles.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.policies.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.oidc_providers.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.services.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.session_keys.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.revoked_sessions.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.grants.values().try_for_each(|r| batch.put(r.as_ref()))?;
     new.tombstones.iter().try_for_each(|r| batch.put(r))
 }
 

@@ -25,7 +25,10 @@ use std::sync::Arc;
 
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
-use crate::ids::{AccessKeyId, AliasName, KeyId, KeyStoreId, UserName};
+use crate::ids::{
+    AccessKeyId, AccountId, AliasName, GrantId, GroupName, KeyId, KeyStoreId, PolicyArn, RoleName, ServiceName,
+    UserName,
+};
 use crate::secret::SecretBytes;
 pub use backup::brought_back;
 pub use handle::Store;
@@ -51,10 +54,10 @@ pub struct Snapshot {
     pub version: u64,
     pub deployment: Option<Arc<DeploymentRecord>>,
     pub keys: RedBlackTreeMapSync<KeyId, Arc<KeyRecord>>,
-    pub aliases: RedBlackTreeMapSync<AliasName, Arc<AliasRecord>>,
+    pub aliases: RedBlackTreeMapSync<(AccountId, AliasName), Arc<AliasRecord>>,
     /// Names of the aliases that point to a key now.
     pub aliases_of: HashTrieMapSync<KeyId, Vec<AliasName>>,
-    pub users: RedBlackTreeMapSync<UserName, Arc<UserRecord>>,
+    pub users: RedBlackTreeMapSync<(AccountId, UserName), Arc<UserRecord>>,
     pub access_keys: HashTrieMapSync<AccessKeyId, Arc<AccessKeyRecord>>,
     /// Encryptions reserved per key and generation (GCM budget).
     pub usage: HashTrieMapSync<KeyId, Arc<UsageRecord>>,
@@ -65,6 +68,25 @@ pub struct Snapshot {
     pub tokens: RedBlackTreeMapSync<String, Arc<TokenRecord>>,
     /// By ClientToken.
     pub rotations: HashTrieMapSync<String, Arc<RotationRecord>>,
+    pub accounts: RedBlackTreeMapSync<AccountId, Arc<AccountRecord>>,
+    pub units: RedBlackTreeMapSync<String, Arc<UnitRecord>>,
+    pub groups: RedBlackTreeMapSync<(AccountId, GroupName), Arc<GroupRecord>>,
+    pub roles: RedBlackTreeMapSync<(AccountId, RoleName), Arc<RoleRecord>>,
+    pub policies: RedBlackTreeMapSync<PolicyArn, Arc<PolicyRecord>>,
+    /// By ARN.
+    pub oidc_providers: RedBlackTreeMapSync<String, Arc<OidcProviderRecord>>,
+    pub services: RedBlackTreeMapSync<ServiceName, Arc<ServiceRecord>>,
+    pub session_keys: RedBlackTreeMapSync<String, Arc<SessionKeyRecord>>,
+    /// By access key id.
+    pub revoked_sessions: HashTrieMapSync<String, Arc<RevokedSessionRecord>>,
+    /// In the order of a key's grants.
+    pub grants: RedBlackTreeMapSync<(KeyId, GrantId), Arc<GrantRecord>>,
+    /// Key and grantee (ARN or service name) → grants: a decision looks at the caller's own only.
+    pub grants_to: RedBlackTreeMapSync<(KeyId, Arc<str>, GrantId), Arc<GrantRecord>>,
+    /// Retiring principal → grants, over all keys.
+    pub grants_retired_by: RedBlackTreeMapSync<(Arc<str>, KeyId, GrantId), Arc<GrantRecord>>,
+    /// Access key ids of a user (`account/name`).
+    pub access_keys_of: HashTrieMapSync<(AccountId, Owner), Vec<AccessKeyId>>,
 }
 
 /// One write. Applied in order, in one transaction.
@@ -74,9 +96,11 @@ pub enum Write {
     PutKey(KeyRecord),
     DeleteKey(KeyId),
     PutAlias(AliasRecord),
-    DeleteAlias(AliasName),
+    DeleteAlias(AccountId, AliasName),
     PutUser(UserRecord),
+    DeleteUser(AccountId, UserName),
     PutAccessKey(AccessKeyRecord),
+    DeleteAccessKey(AccessKeyId),
     PutUsage(UsageRecord),
     DeleteUsage(KeyId),
     PutTombstone(TombstoneRecord),
@@ -88,6 +112,27 @@ pub enum Write {
     PutRotation(RotationRecord),
     /// By ClientToken.
     DeleteRotation(String),
+    PutAccount(AccountRecord),
+    DeleteAccount(AccountId),
+    PutUnit(UnitRecord),
+    DeleteUnit(String),
+    PutGroup(GroupRecord),
+    DeleteGroup(AccountId, GroupName),
+    PutRole(RoleRecord),
+    DeleteRole(AccountId, RoleName),
+    PutPolicy(PolicyRecord),
+    DeletePolicy(PolicyArn),
+    PutOidcProvider(OidcProviderRecord),
+    /// By ARN.
+    DeleteOidcProvider(String),
+    PutService(ServiceRecord),
+    DeleteService(ServiceName),
+    PutSessionKey(SessionKeyRecord),
+    DeleteSessionKey(String),
+    PutRevokedSession(RevokedSessionRecord),
+    DeleteRevokedSession(String),
+    PutGrant(GrantRecord),
+    DeleteGrant(KeyId, GrantId),
 }
 
 #[derive(Debug, thiserror::Error)]

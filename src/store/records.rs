@@ -1,9 +1,15 @@
 //! The records. Serialised as JSON inside the seal; unknown members are refused, new ones need a migration.
 
+mod grant;
+mod iam;
+
 use serde::{Deserialize, Serialize};
 
+pub use crate::ids::PolicyDocument;
 use crate::ids::spec::{KeySpec, KeyUsage};
-use crate::ids::{AccessKeyId, AccountId, AliasName, ClusterId, KeyId, KeyStoreId, Region, UserName};
+use crate::ids::{AccessKeyId, AccountId, AliasName, ClusterId, KeyId, KeyStoreId, Region, ServiceName, UserName};
+pub use grant::*;
+pub use iam::*;
 
 /// Times are milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +88,7 @@ pub struct KeyRecord {
     pub usage: KeyUsage,
     pub lifecycle: Lifecycle,
     /// The policy document as the caller sent it.
-    pub policy: String,
+    pub policy: PolicyDocument,
     pub policy_version: u64,
     /// In the order in which they were first set.
     pub tags: Vec<(String, String)>,
@@ -93,6 +99,9 @@ pub struct KeyRecord {
     pub key_store: Option<KeyStoreId>,
     #[serde(default)]
     pub provenance: Provenance,
+    /// The service whose AWS managed key this is (`KeyManager = AWS`): nobody else uses it, nobody manages it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed_by: Option<ServiceName>,
 }
 
 impl KeyRecord {
@@ -198,21 +207,12 @@ pub struct AliasRecord {
     pub history: Vec<AliasHistory>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UserRecord {
-    pub name: UserName,
-    pub account: AccountId,
-    /// `AIDA…`
-    pub user_id: String,
-    pub created: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Owner {
     Root,
     User(UserName),
+    Service(ServiceName),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,6 +226,19 @@ pub struct AccessKeyRecord {
     /// The secret under the token key `hsm-bridge/iam-wrap`: IV (12 bytes) ‖ ciphertext ‖ tag.
     #[serde(with = "crate::store::records::bytes_hex")]
     pub wrapped_secret: Vec<u8>,
+    /// When it was last used, to the day or better; written in the background.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<AccessKeyUse>,
+}
+
+/// GetAccessKeyLastUsed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessKeyUse {
+    pub at: i64,
+    /// `kms`, `sts`.
+    pub service: String,
+    pub region: Region,
 }
 
 /// Encryptions under the current material that were set aside; the real count is never higher.

@@ -24,6 +24,18 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE tokens (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
     CREATE TABLE rotations (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
 ",
+    "
+    CREATE TABLE accounts (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE units (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE groups (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE roles (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE policies (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE oidc_providers (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE services (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE session_keys (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE revoked_sessions (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    CREATE TABLE grants (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    ",
 ];
 
 /// Makes the schema in an empty database.
@@ -99,7 +111,7 @@ fn objects(db: &Connection) -> rusqlite::Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    const NEXT: &str = "ALTER TABLE meta ADD COLUMN note TEXT; CREATE TABLE grants (pk TEXT) STRICT;";
+    const NEXT: &str = "ALTER TABLE meta ADD COLUMN note TEXT; CREATE TABLE next (pk TEXT) STRICT;";
 
     fn made() -> Connection {
         let mut db = Connection::open_in_memory().unwrap();

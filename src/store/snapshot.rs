@@ -1,10 +1,55 @@
 //! How a snapshot follows the writes: each costs O(log n), and the old snapshot stays as it was.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{AliasName, KeyId, Snapshot, Write};
+use super::{
+    AccountId, AliasName, AliasRecord, GrantId, GrantRecord, KeyId, RoleName, RoleRecord, Snapshot, UserName,
+    UserRecord, Write,
+};
 
 impl Snapshot {
+    pub fn alias(&self, account: &AccountId, name: &AliasName) -> Option<&Arc<AliasRecord>> {
+        self.aliases.get(&(account.clone(), name.clone()))
+    }
+
+    pub fn user(&self, account: &AccountId, name: &UserName) -> Option<&Arc<UserRecord>> {
+        self.users.get(&(account.clone(), name.clone()))
+    }
+
+    pub fn role(&self, account: &AccountId, name: &RoleName) -> Option<&Arc<RoleRecord>> {
+        self.roles.get(&(account.clone(), name.clone()))
+    }
+
+    /// Whether this bridge serves an account: the deployment's own, and those that were added.
+    pub fn has_account(&self, account: &AccountId) -> bool {
+        self.accounts.contains_key(account) || self.deployment.as_ref().is_some_and(|own| own.account == *account)
+    }
+
+    /// Grants of one key, in the order of their ids.
+    pub fn grants_of(&self, key: KeyId) -> impl Iterator<Item = &Arc<GrantRecord>> {
+        let range = self.grants.range((key, GrantId::first())..);
+        range.map(|(_, grant)| grant).take_while(move |grant| grant.key == key)
+    }
+
+    /// Grants of one key to one grantee (ARN or service name).
+    pub fn grants_to(&self, key: KeyId, grantee: &str) -> impl Iterator<Item = &Arc<GrantRecord>> {
+        let grantee: Arc<str> = grantee.into();
+        let range = self.grants_to.range((key, Arc::clone(&grantee), GrantId::first())..);
+        range.take_while(move |((of, to, _), _)| *of == key && *to == grantee).map(|(_, grant)| grant)
+    }
+
+    /// Aliases of one account in the order of their names, after `after`.
+    pub fn aliases_in(&self, account: &AccountId, after: Option<AliasName>) -> impl Iterator<Item = &Arc<AliasRecord>> {
+        let from = match after {
+            Some(after) => Bound::Excluded((account.clone(), after)),
+            None => Bound::Included((account.clone(), AliasName::first())),
+        };
+        let account = account.clone();
+        let range = self.aliases.range((from, Bound::Unbounded));
+        range.map(|(_, record)| record).take_while(move |record| record.account == account)
+    }
+
     /// The version is for the caller to set, once for all writes of a transaction.
     pub(super) fn apply(&mut self, write: Write) {
         match write {
@@ -14,19 +59,48 @@ impl Snapshot {
                 self.keys.remove_mut(&id);
             }
             Write::PutAlias(record) => {
-                let before = self.aliases.get(&record.name).map(|old| old.target);
+                let at = (record.account.clone(), record.name.clone());
+                let before = self.aliases.get(&at).map(|old| old.target);
                 if before != Some(record.target) {
                     self.unlink(before, &record.name);
                     self.link(record.target, &record.name);
                 }
-                self.aliases.insert_mut(record.name.clone(), Arc::new(record));
+                self.aliases.insert_mut(at, Arc::new(record));
             }
-            Write::DeleteAlias(name) => {
-                self.unlink(self.aliases.get(&name).map(|old| old.target), &name);
-                self.aliases.remove_mut(&name);
+            Write::DeleteAlias(account, name) => {
+                let at = (account, name);
+                self.unlink(self.aliases.get(&at).map(|old| old.target), &at.1);
+                self.aliases.remove_mut(&at);
             }
-            Write::PutUser(record) => self.users.insert_mut(record.name.clone(), Arc::new(record)),
-            Write::PutAccessKey(record) => self.access_keys.insert_mut(record.id.clone(), Arc::new(record)),
+            Write::PutUser(record) => {
+                self.users.insert_mut((record.account.clone(), record.name.clone()), Arc::new(record));
+            }
+            Write::DeleteUser(account, name) => {
+                self.users.remove_mut(&(account, name));
+            }
+            Write::PutAccessKey(record) => {
+                let owner = (record.account.clone(), record.owner.clone());
+                let mut ids = self.access_keys_of.get(&owner).cloned().unwrap_or_default();
+                if !ids.contains(&record.id) {
+                    ids.push(record.id.clone());
+                    ids.sort();
+                    self.access_keys_of.insert_mut(owner, ids);
+                }
+                self.access_keys.insert_mut(record.id.clone(), Arc::new(record));
+            }
+            Write::DeleteAccessKey(id) => {
+                if let Some(record) = self.access_keys.get(&id).cloned() {
+                    let owner = (record.account.clone(), record.owner.clone());
+                    let mut ids = self.access_keys_of.get(&owner).cloned().unwrap_or_default();
+                    ids.retain(|other| *other != id);
+                    if ids.is_empty() {
+                        self.access_keys_of.remove_mut(&owner);
+                    } else {
+                        self.access_keys_of.insert_mut(owner, ids);
+                    }
+                }
+                self.access_keys.remove_mut(&id);
+            }
             Write::PutUsage(record) => self.usage.insert_mut(record.key, Arc::new(record)),
             Write::DeleteUsage(id) => {
                 self.usage.remove_mut(&id);
@@ -44,8 +118,70 @@ impl Snapshot {
             Write::DeleteRotation(token) => {
                 self.rotations.remove_mut(&token);
             }
+            Write::PutAccount(record) => self.accounts.insert_mut(record.id.clone(), Arc::new(record)),
+            Write::DeleteAccount(id) => {
+                self.accounts.remove_mut(&id);
+            }
+            Write::PutUnit(record) => self.units.insert_mut(record.id.clone(), Arc::new(record)),
+            Write::DeleteUnit(id) => {
+                self.units.remove_mut(&id);
+            }
+            Write::PutGroup(record) => {
+                self.groups.insert_mut((record.account.clone(), record.name.clone()), Arc::new(record));
+            }
+            Write::DeleteGroup(account, name) => {
+                self.groups.remove_mut(&(account, name));
+            }
+            Write::PutRole(record) => {
+                self.roles.insert_mut((record.account.clone(), record.name.clone()), Arc::new(record));
+            }
+            Write::DeleteRole(account, name) => {
+                self.roles.remove_mut(&(account, name));
+            }
+            Write::PutPolicy(record) => self.policies.insert_mut(record.arn.clone(), Arc::new(record)),
+            Write::DeletePolicy(arn) => {
+                self.policies.remove_mut(&arn);
+            }
+            Write::PutOidcProvider(record) => self.oidc_providers.insert_mut(record.arn.clone(), Arc::new(record)),
+            Write::DeleteOidcProvider(arn) => {
+                self.oidc_providers.remove_mut(&arn);
+            }
+            Write::PutService(record) => self.services.insert_mut(record.name.clone(), Arc::new(record)),
+            Write::DeleteService(name) => {
+                self.services.remove_mut(&name);
+            }
+            Write::PutSessionKey(record) => self.session_keys.insert_mut(record.id.clone(), Arc::new(record)),
+            Write::DeleteSessionKey(id) => {
+                self.session_keys.remove_mut(&id);
+            }
+            Write::PutRevokedSession(record) => {
+                self.revoked_sessions.insert_mut(record.access_key.clone(), Arc::new(record));
+            }
+            Write::DeleteRevokedSession(id) => {
+                self.revoked_sessions.remove_mut(&id);
+            }
+            Write::PutGrant(record) => {
+                let record = Arc::new(record);
+                let (key, id) = (record.key, record.id.clone());
+                self.delete_grant(key, &id);
+                self.grants_to.insert_mut((key, record.grantee.name().into(), id.clone()), Arc::clone(&record));
+                if let Some(retiring) = &record.retiring {
+                    self.grants_retired_by.insert_mut((retiring.name().into(), key, id.clone()), Arc::clone(&record));
+                }
+                self.grants.insert_mut((key, id), record);
+            }
+            Write::DeleteGrant(key, id) => self.delete_grant(key, &id),
             // Tombstones are read from the database when somebody asks.
             Write::PutTombstone(_) => {}
+        }
+    }
+
+    fn delete_grant(&mut self, key: KeyId, id: &GrantId) {
+        let Some(record) = self.grants.get(&(key, id.clone())).cloned() else { return };
+        self.grants.remove_mut(&(key, id.clone()));
+        self.grants_to.remove_mut(&(key, record.grantee.name().into(), id.clone()));
+        if let Some(retiring) = &record.retiring {
+            self.grants_retired_by.remove_mut(&(retiring.name().into(), key, id.clone()));
         }
     }
 
@@ -88,10 +224,11 @@ mod tests {
         let before = s.clone();
         s.apply(Write::PutAlias(alias("alias/one", b)));
         assert_eq!((of(&s, a), of(&s, b)), (vec!["alias/two".to_owned()], vec!["alias/one".to_owned()]));
-        s.apply(Write::DeleteAlias("alias/two".parse().unwrap()));
+        let account: crate::ids::AccountId = "111122223333".parse().unwrap();
+        s.apply(Write::DeleteAlias(account.clone(), "alias/two".parse().unwrap()));
         assert_eq!(of(&s, a), Vec::<String>::new());
         assert!(s.aliases_of.get(&a).is_none());
-        s.apply(Write::DeleteAlias("alias/none".parse().unwrap()));
+        s.apply(Write::DeleteAlias(account, "alias/none".parse().unwrap()));
         assert_eq!(of(&before, a), ["alias/one", "alias/two"]);
     }
 }

@@ -5,8 +5,9 @@ use tokio_rusqlite::rusqlite::{CachedStatement, Connection, Error, ErrorCode, Op
 use super::envelope::Envelope;
 use super::head::Head;
 use super::seal::Sealer;
-use super::table::{Row, Table};
+use super::table::{Row, Table, grant_pk, in_account};
 use super::{Snapshot, StoreError, TombstoneRecord, Write};
+use crate::ids::AccountId;
 
 /// A store's whole content, after every row and the head proved right.
 pub struct Loaded {
@@ -38,6 +39,16 @@ pub fn load(db: &mut Connection, sealer: &Sealer) -> Result<Loaded, StoreError> 
     reader.rows(|record| snapshot.apply(Write::PutKeyStore(record)))?;
     reader.rows(|record| snapshot.apply(Write::PutToken(record)))?;
     reader.rows(|record| snapshot.apply(Write::PutRotation(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutAccount(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutUnit(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutGroup(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutRole(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutPolicy(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutOidcProvider(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutService(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutSessionKey(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutRevokedSession(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutGrant(record)))?;
     head.check(&reader.found)?;
     Ok(Loaded { snapshot, tombstones, head, sealed_head })
 }
@@ -80,9 +91,11 @@ impl<'a> Batch<'a> {
             Write::PutKey(record) => self.put(record),
             Write::DeleteKey(id) => self.delete(Table::Keys, &id.to_string()),
             Write::PutAlias(record) => self.put(record),
-            Write::DeleteAlias(name) => self.delete(Table::Aliases, &self.sealer.opaque(Table::Aliases, name.as_str())),
+            Write::DeleteAlias(account, name) => self.delete_named(Table::Aliases, account, name.as_str()),
             Write::PutUser(record) => self.put(record),
+            Write::DeleteUser(account, name) => self.delete_named(Table::Users, account, name.as_str()),
             Write::PutAccessKey(record) => self.put(record),
+            Write::DeleteAccessKey(id) => self.delete(Table::AccessKeys, id.as_str()),
             Write::PutUsage(record) => self.put(record),
             Write::DeleteUsage(id) => self.delete(Table::Usage, &id.to_string()),
             Write::PutTombstone(record) => self.put(record),
@@ -92,7 +105,27 @@ impl<'a> Batch<'a> {
             Write::DeleteKeyStore(id) => self.delete(Table::KeyStores, id.as_str()),
             Write::PutToken(record) => self.put(record),
             Write::PutRotation(record) => self.put(record),
-            Write::DeleteRotation(token) => self.delete(Table::Rotations, &self.sealer.opaque(Table::Rotations, token)),
+            Write::DeleteRotation(token) => self.delete_opaque(Table::Rotations, token),
+            Write::PutAccount(record) => self.put(record),
+            Write::DeleteAccount(id) => self.delete(Table::Accounts, id.as_str()),
+            Write::PutUnit(record) => self.put(record),
+            Write::DeleteUnit(id) => self.delete(Table::Units, id),
+            Write::PutGroup(record) => self.put(record),
+            Write::DeleteGroup(account, name) => self.delete_named(Table::Groups, account, name.as_str()),
+            Write::PutRole(record) => self.put(record),
+            Write::DeleteRole(account, name) => self.delete_named(Table::Roles, account, name.as_str()),
+            Write::PutPolicy(record) => self.put(record),
+            Write::DeletePolicy(arn) => self.delete_opaque(Table::Policies, arn.as_str()),
+            Write::PutOidcProvider(record) => self.put(record),
+            Write::DeleteOidcProvider(arn) => self.delete_opaque(Table::OidcProviders, arn),
+            Write::PutService(record) => self.put(record),
+            Write::DeleteService(name) => self.delete_opaque(Table::Services, name.as_str()),
+            Write::PutSessionKey(record) => self.put(record),
+            Write::DeleteSessionKey(id) => self.delete(Table::SessionKeys, id),
+            Write::PutRevokedSession(record) => self.put(record),
+            Write::DeleteRevokedSession(id) => self.delete(Table::RevokedSessions, id),
+            Write::PutGrant(record) => self.put(record),
+            Write::DeleteGrant(key, id) => self.delete(Table::Grants, &grant_pk(key, id)),
         }
     }
 
@@ -100,6 +133,9 @@ impl<'a> Batch<'a> {
         let pk = record.pk(self.sealer);
         let revision = self.head.version;
         self.forget(R::TABLE, &pk)?;
+        if let Some(former) = record.former_pk(self.sealer) {
+            self.delete(R::TABLE, &former)?;
+        }
         self.head.count_seal()?;
         let plain =
             serde_json::to_vec(record).map_err(|e| StoreError::Io(format!("a record has no JSON form: {e}")))?;
@@ -138,6 +174,16 @@ impl<'a> Batch<'a> {
         self.forget(table, pk)?;
         self.db.prepare_cached(&format!("DELETE FROM {} WHERE pk = ?1", table.name()))?.execute([pk])?;
         Ok(())
+    }
+
+    fn delete_opaque(&mut self, table: Table, name: &str) -> Result<(), StoreError> {
+        self.delete(table, &self.sealer.opaque(table, name))
+    }
+
+    /// One of an account, under its primary key of now or of an earlier version.
+    fn delete_named(&mut self, table: Table, account: &AccountId, name: &str) -> Result<(), StoreError> {
+        self.delete_opaque(table, name)?;
+        self.delete(table, &in_account(self.sealer, table, account, name))
     }
 
     /// Takes a row's present revision out of the head. One that was changed behind the service makes a head that
@@ -186,7 +232,7 @@ fn open<R: Row>(sealer: &Sealer, pk: &str, revision: u64, sealed: &[u8]) -> Resu
         .open_row(R::TABLE, pk, revision, sealed)
         .ok_or_else(|| tampered::<R>(pk, "does not open: it was changed, moved here or given another revision"))?;
     let record: R = serde_json::from_slice(&plain).map_err(|e| tampered::<R>(pk, &format!("is not readable: {e}")))?;
-    if record.pk(sealer) != pk {
+    if record.pk(sealer) != pk && record.former_pk(sealer).is_none_or(|former| former != pk) {
         return Err(tampered::<R>(pk, "holds another record"));
     }
     Ok(record)

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::seal::Sealer;
 use super::{
-    AccessKeyRecord, AliasRecord, AppliedRecord, DeploymentRecord, KeyRecord, KeyStoreRecord, RotationRecord,
-    TokenRecord, TombstoneRecord, UsageRecord, UserRecord,
+    AccessKeyRecord, AccountRecord, AliasRecord, AppliedRecord, DeploymentRecord, GrantRecord, GroupRecord, KeyRecord,
+    KeyStoreRecord, OidcProviderRecord, PolicyRecord, RevokedSessionRecord, RoleRecord, RotationRecord, ServiceRecord,
+    SessionKeyRecord, TokenRecord, TombstoneRecord, UnitRecord, UsageRecord, UserRecord,
 };
+use crate::ids::{AccountId, GrantId, KeyId};
 
 /// One table per kind of record. The names stand in associated data: they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,6 +26,16 @@ pub enum Table {
     KeyStores,
     Tokens,
     Rotations,
+    Accounts,
+    Units,
+    Groups,
+    Roles,
+    Policies,
+    OidcProviders,
+    Services,
+    SessionKeys,
+    RevokedSessions,
+    Grants,
 }
 
 impl Table {
@@ -39,6 +51,16 @@ impl Table {
         Table::KeyStores,
         Table::Tokens,
         Table::Rotations,
+        Table::Accounts,
+        Table::Units,
+        Table::Groups,
+        Table::Roles,
+        Table::Policies,
+        Table::OidcProviders,
+        Table::Services,
+        Table::SessionKeys,
+        Table::RevokedSessions,
+        Table::Grants,
     ];
 
     pub fn name(self) -> &'static str {
@@ -54,6 +76,16 @@ impl Table {
             Table::KeyStores => "key_stores",
             Table::Tokens => "tokens",
             Table::Rotations => "rotations",
+            Table::Accounts => "accounts",
+            Table::Units => "units",
+            Table::Groups => "groups",
+            Table::Roles => "roles",
+            Table::Policies => "policies",
+            Table::OidcProviders => "oidc_providers",
+            Table::Services => "services",
+            Table::SessionKeys => "session_keys",
+            Table::RevokedSessions => "revoked_sessions",
+            Table::Grants => "grants",
         }
     }
 }
@@ -62,6 +94,11 @@ impl Table {
 pub trait Row: Serialize + DeserializeOwned {
     const TABLE: Table;
     fn pk(&self, sealer: &Sealer) -> String;
+
+    /// The primary key that an earlier version gave this record; its row is read, and goes when the record is written again.
+    fn former_pk(&self, _: &Sealer) -> Option<String> {
+        None
+    }
 }
 
 impl Row for DeploymentRecord {
@@ -81,14 +118,20 @@ impl Row for KeyRecord {
 impl Row for AliasRecord {
     const TABLE: Table = Table::Aliases;
     fn pk(&self, sealer: &Sealer) -> String {
-        sealer.opaque(Self::TABLE, self.name.as_str())
+        in_account(sealer, Self::TABLE, &self.account, self.name.as_str())
+    }
+    fn former_pk(&self, sealer: &Sealer) -> Option<String> {
+        Some(sealer.opaque(Self::TABLE, self.name.as_str()))
     }
 }
 
 impl Row for UserRecord {
     const TABLE: Table = Table::Users;
     fn pk(&self, sealer: &Sealer) -> String {
-        sealer.opaque(Self::TABLE, self.name.as_str())
+        in_account(sealer, Self::TABLE, &self.account, self.name.as_str())
+    }
+    fn former_pk(&self, sealer: &Sealer) -> Option<String> {
+        Some(sealer.opaque(Self::TABLE, self.name.as_str()))
     }
 }
 
@@ -139,4 +182,83 @@ impl Row for RotationRecord {
     fn pk(&self, sealer: &Sealer) -> String {
         sealer.opaque(Self::TABLE, &self.client_token)
     }
+}
+
+impl Row for AccountRecord {
+    const TABLE: Table = Table::Accounts;
+    fn pk(&self, _: &Sealer) -> String {
+        self.id.to_string()
+    }
+}
+
+impl Row for UnitRecord {
+    const TABLE: Table = Table::Units;
+    fn pk(&self, _: &Sealer) -> String {
+        self.id.clone()
+    }
+}
+
+impl Row for GroupRecord {
+    const TABLE: Table = Table::Groups;
+    fn pk(&self, sealer: &Sealer) -> String {
+        in_account(sealer, Self::TABLE, &self.account, self.name.as_str())
+    }
+}
+
+impl Row for RoleRecord {
+    const TABLE: Table = Table::Roles;
+    fn pk(&self, sealer: &Sealer) -> String {
+        in_account(sealer, Self::TABLE, &self.account, self.name.as_str())
+    }
+}
+
+impl Row for PolicyRecord {
+    const TABLE: Table = Table::Policies;
+    fn pk(&self, sealer: &Sealer) -> String {
+        sealer.opaque(Self::TABLE, self.arn.as_str())
+    }
+}
+
+impl Row for OidcProviderRecord {
+    const TABLE: Table = Table::OidcProviders;
+    fn pk(&self, sealer: &Sealer) -> String {
+        sealer.opaque(Self::TABLE, &self.arn)
+    }
+}
+
+impl Row for ServiceRecord {
+    const TABLE: Table = Table::Services;
+    fn pk(&self, sealer: &Sealer) -> String {
+        sealer.opaque(Self::TABLE, self.name.as_str())
+    }
+}
+
+impl Row for SessionKeyRecord {
+    const TABLE: Table = Table::SessionKeys;
+    fn pk(&self, _: &Sealer) -> String {
+        self.id.clone()
+    }
+}
+
+impl Row for RevokedSessionRecord {
+    const TABLE: Table = Table::RevokedSessions;
+    fn pk(&self, _: &Sealer) -> String {
+        self.access_key.clone()
+    }
+}
+
+impl Row for GrantRecord {
+    const TABLE: Table = Table::Grants;
+    fn pk(&self, _: &Sealer) -> String {
+        grant_pk(&self.key, &self.id)
+    }
+}
+
+/// Names are unique in their account. No name of an earlier version holds twelve digits and a slash in front.
+pub fn in_account(sealer: &Sealer, table: Table, account: &AccountId, name: &str) -> String {
+    sealer.opaque(table, &format!("{account}/{name}"))
+}
+
+pub fn grant_pk(key: &KeyId, grant: &GrantId) -> String {
+    format!("{key}/{grant}")
 }

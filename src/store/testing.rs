@@ -102,6 +102,7 @@ pub fn key(n: u16) -> KeyRecord {
         }],
         key_store: None,
         provenance: Provenance::Generated,
+        managed_by: None,
     }
 }
 

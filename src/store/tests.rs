@@ -30,7 +30,17 @@ fn deployment(store: &Store) -> DeploymentRecord {
 }
 
 fn user(name: &str) -> UserRecord {
-    UserRecord { name: name.parse().unwrap(), account: account(), user_id: "AIDA0".into(), created: 6 }
+    UserRecord {
+        name: name.parse().unwrap(),
+        account: account(),
+        user_id: "AIDA0".into(),
+        created: 6,
+        path: root_path(),
+        tags: Vec::new(),
+        groups: Vec::new(),
+        policies: Policies::default(),
+        boundary: None,
+    }
 }
 
 fn access_key(n: u16) -> AccessKeyRecord {
@@ -41,6 +51,7 @@ fn access_key(n: u16) -> AccessKeyRecord {
         active: true,
         created: 7,
         wrapped_secret: vec![9; 68],
+        last_used: None,
     }
 }
 
@@ -380,7 +391,7 @@ fn any_write() -> impl Strategy<Value = Write> {
         (n.clone(), any::<u64>()).prop_map(|(n, v)| Write::PutKey(KeyRecord { policy_version: v, ..key(n) })),
         n.clone().prop_map(|n| Write::DeleteKey(key_id(n))),
         (name.clone(), n.clone()).prop_map(|(name, n)| Write::PutAlias(alias(&name, key_id(n)))),
-        name.prop_map(|name| Write::DeleteAlias(name.parse().unwrap())),
+        name.prop_map(|name| Write::DeleteAlias(account(), name.parse().unwrap())),
         (0..3u16).prop_map(|n| Write::PutUser(user(&format!("u{n}")))),
         (n.clone(), any::<bool>())
             .prop_map(|(n, active)| Write::PutAccessKey(AccessKeyRecord { active, ..access_key(n) })),

@@ -83,7 +83,11 @@ mod tests {
     #[test]
     fn the_identity_has_the_shape_of_aws() {
         let account: crate::ids::AccountId = "111122223333".parse().unwrap();
-        let user = Principal::User { name: "Alice".parse().unwrap(), user_id: "AIDAAAAAAAAAAAAAAAAAA".into() };
+        let user = Principal::User {
+            name: "Alice".parse().unwrap(),
+            path: "/".parse().unwrap(),
+            user_id: "AIDAAAAAAAAAAAAAAAAAA".into(),
+        };
         for (principal, arn, user_id) in [
             (Principal::Root, "arn:aws:iam::111122223333:root", "111122223333"),
             (user, "arn:aws:iam::111122223333:user/Alice", "AIDAAAAAAAAAAAAAAAAAA"),

@@ -35,7 +35,7 @@ impl Ops {
         let id = new_id()?;
         let record = KeyStoreRecord {
             id: id.clone(),
-            account: self.locality.account.clone(),
+            account: ctx.account.clone(),
             name: request.name.clone(),
             cluster: cluster.clone(),
             created: ctx.now,

@@ -8,12 +8,14 @@ use serde_json::json;
 use super::expected::{self, PRIVATE, PUBLIC, SECRET};
 use super::{PREFIX, object_id};
 use crate::authz::policy;
+use crate::ids::AccountId;
 use crate::ids::spec::KeySpec;
 use crate::ids::{KeyId, KeyStoreId};
 use crate::keystore::{Adopted, ErrorClass, MaterialId, ObjectFacts, ObjectSelector, SystemKey, Token};
 use crate::ops::keys::{key_kind, supported, with_material};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, Effects, KeyAdopt, OpError, OperatorResponse, Ops, token_error};
+use crate::store::PolicyDocument;
 use crate::store::{AliasRecord, KeyRecord, Lifecycle, Provenance, Snapshot, UsageRecord, Write};
 
 /// The objects of one `CKA_ID`, found fit.
@@ -58,7 +60,7 @@ impl Ops {
                  configuration names it"
             )));
         }
-        may_be_taken(&self.store.snapshot(), request, &cka_id)?;
+        may_be_taken(&self.store.snapshot(), &ctx.account, request, &cka_id)?;
 
         let material = MaterialId { id: id.bytes(), generation: 0 };
         let done = token.adopt(&self.generate_call(ctx), cka_id.clone(), material).await;
@@ -73,13 +75,13 @@ impl Ops {
         }
         let record = KeyRecord {
             id,
-            account: self.locality.account.clone(),
+            account: ctx.account.clone(),
             created: ctx.now,
             description: request.description.clone(),
             spec,
             usage,
             lifecycle: Lifecycle::Enabled,
-            policy: policy::default_policy(&self.locality.account),
+            policy: PolicyDocument::plain(policy::default_policy(&ctx.account)),
             policy_version: 1,
             tags: Vec::new(),
             materials: Vec::new(),
@@ -89,13 +91,14 @@ impl Ops {
                 by_os_user_id: by,
                 extractable_accepted: fit.extractable,
             },
+            managed_by: None,
         };
         let record = with_material(record, generated, ctx.now)?;
-        let (asked, alias_account) = (request.clone(), self.locality.account.clone());
+        let (asked, alias_account) = (request.clone(), ctx.account.clone());
         let (taken, now) = (cka_id.clone(), ctx.now);
         let (record, version) = self
             .change(ctx, move |snapshot| {
-                may_be_taken(snapshot, &asked, &taken)?;
+                may_be_taken(snapshot, &alias_account, &asked, &taken)?;
                 let mut writes = vec![Write::PutKey(record.clone())];
                 if asked.encryptions_so_far > 0 {
                     writes.push(Write::PutUsage(UsageRecord {
@@ -252,7 +255,7 @@ fn judge(objects: &[ObjectFacts], system: &[String], allow_extractable: bool) ->
 }
 
 /// What the store has to say: no other key with these objects, a free alias. Also inside the transaction.
-fn may_be_taken(snapshot: &Snapshot, request: &KeyAdopt, cka_id: &[u8]) -> Result<(), OpError> {
+fn may_be_taken(snapshot: &Snapshot, account: &AccountId, request: &KeyAdopt, cka_id: &[u8]) -> Result<(), OpError> {
     let same_store = |record: &&std::sync::Arc<KeyRecord>| record.key_store == request.key_store;
     let mut known = snapshot.keys.values().filter(same_store);
     let owner = known.find(|record| {
@@ -266,7 +269,7 @@ fn may_be_taken(snapshot: &Snapshot, request: &KeyAdopt, cka_id: &[u8]) -> Resul
         if alias.is_reserved() {
             return Err(OpError::ReservedAlias(alias.to_string()));
         }
-        if let Some(record) = snapshot.aliases.get(alias) {
+        if let Some(record) = snapshot.alias(account, alias) {
             return Err(refused(format!("alias `{alias}` exists and points to key `{}`", record.target)));
         }
     }

@@ -37,6 +37,7 @@ fn decrypt(named: &str, made_by: u16) -> Task {
         ciphertext: blob(made_by),
         context: Vec::new(),
         algorithm: EncryptionAlgorithm::SymmetricDefault,
+        grant_tokens: Vec::new(),
         dry_run: false,
     })
 }
@@ -94,7 +95,7 @@ async fn the_newest_stay_that_is_not_dropped_counts() {
 #[tokio::test]
 async fn an_alias_that_was_made_again_starts_empty() {
     let (_dir, store) = store(vec![stay(1, AliasHistory::BY_ROTATE)]).await;
-    put(&store, vec![Write::DeleteAlias("alias/app".parse().unwrap())]).await;
+    put(&store, vec![Write::DeleteAlias(here().account, "alias/app".parse().unwrap())]).await;
     put(&store, vec![Write::PutAlias(alias("alias/app", key_id(3)))]).await;
     assert_eq!(told(&store, "alias/app", 1, HISTORY), (false, None, None));
     assert_eq!(told(&store, "alias/app", 2, HISTORY), (false, None, None));
@@ -111,6 +112,7 @@ async fn re_encrypt_widens_its_source_and_not_its_destination() {
         destination_key: KeyIdText("alias/app".to_owned()),
         destination_context: Vec::new(),
         destination_algorithm: EncryptionAlgorithm::SymmetricDefault,
+        grant_tokens: Vec::new(),
         dry_run: false,
     };
     let resolved = resolved(&store, Task::Kms(Request::ReEncrypt(request)), HISTORY);
@@ -136,7 +138,11 @@ async fn other_operations_are_told_the_alias_too() {
     let (_dir, store) = store(vec![stay(1, AliasHistory::BY_ROTATE)]).await;
     for (name, generation) in [("alias/app".to_owned(), Some(AliasGeneration::Current)), (key_id(2).to_string(), None)]
     {
-        let resolved = resolved(&store, Task::Kms(Request::DescribeKey { key: KeyIdText(name) }), HISTORY);
+        let resolved = resolved(
+            &store,
+            Task::Kms(Request::DescribeKey { key: KeyIdText(name), grant_tokens: Vec::new() }),
+            HISTORY,
+        );
         let checks = resolved.checks();
         assert_eq!(checks[0].conditions.alias_generation, generation);
         assert_eq!(checks[0].conditions.request_alias.is_some(), generation.is_some());

@@ -49,7 +49,7 @@ impl Commit {
         }
         let mut writes = vec![Write::PutKey(self.new.clone())];
         for name in &self.aliases {
-            let record = snapshot.aliases.get(name).filter(|record| record.target == self.old.id);
+            let record = snapshot.alias(&self.old.account, name).filter(|record| record.target == self.old.id);
             let mut record = record.ok_or(OpError::Throttled)?.as_ref().clone();
             record.history.push(AliasHistory {
                 key: record.target,

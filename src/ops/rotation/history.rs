@@ -60,10 +60,11 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
-        let (name, arn, now) = (alias.name.clone(), alias.arn.clone(), ctx.now);
+        let (account, name) = (alias.account.clone(), alias.name.clone());
+        let (arn, now) = (alias.arn.clone(), ctx.now);
         let (entries, version) = self
             .change(ctx, move |snapshot| {
-                let record = snapshot.aliases.get(&name).ok_or(OpError::AliasNotFound { arn })?;
+                let record = snapshot.alias(&account, &name).ok_or(OpError::AliasNotFound { arn })?;
                 let (record, entries) = dropped(record, key, now)?;
                 Ok((vec![Write::PutAlias(record)], entries))
             })

@@ -62,7 +62,7 @@ impl Ops {
                 "usage": spec.default_usage(),
                 "keyStore": old.record.key_store.as_ref().map_or("default", |id| id.as_str()),
                 "description": old.record.description,
-                "policyBytesCopied": old.record.policy.len(),
+                "policyBytesCopied": old.record.policy.text().len(),
                 "tagsCopied": old.record.tags.len(),
             },
             "aliasesThatStayAtOldKey": others,

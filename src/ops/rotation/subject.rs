@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 
 use crate::ids::spec::KeySpec;
 use crate::ids::{KeyId, Locality};
-use crate::ops::resolve::{AliasSubject, KeyTarget, alias_subject, by_id};
+use crate::ops::resolve::{AliasSubject, KeyTarget, alias_subject, by_id, target};
 use crate::ops::{OpError, RotateAlias, RotateGrants};
 use crate::store::{KeyRecord, Lifecycle, Provenance, RotationRecord, Snapshot};
 
@@ -73,7 +73,12 @@ pub fn resolve_key(
     here: &Locality,
     new_id: KeyId,
 ) -> Result<RotationSubject, OpError> {
-    let old = by_id(snapshot, here, key)?;
+    let old = snapshot
+        .keys
+        .get(key)
+        .map(|record| target(record, here))
+        .ok_or_else(|| OpError::KeyNotFound { arn: here.key_arn(key) })?;
+    let here = &here.of(&old.record.account);
     let names = snapshot.aliases_of.get(key).map_or(&[][..], Vec::as_slice);
     let aliases: Vec<_> =
         names.iter().filter(|name| !name.is_reserved()).map(|name| alias_subject(snapshot, here, name, None)).collect();
@@ -110,6 +115,7 @@ pub(super) fn successor(old: &KeyRecord, id: KeyId, spec: KeySpec) -> KeyRecord 
         materials: Vec::new(),
         key_store: old.key_store.clone(),
         provenance: Provenance::Rotated { from: old.id },
+        managed_by: None,
     }
 }
 

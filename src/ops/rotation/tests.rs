@@ -64,11 +64,11 @@ async fn the_new_key_is_as_the_old_one_and_the_alias_remembers() {
     assert_eq!((&new.policy, &new.tags, &new.description), (&old.policy, &old.tags, &old.description));
     assert_eq!((new.spec, new.usage, &new.key_store), (old.spec, old.usage, &old.key_store));
     assert_eq!(new.provenance, crate::store::Provenance::Rotated { from: key_id(1) });
-    let moved = &snapshot.aliases[&name("alias/app")];
+    let moved = &snapshot.aliases[&(here().account, name("alias/app"))];
     assert_eq!((moved.target, moved.updated, moved.created), (key_id(7), NOW, 1));
     let stay = AliasHistory { key: key_id(1), from: 2, until: NOW, ended_by: "rotate".into(), dropped: None };
     assert_eq!(moved.history, [stay]);
-    assert_eq!(snapshot.aliases[&name("alias/other")].target, key_id(1), "other aliases stay");
+    assert_eq!(snapshot.aliases[&(here().account, name("alias/other"))].target, key_id(1), "other aliases stay");
     assert!(snapshot.rotations.is_empty());
 }
 
@@ -84,7 +84,7 @@ async fn what_is_not_as_it_was_authorised_is_not_changed() {
     let same = || changed(|_| {});
     for (meanwhile, refusal) in [
         (Write::PutAlias(alias("alias/app", key_id(2))), OpError::Throttled),
-        (Write::DeleteAlias(name("alias/app")), OpError::Throttled),
+        (Write::DeleteAlias(here().account, name("alias/app")), OpError::Throttled),
         (changed(|r| r.policy = "{}".into()), OpError::Throttled),
         (changed(|r| r.tags.clear()), OpError::Throttled),
         (changed(|r| r.lifecycle = Lifecycle::Disabled), OpError::Throttled),
@@ -250,8 +250,8 @@ fn a_policy_that_names_the_old_key_does_not_lock_the_new_one() {
                 "Action":"kms:*","Resource":"{resource}"}}]}}"#
         )
     };
-    let fits = |policy: String| policy_fits(&KeyRecord { policy, ..key(1) }, &old, &new);
+    let fits = |policy: String| policy_fits(&KeyRecord { policy: policy.as_str().into(), ..key(1) }, &old, &new);
     assert_eq!(fits(statement("*")), Ok(()));
     assert!(matches!(fits(statement(&old)), Err(OpError::MalformedPolicy(_))));
-    assert_eq!(fits(key(1).policy), Ok(()), "locked before");
+    assert_eq!(fits(key(1).policy.text().to_string()), Ok(()), "locked before");
 }
