@@ -4,6 +4,9 @@
 //! the configuration lists, the service its timers, and everybody else nothing. The step, its proof and its place in the
 //! pipeline are the final ones.
 
+pub mod cases;
+pub mod evaluate;
+pub mod language;
 pub mod policy;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,74 @@
+//! Where conditions and policy variables get their values from.
+
+use std::borrow::Cow;
+
+/// What a request has for one condition key. `Many` is for keys that AWS documents as multi-valued, even when there is
+/// one value only or none: without a set operator a comparison with them is false (authorization.md §2.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Values<'a> {
+    One(Cow<'a, str>),
+    Many(Vec<Cow<'a, str>>),
+}
+
+/// The condition keys of one request. Asked only for the keys that a policy names, and only when the statement applies
+/// otherwise, so that nothing is computed that nobody asks for.
+pub trait ConditionKeys {
+    /// The value of `name`, as the policy writes it. Names are compared without regard to case; where several tags or
+    /// pairs of an encryption context differ in case only, the exact spelling wins.
+    fn value(&self, name: &str) -> Option<Values<'_>>;
+}
+
+/// A list of keys and values: for decision cases, `policy simulate` and tests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed(Vec<(String, OwnedValues)>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnedValues {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Listed {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a single-valued key; a value that the same spelling had before is replaced.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.put(name.into(), OwnedValues::One(value.into()));
+    }
+
+    /// Sets a multi-valued key.
+    pub fn set_many(&mut self, name: impl Into<String>, values: impl IntoIterator<Item = impl Into<String>>) {
+        self.put(name.into(), OwnedValues::Many(values.into_iter().map(Into::into).collect()));
+    }
+
+    fn put(&mut self, name: String, values: OwnedValues) {
+        self.0.retain(|(n, _)| *n != name);
+        self.0.push((name, values));
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &OwnedValues)> {
+        self.0.iter().map(|(name, values)| (name.as_str(), values))
+    }
+}
+
+impl ConditionKeys for Listed {
+    fn value(&self, name: &str) -> Option<Values<'_>> {
+        let exact = self.0.iter().find(|(n, _)| n == name);
+        let (_, values) = exact.or_else(|| self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)))?;
+        Some(match values {
+            OwnedValues::One(value) => Values::One(Cow::Borrowed(value)),
+            OwnedValues::Many(values) => Values::Many(values.iter().map(|v| Cow::Borrowed(v.as_str())).collect()),
+        })
+    }
+}
+
+/// No condition key has a value.
+pub struct NoKeys;
+
+impl ConditionKeys for NoKeys {
+    fn value(&self, _: &str) -> Option<Values<'_>> {
+        None
+    }
+}
