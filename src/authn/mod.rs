@@ -3,6 +3,7 @@
 
 mod access_key;
 mod authenticator;
+pub mod federation;
 pub mod query;
 pub mod sigv4;
 #[cfg(test)]
