@@ -4,6 +4,7 @@
 mod access_key;
 mod authenticator;
 mod behalf;
+pub mod federation;
 pub mod query;
 pub mod sigv4;
 #[cfg(test)]

@@ -1,12 +1,20 @@
 //! One decision: may this caller perform this action on this target? A pure function of what it is given: no HTTP, token,
 //! clock or SQL. Source: authorization.md §1.3–1.9.
 
+mod decide;
 mod grant;
+mod principal;
+mod trace;
 mod verdict;
+mod weigh;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 pub use grant::{GrantConstraints, GrantPrincipal, GrantView};
+pub use trace::{GrantTrace, PolicyTrace, StatementTrace, Trace, evaluate_traced};
 pub use verdict::{DecidedBy, Named, StatementRef, Verdict};
 
 use super::language::{ConditionKeys, Policy};
@@ -189,15 +197,8 @@ pub struct Question<'a> {
 }
 
 /// Decides.
-pub fn evaluate(_question: &Question<'_>) -> Verdict {
-    Verdict {
-        allowed: false,
-        explicit: false,
-        by: DecidedBy::Identity,
-        statement: None,
-        grant: None,
-        resource_side: false,
-    }
+pub fn evaluate(question: &Question<'_>) -> Verdict {
+    decide::decide(question)
 }
 
 /// The lockout safety check (§1.9): may the same caller still call kms:PutKeyPolicy under `policy`, without grants? `question`

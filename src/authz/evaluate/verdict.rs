@@ -1,6 +1,6 @@
 //! What a decision says: to the caller, to the audit record and to whoever simulates it.
 
-use super::Question;
+use super::{ActorKind, Question};
 
 /// What decided, in the words of the decision cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,15 +69,58 @@ pub enum Named {
     ByCiphertext,
 }
 
+const NOT_THERE: &str = "because the resource does not exist in this Region, no resource-based policies allow access, or \
+     a resource-based policy explicitly denies access";
+
 impl Verdict {
     /// AWS's text of a refusal with its full cause (§1.13), as the decision cases, audit records and simulations have it.
-    pub fn message(&self, _question: &Question<'_>) -> String {
-        String::new()
+    pub fn message(&self, question: &Question<'_>) -> String {
+        let (arn, action, resource) = (question.actor.arn, question.action, question.target.shown());
+        if question.actor.kind == ActorKind::WebIdentity {
+            return format!("Not authorized to perform {action}");
+        }
+        let base = format!("User: {arn} is not authorized to perform: {action}");
+        if action.starts_with("sts:") {
+            return format!("{base} on resource: {resource}");
+        }
+        let policy = match (self.explicit, self.by) {
+            (_, DecidedBy::CrossAccountNotSupported) => return format!("{base} on this resource {NOT_THERE}"),
+            // RULE §1.13: an organisation policy that merely does not allow is told as one that denies.
+            (_, DecidedBy::Scp) => {
+                return format!("{base} on resource: {resource} with an explicit deny in a service control policy");
+            }
+            (true, DecidedBy::Identity) => "an identity-based policy",
+            (true, DecidedBy::Boundary) => "a permissions boundary",
+            (true, DecidedBy::Session) => "a session policy",
+            (true, _) => "a resource-based policy",
+            (false, DecidedBy::Identity) => "identity-based policy",
+            (false, DecidedBy::Boundary) => "permissions boundary",
+            (false, DecidedBy::Session) => "session policy",
+            (false, _) => "resource-based policy",
+        };
+        match self.explicit {
+            true => format!("{base} on resource: {resource} with an explicit deny in {policy}"),
+            false => format!("{base} on resource: {resource} because no {policy} allows the {action} action"),
+        }
     }
 
     /// What the caller is told: `message`, but for a resource of another account that lets nobody of the caller's account
     /// in, nothing that tells whether it exists.
-    pub fn told(&self, question: &Question<'_>, _named: Named) -> String {
-        self.message(question)
+    pub fn told(&self, question: &Question<'_>, named: Named) -> String {
+        let Question { actor, action, target, .. } = question;
+        if action.starts_with("sts:") {
+            return self.message(question);
+        }
+        let foreign = actor.account.is_some_and(|own| own != target.account());
+        let by_resource = matches!(self.by, DecidedBy::KeyPolicy | DecidedBy::CrossAccountNotSupported);
+        let hidden = foreign && (by_resource || !self.resource_side);
+        let base = format!("User: {} is not authorized to perform: {action}", actor.arn);
+        match named {
+            Named::ByCiphertext if hidden || by_resource => {
+                format!("{base} on the resource associated with this ciphertext {NOT_THERE}")
+            }
+            Named::Directly if hidden => format!("{base} on this resource {NOT_THERE}"),
+            Named::Directly | Named::ByCiphertext => self.message(question),
+        }
     }
 }

@@ -1,9 +1,24 @@
 //! The policy language: a text becomes a `Policy` whose patterns, dates, numbers and networks are compiled once. Knows
 //! nothing of who asks. Source: authorization.md §2.
 
+mod condition;
+mod document;
+mod json;
 mod keys;
+mod known;
+mod operand;
+mod pattern;
+mod principal;
+mod statement;
+#[cfg(test)]
+mod tests;
 
+pub use condition::Condition;
 pub use keys::{ConditionKeys, Listed, NoKeys, OwnedValues, Values};
+pub use principal::{Principal, Principals};
+pub use statement::{About, AboutResource, Mismatch, Statement};
+
+use document::Reader;
 
 /// What a policy is for: each kind has its own form and size (authorization.md §2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,36 +66,44 @@ pub enum NamedPrincipal<'a> {
 #[derive(Debug)]
 pub struct Policy {
     kind: PolicyKind,
+    statements: Box<[Statement]>,
+    warnings: Vec<String>,
+    size: usize,
 }
 
 impl Policy {
     /// Parses and validates as a write does. Whether the principals exist is for the caller to check: `principals`.
-    pub fn parse(_text: &str, _kind: PolicyKind) -> Result<Policy, Malformed> {
-        Err(Malformed { text: "Syntax errors in policy.".to_owned(), too_long: false })
+    pub fn parse(text: &str, kind: PolicyKind) -> Result<Policy, Malformed> {
+        Reader::new(kind, true).read(text)
     }
 
     /// Parses what was stored or comes from elsewhere: the form must be right, but what `parse` refuses for its content
     /// is kept so that it allows nothing: an invalid principal matches nobody.
     pub fn parse_stored(text: &str, kind: PolicyKind) -> Result<Policy, Malformed> {
-        Self::parse(text, kind)
+        Reader::new(kind, false).read(text)
     }
 
     pub fn kind(&self) -> PolicyKind {
         self.kind
     }
 
+    pub fn statements(&self) -> &[Statement] {
+        &self.statements
+    }
+
     /// Every principal of every statement, with repetitions.
     pub fn principals(&self) -> impl Iterator<Item = NamedPrincipal<'_>> {
-        std::iter::empty()
+        let lists = self.statements.iter().filter_map(|s| s.principals());
+        lists.flat_map(|p| p.list.iter()).filter_map(Principal::named)
     }
 
     /// What is legal and probably not meant, for example a number operator with a value that is no number.
     pub fn warnings(&self) -> &[String] {
-        &[]
+        &self.warnings
     }
 
     /// Characters without white space, as IAM counts them.
     pub fn size(&self) -> usize {
-        0
+        self.size
     }
 }
