@@ -27,14 +27,19 @@ fn all_cases_pass() {
 #[test]
 fn a_failed_case_is_told_and_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let own = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/decisions/key-policies.json")).unwrap();
+    let own =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/decisions/key-policies.json")).unwrap();
     let wrong = dir.path().join("wrong.json");
     std::fs::write(&wrong, own.replace(r#""decided_by": "anonymous""#, r#""decided_by": "grant""#)).unwrap();
     let missing = dir.path().join("missing.json");
     let (said, code) = policy_test(&[wrong, missing]);
     assert_eq!(code, Some(1));
     assert!(said.contains("key-30 an anonymous caller is refused whatever the policy says"), "{said}");
-    assert!(said.contains("  expected: deny (implicit), decided by grant\n  got:      deny (implicit), decided by anonymous"));
+    assert!(
+        said.contains(
+            "  expected: deny (implicit), decided by grant\n  got:      deny (implicit), decided by anonymous"
+        )
+    );
     assert!(said.contains("missing.json: No such file"), "{said}");
     assert!(said.trim_end().ends_with(" passed, 2 failed"), "{said}");
 }
