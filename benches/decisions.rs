@@ -85,7 +85,10 @@ impl World {
         let attachment = |kind, policy| Attachment { kind, name: "own".to_owned(), policy: Arc::new(policy) };
         let attached = Attached {
             identity: vec![
-                attachment(AttachmentKind::GroupInline, parse(of_identity(false).collect(), PolicyKind::IdentityManaged)),
+                attachment(
+                    AttachmentKind::GroupInline,
+                    parse(of_identity(false).collect(), PolicyKind::IdentityManaged),
+                ),
                 attachment(AttachmentKind::UserInline, parse(of_identity(true).collect(), PolicyKind::IdentityManaged)),
             ],
             ..Attached::default()
