@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use super::alias::AliasCommand;
 use super::iam::IamArguments;
 use super::key::KeyCommand;
+use super::policy::PolicyCommand;
 use super::rotate::RotateCommand;
 use super::token::TokenCommand;
 use crate::config::DecryptAliasMode;
@@ -71,6 +72,9 @@ pub enum Command {
     /// Look at keys, adopt and attest them.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Test what policies decide.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// See where aliases point and pointed.
     #[command(subcommand)]
     Alias(AliasCommand),
