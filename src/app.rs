@@ -4,6 +4,7 @@
 mod clock_file;
 pub mod dev;
 pub mod init;
+pub mod issuer_keys;
 mod last_use;
 mod operator_socket;
 mod pins;

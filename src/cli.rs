@@ -4,6 +4,7 @@
 mod alias;
 mod args;
 mod ciphertext;
+mod iam;
 mod key;
 mod log;
 mod policy;
@@ -117,6 +118,10 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         }
         Command::AccessKey(AccessKeyCommand::Disable { id, json }) => {
             operate(&config.load()?, OperatorRequest::AccessKeyDisable { id }, json)
+        }
+        Command::Iam(command) => {
+            let (request, json) = command.request()?;
+            operate(&config.load()?, request, json)
         }
         Command::Store(StoreCommand::Backup { path, json }) => {
             operate(&config.load()?, OperatorRequest::StoreBackup { path: absolute(path)? }, json)

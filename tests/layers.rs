@@ -30,6 +30,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "token",
             "audit",
             "audit::verify",
+            // Keys of OIDC issuers are fetched as any client fetches.
+            "client",
         ],
     ),
     ("lib", &[]),

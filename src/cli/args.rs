@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::alias::AliasCommand;
+use super::iam::IamArguments;
 use super::key::KeyCommand;
 use super::policy::PolicyCommand;
 use super::rotate::RotateCommand;
@@ -95,6 +96,8 @@ pub enum Command {
     /// Make, list and disable access keys.
     #[command(subcommand)]
     AccessKey(AccessKeyCommand),
+    /// Accounts, users, groups, roles, policies, identity providers, services and their access keys.
+    Iam(Box<IamArguments>),
     /// Back the store up, and put a backup back.
     #[command(subcommand)]
     Store(StoreCommand),

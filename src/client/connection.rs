@@ -47,6 +47,16 @@ impl Connection {
         !self.0.is_closed()
     }
 
+    /// Status and body of a GET whose body has at most `largest` bytes. The caller sets the time limit.
+    pub(super) async fn get(&mut self, authority: &str, path: &str, largest: usize) -> Result<(u16, Bytes), String> {
+        let request = http::Request::get(path).header("host", authority).header("accept", "application/json");
+        let request = request.body(Full::new(Bytes::new())).map_err(|e| e.to_string())?;
+        let answer = self.0.send_request(request).await.map_err(|e| e.to_string())?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), largest).collect().await.map_err(|e| e.to_string())?;
+        Ok((status, body.to_bytes()))
+    }
+
     /// Status and body.
     pub(super) async fn post(&mut self, headers: &[(String, String)], body: Vec<u8>) -> Result<(u16, Bytes), String> {
         let mut request = http::Request::post("/");

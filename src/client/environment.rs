@@ -102,7 +102,7 @@ impl Endpoint {
     }
 }
 
-fn roots(bundle: Option<String>) -> Result<RootCertStore, ClientError> {
+pub(super) fn roots(bundle: Option<String>) -> Result<RootCertStore, ClientError> {
     let candidates: Vec<PathBuf> = match bundle {
         Some(path) => vec![path.into()],
         None => SYSTEM_ROOTS.iter().map(PathBuf::from).filter(|path| path.exists()).collect(),

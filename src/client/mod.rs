@@ -3,6 +3,7 @@
 
 mod connection;
 mod environment;
+pub mod https_get;
 
 use std::time::{Duration, SystemTime};
 

@@ -16,6 +16,7 @@ mod marker;
 mod officer;
 pub mod operation;
 mod operator;
+pub mod principals;
 pub mod resolve;
 mod rotation;
 mod rotation_report;

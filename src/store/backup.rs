@@ -162,7 +162,7 @@ fn replace(batch: &mut Batch<'_>, new: &Loaded) -> Result<(), StoreError> {
 /// What an older state of the store must not do when it comes back.
 ///
 /// A key that was being made at that time may have been finished and told since: its row goes, so that nobody takes the object
-/// for debris and destroys it. A deletion may have been cancelled since: its date is `no_deletion_before` at least.
+/// for debris and destroys it. Keys of sessions go too. A deletion may have been cancelled since: its date is `no_deletion_before` at least.
 pub fn brought_back(snapshot: &Snapshot, no_deletion_before: i64) -> Vec<Write> {
     let settled = snapshot.keys.values().filter_map(|record| match record.lifecycle {
         Lifecycle::Creating => Some(Write::DeleteKey(record.id)),
@@ -172,7 +172,9 @@ pub fn brought_back(snapshot: &Snapshot, no_deletion_before: i64) -> Vec<Write> 
         }
         _ => None,
     });
-    settled.collect()
+    // Who lost a session or was revoked since must not have it back: all of them end.
+    let sessions = snapshot.session_keys.keys().map(|id| Write::DeleteSessionKey(id.clone()));
+    settled.chain(sessions).collect()
 }
 
 /// Which tokens there are, and with which serial, is a fact of today and no content of a backup.

@@ -1,6 +1,7 @@
 //! The store as its users see it, and as somebody with a hand in its files does.
 
 mod backups;
+mod identities;
 mod tampering;
 
 use std::os::unix::fs::PermissionsExt;
@@ -80,6 +81,9 @@ fn one_of_each(store: &Store) -> Vec<Write> {
         Write::PutUsage(usage(1, 1000)),
         Write::PutTombstone(tombstone(9)),
     ]
+    .into_iter()
+    .chain(identities::one_of_each())
+    .collect()
 }
 
 #[track_caller]
@@ -92,6 +96,19 @@ fn assert_same(a: &Snapshot, b: &Snapshot) {
     assert!(a.users == b.users, "users differ");
     assert!(a.access_keys == b.access_keys, "access keys differ");
     assert!(a.usage == b.usage, "usage differs");
+    assert!(a.access_keys_of == b.access_keys_of, "access_keys_of differ");
+    assert!(a.accounts == b.accounts, "accounts differ");
+    assert!(a.units == b.units, "units differ");
+    assert!(a.groups == b.groups, "groups differ");
+    assert!(a.roles == b.roles, "roles differ");
+    assert!(a.policies == b.policies, "policies differ");
+    assert!(a.oidc_providers == b.oidc_providers, "providers differ");
+    assert!(a.services == b.services, "services differ");
+    assert!(a.session_keys == b.session_keys, "session keys differ");
+    assert!(a.revoked_sessions == b.revoked_sessions, "revoked sessions differ");
+    assert!(a.grants == b.grants, "grants differ");
+    assert!(a.grants_to == b.grants_to, "grants_to differ");
+    assert!(a.grants_retired_by == b.grants_retired_by, "grants_retired_by differ");
 }
 
 #[tokio::test]
