@@ -9,7 +9,7 @@ use tracing::{Instrument, Span};
 
 use crate::audit::{AuditError, Journal, Recorded, Strangers};
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
-use crate::authz::{self, OperatorCommands, Permit};
+use crate::authz::{self, Environment, Permit, Rules};
 use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
 use crate::ids::KeyId;
@@ -24,7 +24,7 @@ pub struct Services {
     pub authenticator: Authenticator,
     pub secrets: Box<dyn OpenSecret>,
     pub strangers: Strangers,
-    pub operator: OperatorCommands,
+    pub rules: Rules,
     pub metrics: Arc<Metrics>,
     /// Where the journal is: what is counted in it outlives a store that was put back.
     pub audit_dir: std::path::PathBuf,
@@ -78,6 +78,7 @@ pub async fn run<F: Front>(services: &Services, front: &F) -> F::Reply {
         Ok(caller) => caller,
         Err(reply) => return reply,
     };
+    services.ops.signed(&caller, front.scene().event_source, (services.now)());
     let mut sheet = Sheet::new(front.scene(), &caller, services);
     let span = tracing::debug_span!("request", request_id = %front.scene().request_id, call = Empty, key = Empty);
     let settled = match services.journal.admit() {
@@ -132,10 +133,17 @@ async fn steps<F: Front>(
         now: (services.now)(),
         deadline: started + services.token_deadline,
     };
-    let permit: Permit<Resolved> = match authz::decide(caller, resolved, &services.operator) {
+    let environment = Environment {
+        now: context.now,
+        source_ip: scene.source_ip,
+        secure_transport: scene.tls.is_some(),
+        user_agent: scene.user_agent.clone(),
+        region: services.ops.locality().region.clone(),
+    };
+    let permit: Permit<Resolved> = match authz::decide(caller, resolved, environment, &services.rules) {
         Ok(permit) => permit,
         Err(denied) => {
-            sheet.decided(denied.grounds);
+            sheet.decided(&denied.grounds);
             return refuse(services, sheet, Failure::Denied(denied.message)).await;
         }
     };
@@ -147,6 +155,7 @@ async fn steps<F: Front>(
     }
     // 5. act: state, usage, DryRun, then the token or the store
     let acted = services.ops.act(&permit, &context).await;
+    acted.effects.forget.iter().for_each(|id| services.authenticator.forget(id));
     if let Err(error) = &acted.result {
         log_cause(scene, sheet.name(), error);
     }

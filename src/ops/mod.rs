@@ -67,6 +67,7 @@ pub struct Ops {
     budgets: Budgets,
     clock: Arc<ClockWatch>,
     last_uses: Arc<LastUses>,
+    access_key_uses: AccessKeyUses,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     rotation: RotationSettings,
@@ -114,6 +115,8 @@ pub struct Effects {
     pub store_version: Option<u64>,
     /// Of a custom key store and what is in it.
     pub key_store: Option<KeyStoreFacts>,
+    /// Access keys that are refused from now on: what was derived from their secrets is of no use any more.
+    pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
 }
@@ -171,6 +174,7 @@ impl Ops {
             budgets,
             clock,
             last_uses: Arc::new(LastUses::new(settings.now)),
+            access_key_uses: AccessKeyUses::default(),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
             rotation: settings.rotation,
@@ -305,7 +309,7 @@ impl Ops {
                 Ok(Response::GetKeyPolicy { policy: Arc::clone(key.record.policy.text()) })
             }
             (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
-                self.put_policy(key, policy, *bypass_policy_lockout_safety_check, ctx, effects).await
+                self.put_policy(key, policy, bypass_policy_lockout_safety_check.unwrap_or(false), ctx, effects).await
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {

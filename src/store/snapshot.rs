@@ -33,7 +33,7 @@ impl Snapshot {
     }
 
     /// Grants of one key to one grantee (ARN or service name).
-    pub fn grants_to(&self, key: KeyId, grantee: &str) -> impl Iterator<Item = &Arc<GrantRecord>> {
+    pub fn grants_to<'s>(&'s self, key: KeyId, grantee: &str) -> impl Iterator<Item = &'s Arc<GrantRecord>> + use<'s> {
         let grantee: Arc<str> = grantee.into();
         let range = self.grants_to.range((key, Arc::clone(&grantee), GrantId::first())..);
         range.take_while(move |((of, to, _), _)| *of == key && *to == grantee).map(|(_, grant)| grant)
@@ -51,7 +51,7 @@ impl Snapshot {
     }
 
     /// The version is for the caller to set, once for all writes of a transaction.
-    pub(super) fn apply(&mut self, write: Write) {
+    pub(crate) fn apply(&mut self, write: Write) {
         match write {
             Write::PutDeployment(record) => self.deployment = Some(Arc::new(record)),
             Write::PutKey(record) => self.keys.insert_mut(record.id, Arc::new(record)),
