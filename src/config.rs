@@ -65,6 +65,7 @@ pub struct Config {
     /// `[[custom_token]]`: tokens for custom key stores.
     pub custom_tokens: Vec<CustomToken>,
     pub key_stores: KeyStores,
+    pub authz: Authz,
     pub rotation: Rotation,
     pub store: Store,
     pub audit: Audit,
@@ -158,6 +159,12 @@ pub struct CustomToken {
 pub struct KeyStores {
     /// Key specs beyond SYMMETRIC_DEFAULT that CreateKey takes in a custom key store. Beyond AWS; none by default.
     pub custom_store_key_specs: Vec<KeySpec>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authz {
+    /// Key policies may name accounts that this bridge does not serve, and whoever is in them.
+    pub allow_unknown_accounts: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,6 +335,7 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
         custom_tokens: tokens::custom_tokens(&document, &token, base_dir)?,
         token,
         key_stores: key_stores(&document.section("key_stores"))?,
+        authz: authz(&document.section("authz"))?,
         rotation: rotation(&document.section("rotation"))?,
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
@@ -418,6 +426,10 @@ fn metrics(section: &Section<'_>) -> Result<Option<SocketAddr>, Problem> {
         "off" => Ok(None),
         address => socket_address(section, "address", address).map(Some),
     }
+}
+
+fn authz(section: &Section<'_>) -> Result<Authz, Problem> {
+    Ok(Authz { allow_unknown_accounts: section.flag("allow_unknown_accounts", false)? })
 }
 
 fn key_stores(section: &Section<'_>) -> Result<KeyStores, Problem> {

@@ -7,7 +7,6 @@
 pub mod cases;
 pub mod evaluate;
 pub mod language;
-pub mod policy;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

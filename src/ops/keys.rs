@@ -2,11 +2,12 @@
 
 use std::ops::Bound;
 
-use crate::authz::policy::{self, KeyPolicy};
 use crate::ids::AccountId;
 use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm};
 use crate::ids::{ClusterId, KeyId, KeyStoreId};
 use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
+use crate::ops::key_policy::default_policy;
+use crate::ops::key_policy::lockout::Asker;
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{
     Context, CreateKey, DAY_MS, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error,
@@ -29,6 +30,7 @@ impl Ops {
         request: &CreateKey,
         id: KeyId,
         arn: &str,
+        asker: &Asker<'_>,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
@@ -40,11 +42,14 @@ impl Ops {
             return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", request.spec)));
         }
         let account = &ctx.account;
-        let text = match &request.policy {
-            None => policy::default_policy(account),
+        let policy = match &request.policy {
+            None => PolicyDocument::plain(default_policy(account)),
             Some(text) => {
-                check_policy(text, account, arn, request.bypass_policy_lockout_safety_check)?;
-                text.clone()
+                let policy = self.policy_to_write(text, None, asker.snapshot)?;
+                if !request.bypass_policy_lockout_safety_check {
+                    asker.stays(arn, account, &policy)?;
+                }
+                policy
             }
         };
         let record = KeyRecord {
@@ -55,7 +60,7 @@ impl Ops {
             spec: request.spec,
             usage: request.usage,
             lifecycle: Lifecycle::Creating,
-            policy: PolicyDocument::plain(text),
+            policy,
             policy_version: 1,
             tags: request.tags.iter().map(|t| (t.key.clone(), t.value.clone())).collect(),
             materials: Vec::new(),
@@ -435,23 +440,6 @@ pub(super) fn not_pending(record: &KeyRecord, arn: &str) -> Result<(), OpError> 
         Lifecycle::PendingDeletion { .. } => Err(OpError::PendingDeletion { arn: arn.to_owned() }),
         _ => Ok(()),
     }
-}
-
-/// Form, principals and the lockout safety check (authorization.md §1.9).
-pub(super) fn check_policy(
-    text: &str,
-    account: &crate::ids::AccountId,
-    arn: &str,
-    bypass: bool,
-) -> Result<(), OpError> {
-    if text.len() > policy::MAX_BYTES {
-        return Err(OpError::LimitExceeded(format!("A key policy has at most {} bytes.", policy::MAX_BYTES)));
-    }
-    let parsed = KeyPolicy::parse(text).map_err(OpError::MalformedPolicy)?;
-    if !bypass && !parsed.root_can_put_policy(account, arn) {
-        return Err(OpError::MalformedPolicy(policy::LOCKOUT.to_owned()));
-    }
-    Ok(())
 }
 
 pub(super) fn state(lifecycle: &Lifecycle) -> KeyState {

@@ -9,6 +9,7 @@ mod crypto;
 pub mod error;
 pub mod iam;
 pub mod identity;
+mod key_policy;
 mod key_stores;
 mod keys;
 mod last_use;
@@ -51,6 +52,7 @@ pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
 
+use key_policy::lockout::Asker;
 use marker::Markers;
 use resolve::KeyTarget;
 use usage::Budgets;
@@ -69,6 +71,8 @@ pub struct Ops {
     last_uses: Arc<LastUses>,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    /// Key policies may name accounts that this bridge does not serve.
+    allow_unknown_accounts: bool,
     rotation: RotationSettings,
     /// One rotation at a time: whoever comes second finds what the first one did.
     rotating: tokio::sync::Mutex<()>,
@@ -145,6 +149,8 @@ pub struct Settings {
     pub generate_deadline: Duration,
     /// Key specs beyond SYMMETRIC_DEFAULT for custom key stores.
     pub custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    /// Key policies may name accounts that this bridge does not serve.
+    pub allow_unknown_accounts: bool,
     pub rotation: RotationSettings,
 }
 
@@ -173,6 +179,7 @@ impl Ops {
             last_uses: Arc::new(LastUses::new(settings.now)),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
+            allow_unknown_accounts: settings.allow_unknown_accounts,
             rotation: settings.rotation,
             rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
@@ -209,7 +216,7 @@ impl Ops {
             Task::Kms(request) => {
                 effects.key_store = self.store_used(request, resolved.subject());
                 let own = self.within_deadline(resolved.subject(), ctx);
-                let done = self.kms(request, resolved, own.as_ref().unwrap_or(ctx), &mut effects).await;
+                let done = self.kms(request, permit, own.as_ref().unwrap_or(ctx), &mut effects).await;
                 done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, request, resolved.subject()))
             }
             // Boxed: its state is six times that of all others, and would be part of every request's.
@@ -236,17 +243,18 @@ impl Ops {
     async fn kms(
         &self,
         request: &Request,
-        resolved: &Resolved,
+        permit: &Permit<Resolved>,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
+        let resolved = permit.resolved();
         self.reachable(request, resolved.subject())?;
         match (request, resolved.subject()) {
             (Request::Unsupported { operation, reason }, _) => {
                 Err(OpError::Unsupported(format!("{}: {reason}", operation.name())))
             }
             (Request::CreateKey(request), Subject::NewKey { id, arn }) => {
-                self.create_key(request, *id, arn, ctx, effects).await
+                self.create_key(request, *id, arn, &Asker::of(permit), ctx, effects).await
             }
             (Request::DescribeKey { .. }, Subject::Key(key)) => Ok(Response::DescribeKey(Box::new(self.metadata(key)))),
             (Request::ListKeys { page }, _) => self.list_keys(page, &ctx.account, resolved.snapshot()),
@@ -302,10 +310,11 @@ impl Ops {
                 self.verify_mac(key, message, mac, *algorithm, *dry_run, ctx, effects).await
             }
             (Request::GetKeyPolicy { .. }, Subject::Key(key)) => {
-                Ok(Response::GetKeyPolicy { policy: Arc::clone(key.record.policy.text()) })
+                Ok(Response::GetKeyPolicy { policy: key_policy::shown(&key.record.policy, resolved.snapshot()) })
             }
             (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
-                self.put_policy(key, policy, *bypass_policy_lockout_safety_check, ctx, effects).await
+                self.put_policy(key, policy, *bypass_policy_lockout_safety_check, &Asker::of(permit), ctx, effects)
+                    .await
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {

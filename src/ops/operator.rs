@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::authn::Caller;
+use crate::ops::key_policy::shown;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
@@ -104,7 +105,7 @@ impl Ops {
                 _ => None,
             },
             tags: record.tags.clone(),
-            policy: record.policy.text().to_string(),
+            policy: shown(&record.policy, snapshot).to_string(),
             policy_version: record.policy_version,
             materials: materials.collect(),
             gcm_reserved: symmetric.then(|| snapshot.usage.get(&record.id).map_or(0, |u| u.reserved)),

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::expected::{self, PRIVATE, PUBLIC, SECRET};
 use super::{PREFIX, object_id};
-use crate::authz::policy;
 use crate::ids::AccountId;
 use crate::ids::spec::KeySpec;
 use crate::ids::{KeyId, KeyStoreId};
 use crate::keystore::{Adopted, ErrorClass, MaterialId, ObjectFacts, ObjectSelector, SystemKey, Token};
+use crate::ops::key_policy::default_policy;
 use crate::ops::keys::{key_kind, supported, with_material};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, Effects, KeyAdopt, OpError, OperatorResponse, Ops, token_error};
@@ -81,7 +81,7 @@ impl Ops {
             spec,
             usage,
             lifecycle: Lifecycle::Enabled,
-            policy: PolicyDocument::plain(policy::default_policy(&ctx.account)),
+            policy: PolicyDocument::plain(default_policy(&ctx.account)),
             policy_version: 1,
             tags: Vec::new(),
             materials: Vec::new(),
