@@ -36,7 +36,7 @@ impl Ops {
     ) -> Result<Response, OpError> {
         let key_store = match &request.key_store {
             None => None,
-            Some(store) => Some(self.store_for_new_key(store, request.spec)?),
+            Some(store) => Some(self.store_for_new_key(store, request.spec, &ctx.account)?),
         };
         if !self.keystore.capabilities(key_store.as_ref()).is_some_and(|can| supported(&can, request.spec)) {
             return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", request.spec)));
@@ -195,8 +195,8 @@ impl Ops {
     }
 
     /// The connected key store for a new key of this spec.
-    fn store_for_new_key(&self, id: &str, spec: KeySpec) -> Result<KeyStoreId, OpError> {
-        self.connected_store(id)?;
+    fn store_for_new_key(&self, id: &str, spec: KeySpec, account: &AccountId) -> Result<KeyStoreId, OpError> {
+        self.connected_store(account, id)?;
         self.spec_in_custom_store(spec)?;
         id.parse().map_err(|_| OpError::KeyStoreNotFound(id.to_owned()))
     }

@@ -217,7 +217,8 @@ impl Ops {
                 effects.key_store = self.store_used(request, resolved.subject());
                 let own = self.within_deadline(resolved.subject(), ctx);
                 let done = self.kms(request, permit, own.as_ref().unwrap_or(ctx), &mut effects).await;
-                done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, request, resolved.subject()))
+                done.map(Answer::Kms)
+                    .map_err(|error| self.told_of_disconnect(error, &ctx.account, request, resolved.subject()))
             }
             // Boxed: its state is six times that of all others, and would be part of every request's.
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
@@ -331,7 +332,7 @@ impl Ops {
             (Request::CreateCustomKeyStore(request), _) => Box::pin(self.create_key_store(request, ctx, effects)).await,
             (Request::UpdateCustomKeyStore(request), _) => Box::pin(self.update_key_store(request, ctx, effects)).await,
             (Request::DescribeCustomKeyStores { id, name, page }, _) => {
-                self.describe_key_stores(id.as_deref(), name.as_deref(), page, resolved.snapshot())
+                self.describe_key_stores(id.as_deref(), name.as_deref(), page, &ctx.account, resolved.snapshot())
             }
             (Request::ConnectCustomKeyStore { id }, _) => self.connect_key_store(id, ctx, effects).await,
             (Request::DisconnectCustomKeyStore { id }, _) => self.disconnect_key_store(id, ctx, effects).await,

@@ -37,7 +37,7 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
-        let token = self.token_to_adopt_from(request.key_store.as_ref())?;
+        let token = self.token_to_adopt_from(request.key_store.as_ref(), &ctx.account)?;
         let cka_id = self.find_to_adopt(&token, request, ctx).await?;
         let by_id = ObjectSelector { id: Some(cka_id.clone()), label: None };
         let objects = token.inspect(&self.generate_call(ctx), &by_id).await.map_err(|e| token_error(e, arn))?;
@@ -137,9 +137,9 @@ impl Ops {
         Ok(OperatorResponse::Adopted { key: Box::new(self.key_details(&target, &self.store.snapshot())?) })
     }
 
-    fn token_to_adopt_from(&self, store: Option<&KeyStoreId>) -> Result<Token, OpError> {
+    fn token_to_adopt_from(&self, store: Option<&KeyStoreId>, account: &AccountId) -> Result<Token, OpError> {
         if let Some(id) = store
-            && !self.store.snapshot().key_stores.contains_key(id)
+            && self.store.snapshot().key_stores.get(id).is_none_or(|record| record.account != *account)
         {
             return Err(OpError::KeyStoreNotFound(id.to_string()));
         }
