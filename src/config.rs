@@ -65,11 +65,11 @@ pub struct Config {
     /// `[[custom_token]]`: tokens for custom key stores.
     pub custom_tokens: Vec<CustomToken>,
     pub key_stores: KeyStores,
-    pub authz: Authz,
     pub rotation: Rotation,
     pub store: Store,
     pub audit: Audit,
     pub authn: Authn,
+    pub authz: Authz,
     pub operator: Operator,
     pub sweeper: Sweeper,
     pub limits: Limits,
@@ -162,12 +162,6 @@ pub struct KeyStores {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Authz {
-    /// Key policies may name accounts that this bridge does not serve, and whoever is in them.
-    pub allow_unknown_accounts: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotation {
     pub decrypt_alias_mode: DecryptAliasMode,
     /// Share of the GCM budget, in thousandths, at which a key that is reached through an alias is rotated; `None`: never.
@@ -216,6 +210,16 @@ pub struct Audit {
 pub struct Authn {
     /// Answers to a wrong signature show the canonical request, as AWS does.
     pub debug_signature_errors: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authz {
+    /// Key policies may name accounts that this bridge does not serve, and whoever is in them.
+    pub allow_unknown_accounts: bool,
+    /// Refusals do not say which kind of policy refused.
+    pub hide_policy_type: bool,
+    /// A grant to a principal of another account suffices; else that account's policies must allow it too.
+    pub grants_suffice_cross_account: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,11 +339,11 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
         custom_tokens: tokens::custom_tokens(&document, &token, base_dir)?,
         token,
         key_stores: key_stores(&document.section("key_stores"))?,
-        authz: authz(&document.section("authz"))?,
         rotation: rotation(&document.section("rotation"))?,
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
         authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
+        authz: authz(&document.section("authz"))?,
         operator: operator(&document.section("operator"))?,
         sweeper: Sweeper { interval: seconds(&document.section("sweeper"), "interval_seconds", DAY, 60)? },
         // May only be lowered: the default is the standard's bound.
@@ -428,10 +432,6 @@ fn metrics(section: &Section<'_>) -> Result<Option<SocketAddr>, Problem> {
     }
 }
 
-fn authz(section: &Section<'_>) -> Result<Authz, Problem> {
-    Ok(Authz { allow_unknown_accounts: section.flag("allow_unknown_accounts", false)? })
-}
-
 fn key_stores(section: &Section<'_>) -> Result<KeyStores, Problem> {
     let mut specs = Vec::new();
     for name in section.texts("custom_store_key_specs")?.unwrap_or_default() {
@@ -483,6 +483,14 @@ fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Aud
         refuse_below_free_percent: u8::try_from(percent)
             .map_err(|_| section.problem("refuse_below_free_percent", "is too large"))?,
         deadline: milliseconds(section, "deadline_ms", 5_000)?,
+    })
+}
+
+fn authz(section: &Section<'_>) -> Result<Authz, Problem> {
+    Ok(Authz {
+        allow_unknown_accounts: section.flag("allow_unknown_accounts", false)?,
+        hide_policy_type: section.flag("hide_policy_type", false)?,
+        grants_suffice_cross_account: section.flag("grants_suffice_cross_account", true)?,
     })
 }
 

@@ -2,13 +2,14 @@
 
 use std::ops::Bound;
 
+use crate::authz::Permit;
 use crate::ids::AccountId;
 use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm};
 use crate::ids::{ClusterId, KeyId, KeyStoreId};
 use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
 use crate::ops::key_policy::default_policy;
-use crate::ops::key_policy::lockout::Asker;
-use crate::ops::resolve::KeyTarget;
+use crate::ops::key_policy::lockout::stays_in_hand;
+use crate::ops::resolve::{KeyTarget, Resolved};
 use crate::ops::{
     Context, CreateKey, DAY_MS, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error,
 };
@@ -30,7 +31,7 @@ impl Ops {
         request: &CreateKey,
         id: KeyId,
         arn: &str,
-        asker: &Asker<'_>,
+        permit: &Permit<Resolved>,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
@@ -45,9 +46,9 @@ impl Ops {
         let policy = match &request.policy {
             None => PolicyDocument::plain(default_policy(account)),
             Some(text) => {
-                let policy = self.policy_to_write(text, None, asker.snapshot)?;
-                if !request.bypass_policy_lockout_safety_check {
-                    asker.stays(arn, account, &policy)?;
+                let policy = self.policy_to_write(text, None, permit.resolved().snapshot())?;
+                if !request.bypass_policy_lockout_safety_check.unwrap_or(false) {
+                    stays_in_hand(permit, arn, account, &policy)?;
                 }
                 policy
             }

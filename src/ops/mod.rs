@@ -52,7 +52,6 @@ pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
 
-use key_policy::lockout::Asker;
 use marker::Markers;
 use resolve::KeyTarget;
 use usage::Budgets;
@@ -255,7 +254,7 @@ impl Ops {
                 Err(OpError::Unsupported(format!("{}: {reason}", operation.name())))
             }
             (Request::CreateKey(request), Subject::NewKey { id, arn }) => {
-                self.create_key(request, *id, arn, &Asker::of(permit), ctx, effects).await
+                self.create_key(request, *id, arn, permit, ctx, effects).await
             }
             (Request::DescribeKey { .. }, Subject::Key(key)) => Ok(Response::DescribeKey(Box::new(self.metadata(key)))),
             (Request::ListKeys { page }, _) => self.list_keys(page, &ctx.account, resolved.snapshot()),
@@ -314,8 +313,8 @@ impl Ops {
                 Ok(Response::GetKeyPolicy { policy: key_policy::shown(&key.record.policy, resolved.snapshot()) })
             }
             (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
-                self.put_policy(key, policy, *bypass_policy_lockout_safety_check, &Asker::of(permit), ctx, effects)
-                    .await
+                let bypass = bypass_policy_lockout_safety_check.unwrap_or(false);
+                self.put_policy(key, policy, bypass, permit, ctx, effects).await
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {

@@ -1,54 +1,34 @@
 //! The lockout safety check: a key policy is not written that would leave its writer unable to write the next one
 //! (authorization.md §1.9).
 
-use crate::authn::{Caller, Principal};
-use crate::authz::Permit;
-use crate::authz::evaluate::{
-    Actor, ActorKind, Asks, Attached, Bindings, NoGrants, Question, Target, evaluate, lockout,
-};
-use crate::authz::language::{ConditionKeys, NamedPrincipal, NoKeys, Policy, PolicyKind};
+use crate::authz::evaluate::{Actor, ActorKind, Asks, Attached, NoGrants, Question, Target, evaluate};
+use crate::authz::identities::compiled;
+use crate::authz::language::{NamedPrincipal, NoKeys, PolicyKind};
+use crate::authz::{Bound, Checks, Permit};
 use crate::ids::{AccountId, Arn};
-use crate::ops::{OpError, Resolved};
-use crate::store::{KeyRecord, PolicyDocument, Snapshot};
+use crate::ops::OpError;
+use crate::store::{KeyRecord, PolicyDocument};
 
-const PUT: &str = "kms:PutKeyPolicy";
-
-/// Who wants to write a policy, with everything that their request was decided by.
-pub struct Asker<'a> {
-    pub caller: &'a Caller,
-    pub snapshot: &'a Snapshot,
-    pub keys: &'a (dyn ConditionKeys + Sync),
-}
-
-impl<'a> Asker<'a> {
-    pub fn of(permit: &'a Permit<Resolved>) -> Self {
-        // SEAM: the condition keys of the request.
-        Self { caller: permit.caller(), snapshot: permit.resolved().snapshot(), keys: &NoKeys }
-    }
-
-    /// The same caller, with all its policies and the condition keys of this request, and without grants, must be allowed to
-    /// call PutKeyPolicy under the new policy.
-    pub fn stays(&self, key_arn: &str, account: &AccountId, document: &PolicyDocument) -> Result<(), OpError> {
-        let refused = || {
-            OpError::MalformedPolicy(
-                "The new key policy will not allow you to update the key policy in the future.".to_owned(),
-            )
-        };
-        let policy = Policy::parse_stored(document.text(), PolicyKind::Key).map_err(|_| refused())?;
-        let identity = Identity::of(self.caller, self.snapshot);
-        let bindings = Bound(document);
-        let question = question(identity.actor(), &identity.attached, self.keys, Target::Account { account: "" });
-        match lockout(&question, key_arn, account.as_str(), &policy, &bindings).allowed {
-            true => Ok(()),
-            false => Err(refused()),
-        }
+/// The same caller, with all its policies and the condition keys of this request, and without grants, must be allowed to call
+/// PutKeyPolicy under the new policy.
+pub fn stays_in_hand<R: Checks>(
+    permit: &Permit<R>,
+    key_arn: &str,
+    account: &AccountId,
+    document: &PolicyDocument,
+) -> Result<(), OpError> {
+    match permit.could_put_policy(key_arn, account, document) {
+        true => Ok(()),
+        false => Err(OpError::MalformedPolicy(
+            "The new key policy will not allow you to update the key policy in the future.".to_owned(),
+        )),
     }
 }
 
 /// A rotation copies the policy as it is. One that lets itself be changed only on the old key's ARN would lock everybody out of
 /// the new key; one that was locked before (by BypassPolicyLockoutSafetyCheck) is what somebody wanted.
 pub fn survives_rotation(old: &KeyRecord, old_arn: &str, new_arn: &str) -> bool {
-    let Ok(policy) = Policy::parse_stored(old.policy.text(), PolicyKind::Key) else { return true };
+    let Some(policy) = compiled(&old.policy, PolicyKind::Key) else { return true };
     let root = format!("arn:aws:iam::{}:root", old.account);
     // RULE §1.5: PutKeyPolicy is for the key's own account.
     let own = |arn: &str| Arn::parse(arn).is_ok_and(|arn| arn.account == old.account.as_str());
@@ -64,10 +44,20 @@ pub fn survives_rotation(old: &KeyRecord, old_arn: &str, new_arn: &str) -> bool 
                 arn,
                 account: old.account.as_str(),
                 policy: &policy,
-                bindings: &Bound(&old.policy),
+                bindings: &Bound(old.policy.principals()),
                 grants: &NoGrants,
             };
-            evaluate(&question(actor, &Attached::default(), &NoKeys, target)).allowed
+            evaluate(&Question {
+                actor,
+                attached: &Attached::default(),
+                action: "kms:PutKeyPolicy",
+                target,
+                keys: &NoKeys,
+                encryption_context: &[],
+                asks: Asks::Plain,
+                grants_suffice_cross_account: true,
+            })
+            .allowed
         };
         // Delegation to the account shows in what its root user may; besides it there are those that are named.
         allowed(bare(ActorKind::Root, &root, &old.account))
@@ -81,75 +71,16 @@ fn bare<'a>(kind: ActorKind, arn: &'a str, account: &'a AccountId) -> Actor<'a> 
     Actor { kind, arn, account, unique_id: None, role_arn: None, federating_user_arn: None }
 }
 
-fn question<'a>(
-    actor: Actor<'a>,
-    attached: &'a Attached,
-    keys: &'a dyn ConditionKeys,
-    target: Target<'a>,
-) -> Question<'a> {
-    Question {
-        actor,
-        attached,
-        action: PUT,
-        target,
-        keys,
-        encryption_context: &[],
-        asks: Asks::Plain,
-        grants_suffice_cross_account: true,
-    }
-}
-
-/// The ids that a policy's ARNs are bound to.
-struct Bound<'a>(&'a PolicyDocument);
-
-impl Bindings for Bound<'_> {
-    fn bound(&self, principal_arn: &str) -> Option<&str> {
-        self.0.principals().get(principal_arn).map(String::as_str)
-    }
-}
-
-/// SEAM: becomes authz's own (caller, snapshot) → actor and attached policies.
-struct Identity {
-    kind: ActorKind,
-    arn: String,
-    account: String,
-    unique_id: Option<String>,
-    attached: Attached,
-}
-
-impl Identity {
-    fn of(caller: &Caller, _snapshot: &Snapshot) -> Self {
-        let (kind, unique_id) = match caller.principal() {
-            Principal::Root => (ActorKind::Root, None),
-            Principal::User { user_id, .. } => (ActorKind::User, Some(user_id.clone())),
-            _ => (ActorKind::Anonymous, None),
-        };
-        Self {
-            kind,
-            arn: caller.arn(),
-            account: caller.account().to_string(),
-            unique_id,
-            attached: Attached::default(),
-        }
-    }
-
-    fn actor(&self) -> Actor<'_> {
-        Actor {
-            kind: self.kind,
-            arn: &self.arn,
-            account: Some(&self.account),
-            unique_id: self.unique_id.as_deref(),
-            role_arn: None,
-            federating_user_arn: None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::authn::{Caller, Principal};
+    use crate::authz::{Check, Environment, Resource, Rules, decide};
     use crate::ops::key_policy::default_policy;
     use crate::ops::key_policy::testing::{self, ALICE, ALICE_ID, ROOT};
+    use crate::store::Snapshot;
     use crate::store::testing::{account, key};
 
     const KEY: &str = "arn:aws:kms:eu-central-1:111122223333:key/5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11";
@@ -167,9 +98,36 @@ mod tests {
         Caller::in_test(user, account())
     }
 
+    /// A key that lets everybody do everything, so that who asks has a permit.
+    #[derive(Debug)]
+    struct OpenKey(Snapshot, Arc<KeyRecord>);
+
+    impl Checks for OpenKey {
+        fn checks(&self) -> Vec<Check<'_>> {
+            vec![Check::new("kms:PutKeyPolicy", Resource::Key { arn: KEY, record: &self.1 })]
+        }
+
+        fn snapshot(&self) -> &Snapshot {
+            &self.0
+        }
+    }
+
+    fn permit(caller: &Caller) -> Permit<OpenKey> {
+        let open = one(r#"{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*"}"#);
+        let record = KeyRecord { policy: open.as_str().into(), ..key(1) };
+        let environment = Environment {
+            now: 1_800_000_000_000,
+            source_ip: Some([192, 0, 2, 1].into()),
+            secure_transport: false,
+            user_agent: None,
+            region: "eu-central-1".parse().unwrap(),
+        };
+        let open = OpenKey(testing::snapshot(), record.into());
+        decide(caller.clone(), open, environment, &Rules::default()).unwrap()
+    }
+
     fn stays(caller: &Caller, document: &PolicyDocument) -> bool {
-        let snapshot = testing::snapshot();
-        Asker { caller, snapshot: &snapshot, keys: &NoKeys }.stays(KEY, &account(), document).is_ok()
+        stays_in_hand(&permit(caller), KEY, &account(), document).is_ok()
     }
 
     #[test]
@@ -213,6 +171,19 @@ mod tests {
         let bound = |id: &str| PolicyDocument::new(text.as_str(), [(ALICE.to_owned(), id.to_owned())].into());
         assert!(stays(&alice(), &bound(ALICE_ID)));
         assert!(!stays(&alice(), &bound("AIDAANOTHERANOTHERA01")));
+    }
+
+    #[test]
+    fn conditions_are_those_of_the_request() {
+        let root = Caller::in_test(Principal::Root, account());
+        let from = |network: &str| {
+            let condition = format!(r#""Condition":{{"IpAddress":{{"aws:SourceIp":"{network}"}}}}"#);
+            PolicyDocument::plain(one(&format!(
+                r#"{{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*",{condition}}}"#
+            )))
+        };
+        assert!(stays(&root, &from("192.0.2.0/24")));
+        assert!(!stays(&root, &from("198.51.100.0/24")));
     }
 
     #[test]

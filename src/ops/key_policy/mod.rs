@@ -8,13 +8,14 @@ pub(super) mod template;
 #[cfg(test)]
 pub(super) mod testing;
 
+use crate::authz::Permit;
 use crate::authz::language::{Policy, PolicyKind};
 use crate::ops::keys::{newest, not_pending};
-use crate::ops::resolve::KeyTarget;
+use crate::ops::resolve::{KeyTarget, Resolved};
 use crate::ops::{Context, Effects, OpError, Ops, Response};
 use crate::store::{PolicyDocument, Snapshot, Write};
 
-use lockout::Asker;
+use lockout::stays_in_hand;
 use principals::Known;
 pub use shown::shown;
 pub use template::{ConsolePolicy, default_policy};
@@ -25,13 +26,13 @@ impl Ops {
         key: &KeyTarget,
         text: &str,
         bypass: bool,
-        asker: &Asker<'_>,
+        permit: &Permit<Resolved>,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
-        let policy = self.policy_to_write(text, Some(&key.record.policy), asker.snapshot)?;
+        let policy = self.policy_to_write(text, Some(&key.record.policy), permit.resolved().snapshot())?;
         if !bypass {
-            asker.stays(&key.arn, &key.record.account, &policy)?;
+            stays_in_hand(permit, &key.arn, &key.record.account, &policy)?;
         }
         self.settled(&key.record.id, &key.arn)?;
         let (id, arn, seen) = (key.record.id, key.arn.clone(), key.record.policy_version);
