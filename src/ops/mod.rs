@@ -9,6 +9,7 @@ mod crypto;
 pub mod error;
 pub mod iam;
 pub mod identity;
+mod key_create;
 mod key_policy;
 mod key_stores;
 mod keys;
@@ -24,6 +25,7 @@ mod rotation_report;
 mod sealed;
 pub mod settle;
 mod signing;
+mod simulate;
 pub mod store_key;
 pub mod sts;
 pub mod task;
@@ -72,6 +74,8 @@ pub struct Ops {
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     /// Key policies may name accounts that this bridge does not serve.
     allow_unknown_accounts: bool,
+    /// As in `authz::Rules`, for simulations.
+    grants_suffice_cross_account: bool,
     rotation: RotationSettings,
     /// One rotation at a time: whoever comes second finds what the first one did.
     rotating: tokio::sync::Mutex<()>,
@@ -150,6 +154,8 @@ pub struct Settings {
     pub custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     /// Key policies may name accounts that this bridge does not serve.
     pub allow_unknown_accounts: bool,
+    /// As in `authz::Rules`, for simulations.
+    pub grants_suffice_cross_account: bool,
     pub rotation: RotationSettings,
 }
 
@@ -179,6 +185,7 @@ impl Ops {
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
             allow_unknown_accounts: settings.allow_unknown_accounts,
+            grants_suffice_cross_account: settings.grants_suffice_cross_account,
             rotation: settings.rotation,
             rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),

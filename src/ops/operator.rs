@@ -76,9 +76,13 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
-            OperatorRequest::PolicySimulate(_) | OperatorRequest::KeyCreate(_) => {
-                Err(OpError::Unsupported(format!("{}: not built", request.name())))
-            }
+            OperatorRequest::PolicySimulate(request) => self.simulate(request, snapshot, ctx),
+            OperatorRequest::KeyCreate(request) => match resolved.subject() {
+                Subject::NewKey { id, arn } => {
+                    Box::pin(self.create_key_by_operator(request, *id, arn, snapshot, ctx, effects)).await
+                }
+                other => Err(OpError::Internal(format!("key create was resolved to {other:?}"))),
+            },
             OperatorRequest::SweeperConfirm { ticket } => {
                 self.clock.confirm();
                 effects.details = Some(serde_json::json!({ "ticket": ticket }));

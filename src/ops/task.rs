@@ -117,6 +117,10 @@ pub struct PolicySimulate {
     pub context: Vec<(String, String)>,
     /// Condition keys set by hand, `aws:SourceIp=10.0.0.1` for example.
     pub condition_keys: Vec<(String, String)>,
+    /// Sessions: the session policy, as text.
+    pub session_policy: Option<String>,
+    /// Federated users: the user that called GetFederationToken.
+    pub federated_by: Option<String>,
 }
 
 /// `hsm-bridge key create`.

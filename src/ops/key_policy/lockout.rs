@@ -99,7 +99,6 @@ mod tests {
     }
 
     /// A key that lets everybody do everything, so that who asks has a permit.
-    #[derive(Debug)]
     struct OpenKey(Snapshot, Arc<KeyRecord>);
 
     impl Checks for OpenKey {
@@ -123,7 +122,10 @@ mod tests {
             region: "eu-central-1".parse().unwrap(),
         };
         let open = OpenKey(testing::snapshot(), record.into());
-        decide(caller.clone(), open, environment, &Rules::default()).unwrap()
+        match decide(caller.clone(), open, environment, &Rules::default()) {
+            Ok(permit) => permit,
+            Err(denied) => panic!("{}", denied.message),
+        }
     }
 
     fn stays(caller: &Caller, document: &PolicyDocument) -> bool {
