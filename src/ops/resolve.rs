@@ -330,6 +330,9 @@ fn of_command(
     here: &Locality,
     new_id: KeyId,
 ) -> Result<Subject, Unresolved> {
+    if request.account().is_some_and(|account| !snapshot.has_account(account)) {
+        return Err(OpError::Validation(format!("account `{}` is not served here", here.account)).into());
+    }
     match request {
         // Any form: the operator asks as DescribeKey does.
         OperatorRequest::KeyShow { key } | OperatorRequest::KeyAttest { key } => {

@@ -54,6 +54,7 @@ pub fn trust(snapshot: &Snapshot, text: &str, whose: &str) -> Result<PolicyDocum
             },
             NamedPrincipal::Service(name) => (name, known_service(snapshot, name).is_some()),
             NamedPrincipal::Federated(arn) => (arn, snapshot.oidc_providers.contains_key(arn)),
+            NamedPrincipal::UniqueId(id) => (id, false),
         };
         if !known {
             return Err(OpError::MalformedPolicy(format!(
