@@ -7,6 +7,7 @@
 pub mod cases;
 pub mod evaluate;
 pub mod language;
+mod managed;
 pub mod policy;
 
 use std::collections::BTreeSet;
@@ -140,6 +141,10 @@ pub fn decide<R: Checks>(
     let mut asked = 0;
     for check in resolved.checks() {
         asked += 1;
+        if let Some(message) = managed::forbidden(&caller, &check) {
+            refusal = Some(message);
+            break;
+        }
         if let Err(message) = allowed(&caller, &check, operator) {
             refusal = Some(message);
             break;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::audit::{Additional, Authorization, Event, EventType, HsmFacts, Resource, TlsDetails, UserIdentity};
+use crate::audit::{
+    Additional, Authorization, Event, EventType, HsmFacts, Resource, SignedBy, TlsDetails, UserIdentity,
+};
 use crate::authn::{Caller, Principal};
 use crate::authz::{AliasGeneration, Grounds};
 use crate::http::pipeline::{Failure, Services};
@@ -32,6 +34,8 @@ pub struct Scene {
 pub struct Sheet<'a> {
     scene: &'a Scene,
     identity: UserIdentity,
+    /// The service that signed for the caller.
+    signed_by: Option<SignedBy>,
     account: String,
     name: &'static str,
     read_only: bool,
@@ -47,6 +51,11 @@ impl<'a> Sheet<'a> {
         Self {
             scene,
             identity: identity(caller),
+            signed_by: caller.via().map(|service| SignedBy {
+                service: service.to_string(),
+                access_key_id: caller.access_key().map(ToString::to_string),
+                source_ip_address: scene.source_ip.map(|address| address.to_string()),
+            }),
             account: caller.account().to_string(),
             name: scene.fallback_name,
             read_only: true,
@@ -160,7 +169,9 @@ impl<'a> Sheet<'a> {
             source: self.scene.event_source,
             name: self.name.to_owned(),
             region: services.ops.locality().region.to_string(),
+            // Of a caller behind a service CloudTrail shows the service: where the caller is, only the service knows.
             source_ip: match self.scene.source_ip {
+                Some(_) if let Some(signed_by) = &self.signed_by => signed_by.service.clone(),
                 Some(address) => address.to_string(),
                 None if service_event => "AWS Internal".to_owned(),
                 None => "localhost".to_owned(),
@@ -188,6 +199,7 @@ impl<'a> Sheet<'a> {
                     statement_id: None,
                     policy_version: None,
                 }),
+                on_behalf_of: self.signed_by.clone(),
                 ..Additional::default()
             },
         }
@@ -242,6 +254,11 @@ pub fn identity(caller: &Caller) -> UserIdentity {
             identity.arn = None;
             identity.invoked_by = Some("AWS Internal".to_owned());
         }
+    }
+    if let Some(service) = caller.via() {
+        // The access key is the service's, not the caller's.
+        identity.access_key_id = None;
+        identity.invoked_by = Some(service.to_string());
     }
     identity
 }

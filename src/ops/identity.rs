@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::authn::{self, Credential, Directory, OpenSecret, Principal};
-use crate::ids::{AccessKeyId, AccountId, UserName};
+use crate::authn::{self, Credential, Directory, EndCaller, NotForThem, OpenSecret, Principal};
+use crate::ids::{AccessKeyId, AccountId, ServiceName, UserName};
 use crate::keystore::{CallContext, KeyRef, SystemKey, Token};
 use crate::ops::{
-    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, operator::date, sealed, token_error,
+    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, behalf, operator::date, sealed,
+    token_error,
 };
 use crate::secret::{SecretBytes, SecretString};
 use crate::store::{AccessKeyRecord, Owner, Policies, Snapshot, UserRecord, Write, root_path};
@@ -32,6 +33,10 @@ impl Directory for SnapshotDirectory {
             wrapped_secret: record.wrapped_secret.as_slice().into(),
             created: record.created,
         })
+    }
+
+    fn end_caller(&self, service: &ServiceName, named: &str) -> Result<EndCaller, NotForThem> {
+        if named.starts_with("arn:") { behalf::by_arn(&self.0, service, named) } else { Err(NotForThem::Token) }
     }
 }
 
