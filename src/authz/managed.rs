@@ -34,19 +34,20 @@ const USES: &[&str] = &[
     "kms:RevokeGrant",
 ];
 
-/// AWS's text where an AWS managed key forbids it, whatever the policies say: there the refusal comes from the key's policy.
-pub(super) fn forbidden(caller: &Caller, check: &Check<'_>) -> Option<String> {
-    let Resource::Key { arn, record } = &check.resource else { return None };
-    let service = record.managed_by.as_ref()?;
-    let allowed = OPEN.contains(&check.action) || (USES.contains(&check.action) && is_by(caller, service));
-    (!allowed).then(|| {
-        format!(
-            "User: {} is not authorized to perform: {action} on resource: {arn} because no resource-based policy allows \
-             the {action} action",
-            caller.arn(),
-            action = check.action,
-        )
-    })
+/// Whether the key's being an AWS managed key forbids what its policy allowed.
+pub(super) fn forbids(caller: &Caller, check: &Check<'_>) -> bool {
+    let Resource::Key { record, .. } = &check.resource else { return false };
+    let Some(service) = &record.managed_by else { return false };
+    !(OPEN.contains(&check.action) || (USES.contains(&check.action) && is_by(caller, service)))
+}
+
+/// AWS's text: there the refusal comes from the key's policy.
+pub(super) fn told(caller: &Caller, action: &str, arn: &str) -> String {
+    let who = caller.arn();
+    format!(
+        "User: {who} is not authorized to perform: {action} on resource: {arn} because no resource-based policy allows the \
+         {action} action"
+    )
 }
 
 /// The service itself, or somebody through it.
@@ -61,10 +62,11 @@ mod tests {
     use crate::store::testing::{account, key};
     use std::sync::Arc;
 
-    fn verdict(caller: &Caller, action: &'static str) -> Option<String> {
+    const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/k";
+
+    fn refused(caller: &Caller, action: &'static str) -> bool {
         let record = crate::store::KeyRecord { managed_by: Some(service("s3.internal.example")), ..key(1) };
-        let resource = Resource::Key { arn: "arn:aws:kms:eu-central-1:111122223333:key/k", record: &Arc::new(record) };
-        forbidden(caller, &Check::new(action, resource))
+        forbids(caller, &Check::new(action, Resource::Key { arn: ARN, record: &Arc::new(record) }))
     }
 
     fn service(name: &str) -> ServiceName {
@@ -80,13 +82,13 @@ mod tests {
         };
         let (own, other) = ("s3.internal.example", "db.internal.example");
         for action in OPEN {
-            assert_eq!(verdict(&root, action), None, "{action}");
+            assert!(!refused(&root, action), "{action}");
         }
         for action in USES {
-            assert_eq!(verdict(&via(own), action), None, "{action}");
-            assert_eq!(verdict(&itself(own), action), None, "{action}");
+            assert!(!refused(&via(own), action), "{action}");
+            assert!(!refused(&itself(own), action), "{action}");
             for caller in [&root, &via(other), &itself(other)] {
-                assert!(verdict(caller, action).is_some(), "{action}");
+                assert!(refused(caller, action), "{action}");
             }
         }
         for action in [
@@ -110,17 +112,17 @@ mod tests {
             "kms:Unheard",
         ] {
             for caller in [&root, &via(own), &itself(own)] {
-                assert_eq!(
-                    verdict(caller, action),
-                    Some(format!(
-                        "User: {} is not authorized to perform: {action} on resource: \
-                         arn:aws:kms:eu-central-1:111122223333:key/k because no resource-based policy allows the {action} action",
-                        caller.arn()
-                    ))
-                );
+                assert!(refused(caller, action), "{action}");
             }
         }
+        assert_eq!(
+            told(&root, "kms:PutKeyPolicy", ARN),
+            format!(
+                "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:PutKeyPolicy on resource: {ARN} because \
+                 no resource-based policy allows the kms:PutKeyPolicy action"
+            )
+        );
         let usual = Resource::Key { arn: "arn", record: &Arc::new(key(1)) };
-        assert_eq!(forbidden(&root, &Check::new("kms:PutKeyPolicy", usual)), None);
+        assert!(!forbids(&root, &Check::new("kms:PutKeyPolicy", usual)));
     }
 }
