@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use access_key::{new_access_key_id, new_secret, new_user_id, seal_aad};
+pub use access_key::{new_access_key_id, new_secret, new_unique_id, new_user_id, seal_aad};
 pub use authenticator::{Authenticator, claimed_access_key};
 pub use behalf::{EndCaller, NotForThem, Source, behalf, is_on_behalf};
 

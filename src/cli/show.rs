@@ -1,5 +1,6 @@
 //! Answers on the terminal: text for people, JSON for machines.
 
+mod iam;
 mod officer;
 mod rotation;
 
@@ -18,7 +19,8 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
         return writeln!(out);
     }
     match response {
-        OperatorResponse::Iam { report } | OperatorResponse::Simulation { report } => {
+        OperatorResponse::Iam { report } => iam::report(&mut out, report),
+        OperatorResponse::Simulation { report } => {
             serde_json::to_writer_pretty(&mut out, report)?;
             writeln!(out)
         }

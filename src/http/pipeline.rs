@@ -159,6 +159,7 @@ async fn steps<F: Front>(
     }
     // 5. act: state, usage, DryRun, then the token or the store
     let acted = services.ops.act(&permit, &context).await;
+    acted.effects.forget.iter().for_each(|id| services.authenticator.forget(id));
     if let Err(error) = &acted.result {
         log_cause(scene, sheet.name(), error);
     }

@@ -119,6 +119,8 @@ pub struct Effects {
     pub store_version: Option<u64>,
     /// Of a custom key store and what is in it.
     pub key_store: Option<KeyStoreFacts>,
+    /// Access keys that are refused from now on: what was derived from their secrets is of no use any more.
+    pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
 }
