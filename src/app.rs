@@ -1,6 +1,7 @@
 //! The only place where token, store, audit and clock meet: start-up checks in their order, the running service, and its
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
+mod access_key_uses;
 mod clock_file;
 pub mod dev;
 pub mod init;

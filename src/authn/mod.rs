@@ -282,6 +282,11 @@ impl Caller {
         Caller { via: Some(via), ..Caller::plain(principal, account) }
     }
 
+    /// Somebody whom a question to the evaluator is about: nobody signed. The pipeline takes callers from fronts only.
+    pub fn supposed(principal: Principal, account: AccountId) -> Caller {
+        Caller::plain(principal, account)
+    }
+
     /// The service itself.
     pub fn bridge(account: AccountId) -> Caller {
         Caller::plain(Principal::Bridge, account)

@@ -78,6 +78,7 @@ pub async fn run<F: Front>(services: &Services, front: &F) -> F::Reply {
         Ok(caller) => caller,
         Err(reply) => return reply,
     };
+    services.ops.signed(&caller, front.scene().event_source, (services.now)());
     let mut sheet = Sheet::new(front.scene(), &caller, services);
     let span = tracing::debug_span!("request", request_id = %front.scene().request_id, call = Empty, key = Empty);
     let settled = match services.journal.admit() {

@@ -70,6 +70,7 @@ pub struct Ops {
     budgets: Budgets,
     clock: Arc<ClockWatch>,
     last_uses: Arc<LastUses>,
+    access_key_uses: AccessKeyUses,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
     /// Key policies may name accounts that this bridge does not serve.
@@ -184,6 +185,7 @@ impl Ops {
             budgets,
             clock,
             last_uses: Arc::new(LastUses::new(settings.now)),
+            access_key_uses: AccessKeyUses::default(),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
             allow_unknown_accounts: settings.allow_unknown_accounts,

@@ -250,6 +250,18 @@ impl OperatorRequest {
         }
     }
 
+    /// `requestParameters` of the audit record.
+    pub fn recorded(&self) -> Option<Box<serde_json::value::RawValue>> {
+        match self {
+            OperatorRequest::Iam(request) => {
+                let mut recorded = request.recorded()?;
+                recorded.as_object_mut()?.insert("command".to_owned(), "iam".into());
+                serde_json::value::to_raw_value(&recorded).ok()
+            }
+            other => serde_json::value::to_raw_value(other).ok(),
+        }
+    }
+
     pub fn changes(&self) -> bool {
         match self {
             OperatorRequest::AccessKeyCreate { .. }
