@@ -265,6 +265,12 @@ impl Caller {
         Caller::plain(Principal::Operator { os_user_id }, account)
     }
 
+    /// A caller for `policy simulate`, which asks what would be decided and does nothing. No request is made with it: those that
+    /// are made come from a signature.
+    pub fn simulated(principal: Principal, account: AccountId, session: Option<Session>) -> Caller {
+        Caller { session: session.map(Arc::new), ..Caller::plain(principal, account) }
+    }
+
     /// A caller without a signature, for the unit tests of the steps that come after.
     #[cfg(test)]
     pub(crate) fn in_test(principal: Principal, account: AccountId) -> Caller {

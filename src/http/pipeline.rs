@@ -222,7 +222,9 @@ fn code(outcome: &Result<Answer, Failure>) -> &'static str {
 fn new_key_id(task: &Task) -> KeyId {
     match task {
         Task::Kms(Request::CreateKey(_) | Request::RotateAlias(_))
-        | Task::Operator(OperatorRequest::Rotate { .. } | OperatorRequest::KeyAdopt(_))
+        | Task::Operator(
+            OperatorRequest::Rotate { .. } | OperatorRequest::KeyAdopt(_) | OperatorRequest::KeyCreate(_),
+        )
         | Task::Timer(TimerRequest::Rotate { .. }) => KeyId::new(uuid::Uuid::new_v4().into_bytes(), false),
         _ => KeyId::new([0; 16], false),
     }
