@@ -11,7 +11,6 @@ mod grounds;
 pub mod identities;
 pub mod language;
 mod managed;
-pub mod policy;
 #[cfg(test)]
 mod tests;
 
