@@ -278,6 +278,16 @@ impl Caller {
     }
 
     #[cfg(test)]
+    pub(crate) fn in_test_session(
+        principal: Principal,
+        account: AccountId,
+        id: AccessKeyId,
+        session: Session,
+    ) -> Caller {
+        Caller { access_key: Some(id), session: Some(Arc::new(session)), ..Caller::plain(principal, account) }
+    }
+
+    #[cfg(test)]
     pub(crate) fn in_test_via(principal: Principal, account: AccountId, via: ServiceName) -> Caller {
         Caller { via: Some(via), ..Caller::plain(principal, account) }
     }

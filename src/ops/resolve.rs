@@ -3,6 +3,8 @@
 
 mod asked;
 mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod named;
 #[cfg(test)]
 mod tests;
