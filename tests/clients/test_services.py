@@ -319,7 +319,7 @@ def test_nobody_manages_it(bridge, s3, alice, managed):
     assert f"kms:UpdateAlias on resource: {arn}" in denied(root.update_alias, AliasName=alias, TargetKeyId=managed)
     assert code_of(root.create_alias, AliasName="alias/aws/unheard", TargetKeyId=own) == "ValidationException"
     # The operator does not either.
-    for command in (["rotate", "--alias", s3.alias, "--reason", "x"], ["alias", "history", "drop", s3.alias, "--key", own],
+    for command in (["rotate", "--alias", s3.alias, "--reason", "x"], ["alias", "history", "drop", "--alias", s3.alias, "--key", own],
                     ["rotate", "retire", "--alias", s3.alias]):
         done = bridge.run(*command, check=False)
         assert done.returncode != 0 and "reserved" in done.stderr, (command, done.stderr)
