@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::authn::{self, Credential, Directory, OpenSecret, Principal};
+use crate::authn::{self, Credential, Directory, EndCaller, NotForThem, OpenSecret, Principal};
 use crate::ids::{AccessKeyId, AccountId, ServiceName, UserName};
 use crate::keystore::{CallContext, KeyRef, SystemKey, Token};
 use crate::ops::iam::{self, IamChange, UserSpec};
 use crate::ops::{
-    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, operator::date, sealed, token_error,
+    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, behalf, operator::date, sealed,
+    token_error,
 };
 use crate::secret::{SecretBytes, SecretString};
 use crate::store::{AccessKeyRecord, Owner, Snapshot, Write, root_path};
@@ -37,6 +38,10 @@ impl Directory for SnapshotDirectory {
             wrapped_secret: record.wrapped_secret.as_slice().into(),
             created: record.created,
         })
+    }
+
+    fn end_caller(&self, service: &ServiceName, named: &str) -> Result<EndCaller, NotForThem> {
+        if named.starts_with("arn:") { behalf::by_arn(&self.0, service, named) } else { Err(NotForThem::Token) }
     }
 }
 

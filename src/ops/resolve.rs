@@ -372,6 +372,9 @@ fn of_timer(
             Some(record) => Ok(Subject::Key(target(record, here))),
             None => Err(OpError::KeyNotFound { arn: here.key_arn(key) }.into()),
         },
+        TimerRequest::MakeManagedKey(wanted) => {
+            Ok(Subject::NewKey { id: new_id, arn: here.of(&wanted.account).key_arn(&new_id) })
+        }
         TimerRequest::Rotate { key } => {
             Ok(Subject::Rotation(Box::new(rotation::resolve_key(key, snapshot, here, new_id)?)))
         }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
-use crate::ops::{IamRequest, Operation, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse};
+use crate::ops::{
+    IamRequest, ManagedKey, Operation, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
+};
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
 
@@ -302,6 +304,8 @@ pub enum TimerRequest {
     DeleteKey { key: KeyId },
     /// A key store waits to be connected: after ConnectCustomKeyStore, and at start.
     ConnectKeyStore { id: KeyStoreId },
+    /// A service named its AWS managed key of an account for the first time.
+    MakeManagedKey(ManagedKey),
     /// The key behind these aliases has used its share of the GCM budget (`rotation.at_usage`).
     Rotate { key: KeyId },
 }
@@ -489,6 +493,7 @@ impl Task {
             Task::Timer(TimerRequest::DeleteKey { .. }) => "DeleteKey",
             Task::Timer(TimerRequest::ConnectKeyStore { .. }) => "KeyStoreConnection",
             Task::Timer(TimerRequest::Rotate { .. }) => "RotateAlias",
+            Task::Timer(TimerRequest::MakeManagedKey(_)) => "CreateKey",
             Task::Sts(request) => request.name(),
         }
     }
