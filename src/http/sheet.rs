@@ -14,7 +14,7 @@ use crate::authz::{AliasGeneration, CheckGrounds, Grounds};
 use crate::http::pipeline::{Failure, Services};
 use crate::http::request::TlsFacts;
 use crate::kms;
-use crate::ops::{Answer, Effects, IamRequest, OperatorRequest, Request, Resolved, Task};
+use crate::ops::{Answer, Effects, Request, Resolved, Task};
 
 /// Where a request came from, before anything is known of it.
 #[derive(Debug, Clone)]
@@ -76,11 +76,7 @@ impl<'a> Sheet<'a> {
         self.read_only = task.is_read_only();
         self.parameters = match task {
             Task::Kms(request) => kms::audit_parameters(request),
-            // A folder of any size is told by its digest.
-            Task::Operator(OperatorRequest::Iam(IamRequest::Apply(apply))) => {
-                serde_json::value::to_raw_value(&apply.recorded()).ok()
-            }
-            Task::Operator(request) => serde_json::value::to_raw_value(request).ok(),
+            Task::Operator(request) => request.recorded(),
             Task::Sts(_) | Task::Timer(_) => None,
         };
     }

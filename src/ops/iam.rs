@@ -9,6 +9,7 @@ mod edited;
 mod query;
 mod root;
 mod shown;
+mod used;
 mod writes;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use crate::ids::{AccessKeyId, AccountId, RoleName, ServiceName, UserName};
 use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops, Resolved};
 use crate::store::{RevokedSessionRecord, Snapshot, Write};
 use shown::{Documents, differences};
+pub use used::AccessKeyUses;
 pub use writes::{IdKind, all_writes, writes};
 
 /// The deployment's own account until somebody names it.
@@ -154,6 +156,15 @@ impl IamRequest {
         }
     }
 
+    /// What the audit log keeps of it: no document in full, of many changes the first.
+    pub fn recorded(&self) -> Option<Value> {
+        // A folder of any size is told by its digest.
+        if let IamRequest::Apply(apply) = self {
+            return Some(json!({ "iam": "apply", "apply": apply.recorded() }));
+        }
+        Some(shown::recorded(serde_json::to_value(self).ok()?, TOLD_IN_FULL))
+    }
+
     pub fn changes(&self) -> bool {
         !matches!(self.permission(), "iam:read" | "access-key:list")
     }
@@ -171,6 +182,11 @@ impl Ops {
         let snapshot = resolved.snapshot();
         let own = &self.locality.account;
         let report = match request {
+            IamRequest::Show { what: what @ IamQuery { kind: IamKind::AccessKey, .. } } => {
+                // What was noted and is not written yet is a use too.
+                self.write_access_key_uses().await;
+                query::answer(&self.store.snapshot(), own, what)?
+            }
             IamRequest::Show { what } => query::answer(snapshot, own, what)?,
             IamRequest::Change { changes, dry_run } => {
                 let (changes, now) = (changes.clone(), ctx.now);

@@ -72,7 +72,7 @@ fn all(snapshot: &Snapshot, account: &AccountId, kind: IamKind) -> Value {
                 Arn::parse(policy.arn.as_str()).is_ok_and(|arn| arn.account == account.as_str() || arn.account == "aws")
             });
             let own = own.map(|policy| shown::policy_in_use(snapshot, policy));
-            json!({ "Policies": own.chain(shown::builtin_policies()).collect::<Vec<_>>() })
+            json!({ "Policies": own.chain(shown::built_in()).collect::<Vec<_>>() })
         }
         IamKind::OidcProvider => {
             let providers = snapshot.oidc_providers.values().filter(|provider| provider.account == *account);
@@ -167,7 +167,6 @@ fn policy(snapshot: &Snapshot, account: &AccountId, name: &str) -> Result<Value,
     if let Some(record) = snapshot.policies.get(&arn) {
         return Ok(shown::policy_in_use(snapshot, record));
     }
-    let known =
-        shown::builtin_policies().find(|policy| policy.get("Arn").and_then(Value::as_str) == Some(arn.as_str()));
+    let known = shown::built_in().find(|policy| policy.get("Arn").and_then(Value::as_str) == Some(arn.as_str()));
     known.ok_or_else(|| OpError::Validation(format!("Policy {arn} was not found.")))
 }

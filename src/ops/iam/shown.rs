@@ -3,8 +3,8 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
-use super::builtin;
 use super::writes::users_of;
+use crate::authz::builtin_policies;
 use crate::ids::{AccessKeyId, PolicyArn, PolicyDocument};
 use crate::ops::operator::date;
 use crate::store::{
@@ -175,8 +175,16 @@ pub fn policy_in_use(snapshot: &Snapshot, record: &PolicyRecord) -> Value {
     shown
 }
 
-pub fn builtin_policies() -> impl Iterator<Item = Value> {
-    builtin::all().map(|arn| json!({ "PolicyName": arn.rsplit('/').next(), "Arn": arn, "BuiltIn": true }))
+pub fn built_in() -> impl Iterator<Item = Value> {
+    builtin_policies().iter().map(|policy| {
+        json!({
+            "PolicyName": policy.name,
+            "Arn": policy.arn,
+            "Description": policy.description,
+            "PolicyDocument": Documents::Whole.text(policy.text),
+            "BuiltIn": true,
+        })
+    })
 }
 
 /// What writes would do, one entry each; what does not show (usage, markers) has none.
@@ -323,4 +331,37 @@ pub fn access_keys_of(snapshot: &Snapshot, account: &crate::ids::AccountId, owne
     let ids = snapshot.access_keys_of.get(&(account.clone(), owner));
     let records = ids.into_iter().flatten().filter_map(|id: &AccessKeyId| snapshot.access_keys.get(id));
     records.map(|record| access_key(record)).collect()
+}
+
+/// A request as the audit log keeps it: hash and length of each document, the first of many changes.
+pub fn recorded(mut request: Value, most: usize) -> Value {
+    if let Some(Value::Array(changes)) = request.get_mut("changes") {
+        let count = changes.len();
+        changes.truncate(most);
+        set(&mut request, "count", count.into());
+    }
+    digested(&mut request);
+    request
+}
+
+fn digested(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members.iter_mut() {
+                match (name.as_str(), &*value) {
+                    ("document" | "trust" | "jwks" | "ca", Value::String(text)) => {
+                        *value = Documents::Digest.text(text)
+                    }
+                    ("inline", Value::Object(policies)) => {
+                        let text = |text: &Value| Documents::Digest.text(text.as_str().unwrap_or_default());
+                        *value = policies.iter().map(|(name, document)| (name.clone(), text(document))).collect();
+                    }
+                    ("desired", desired) => *value = Documents::Digest.text(&desired.to_string()),
+                    _ => digested(value),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(digested),
+        _ => {}
+    }
 }
