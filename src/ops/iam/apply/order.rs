@@ -163,7 +163,11 @@ fn trusts_account(account: &AccountId) -> String {
 }
 
 fn in_file(entity: &IamEntity, error: OpError) -> OpError {
-    let told = |text: String| format!("{}: {}: {text}", entity.file, name_of(&entity.put));
+    let name = name_of(&entity.put);
+    let told = |text: String| match text.contains(&name) {
+        true => format!("{}: {text}", entity.file),
+        false => format!("{}: {name}: {text}", entity.file),
+    };
     match error {
         OpError::Validation(text) => OpError::Validation(told(text)),
         OpError::LimitExceeded(text) => OpError::LimitExceeded(told(text)),
