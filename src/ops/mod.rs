@@ -9,6 +9,8 @@ mod crypto;
 pub mod error;
 pub mod iam;
 pub mod identity;
+mod key_create;
+mod key_policy;
 mod key_stores;
 mod keys;
 mod last_use;
@@ -23,6 +25,7 @@ mod rotation_report;
 mod sealed;
 pub mod settle;
 mod signing;
+mod simulate;
 pub mod store_key;
 pub mod sts;
 pub mod task;
@@ -67,8 +70,13 @@ pub struct Ops {
     budgets: Budgets,
     clock: Arc<ClockWatch>,
     last_uses: Arc<LastUses>,
+    access_key_uses: AccessKeyUses,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    /// Key policies may name accounts that this bridge does not serve.
+    allow_unknown_accounts: bool,
+    /// As in `authz::Rules`, for simulations.
+    grants_suffice_cross_account: bool,
     rotation: RotationSettings,
     /// One rotation at a time: whoever comes second finds what the first one did.
     rotating: tokio::sync::Mutex<()>,
@@ -115,6 +123,8 @@ pub struct Effects {
     pub store_version: Option<u64>,
     /// Of a custom key store and what is in it.
     pub key_store: Option<KeyStoreFacts>,
+    /// Access keys that are refused from now on: what was derived from their secrets is of no use any more.
+    pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
 }
@@ -146,6 +156,10 @@ pub struct Settings {
     pub generate_deadline: Duration,
     /// Key specs beyond SYMMETRIC_DEFAULT for custom key stores.
     pub custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    /// Key policies may name accounts that this bridge does not serve.
+    pub allow_unknown_accounts: bool,
+    /// As in `authz::Rules`, for simulations.
+    pub grants_suffice_cross_account: bool,
     pub rotation: RotationSettings,
 }
 
@@ -173,8 +187,11 @@ impl Ops {
             budgets,
             clock,
             last_uses: Arc::new(LastUses::new(settings.now)),
+            access_key_uses: AccessKeyUses::default(),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
+            allow_unknown_accounts: settings.allow_unknown_accounts,
+            grants_suffice_cross_account: settings.grants_suffice_cross_account,
             rotation: settings.rotation,
             rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
@@ -212,8 +229,9 @@ impl Ops {
             Task::Kms(request) => {
                 effects.key_store = self.store_used(request, resolved.subject());
                 let own = self.within_deadline(resolved.subject(), ctx);
-                let done = self.kms(request, resolved, own.as_ref().unwrap_or(ctx), &mut effects).await;
-                done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, request, resolved.subject()))
+                let done = self.kms(request, permit, own.as_ref().unwrap_or(ctx), &mut effects).await;
+                done.map(Answer::Kms)
+                    .map_err(|error| self.told_of_disconnect(error, &ctx.account, request, resolved.subject()))
             }
             // Boxed: its state is six times that of all others, and would be part of every request's.
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
@@ -240,17 +258,18 @@ impl Ops {
     async fn kms(
         &self,
         request: &Request,
-        resolved: &Resolved,
+        permit: &Permit<Resolved>,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
+        let resolved = permit.resolved();
         self.reachable(request, resolved.subject())?;
         match (request, resolved.subject()) {
             (Request::Unsupported { operation, reason }, _) => {
                 Err(OpError::Unsupported(format!("{}: {reason}", operation.name())))
             }
             (Request::CreateKey(request), Subject::NewKey { id, arn }) => {
-                self.create_key(request, *id, arn, ctx, effects).await
+                self.create_key(request, *id, arn, permit, ctx, effects).await
             }
             (Request::DescribeKey { .. }, Subject::Key(key)) => Ok(Response::DescribeKey(Box::new(self.metadata(key)))),
             (Request::ListKeys { page }, _) => self.list_keys(page, &ctx.account, resolved.snapshot()),
@@ -306,10 +325,11 @@ impl Ops {
                 self.verify_mac(key, message, mac, *algorithm, *dry_run, ctx, effects).await
             }
             (Request::GetKeyPolicy { .. }, Subject::Key(key)) => {
-                Ok(Response::GetKeyPolicy { policy: Arc::clone(key.record.policy.text()) })
+                Ok(Response::GetKeyPolicy { policy: key_policy::shown(&key.record.policy, resolved.snapshot()) })
             }
             (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
-                self.put_policy(key, policy, bypass_policy_lockout_safety_check.unwrap_or(false), ctx, effects).await
+                let bypass = bypass_policy_lockout_safety_check.unwrap_or(false);
+                self.put_policy(key, policy, bypass, permit, ctx, effects).await
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {
@@ -326,7 +346,7 @@ impl Ops {
             (Request::CreateCustomKeyStore(request), _) => Box::pin(self.create_key_store(request, ctx, effects)).await,
             (Request::UpdateCustomKeyStore(request), _) => Box::pin(self.update_key_store(request, ctx, effects)).await,
             (Request::DescribeCustomKeyStores { id, name, page }, _) => {
-                self.describe_key_stores(id.as_deref(), name.as_deref(), page, resolved.snapshot())
+                self.describe_key_stores(id.as_deref(), name.as_deref(), page, &ctx.account, resolved.snapshot())
             }
             (Request::ConnectCustomKeyStore { id }, _) => self.connect_key_store(id, ctx, effects).await,
             (Request::DisconnectCustomKeyStore { id }, _) => self.disconnect_key_store(id, ctx, effects).await,

@@ -1,6 +1,7 @@
 //! What an alias means beside a ciphertext, and what the policy is told of it.
 
 use super::*;
+use crate::authz::{Checks, Resource};
 use crate::ids::spec::EncryptionAlgorithm;
 use crate::ops::ReEncrypt;
 use crate::ops::ciphertext::Suite;
