@@ -7,6 +7,7 @@ pub mod ciphertext;
 pub mod clock;
 mod crypto;
 pub mod error;
+mod grants;
 pub mod iam;
 pub mod identity;
 mod key_stores;
@@ -32,8 +33,9 @@ mod usage;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::authn::Caller;
 use crate::authz::Permit;
-use crate::ids::{AccountId, ClusterId, KeyStoreId, Locality};
+use crate::ids::{AccountId, ClusterId, GrantId, KeyStoreId, Locality};
 use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenError};
 use crate::store::{Store, StoreError, UpdateError};
 
@@ -51,6 +53,7 @@ pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
 
+use grants::GrantTokenKey;
 use marker::Markers;
 use resolve::KeyTarget;
 use usage::Budgets;
@@ -64,6 +67,7 @@ pub struct Ops {
     keystore: KeyStores,
     locality: Locality,
     markers: Markers,
+    grant_tokens: GrantTokenKey,
     budgets: Budgets,
     clock: Arc<ClockWatch>,
     last_uses: Arc<LastUses>,
@@ -114,6 +118,8 @@ pub struct Effects {
     pub store_version: Option<u64>,
     /// Of a custom key store and what is in it.
     pub key_store: Option<KeyStoreFacts>,
+    /// The grant that was retired: a token in the request does not tell it.
+    pub grant: Option<GrantId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
 }
@@ -162,12 +168,14 @@ pub struct RotationSettings {
 impl Ops {
     pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
+        let grant_tokens = GrantTokenKey::new(&store.derive("grant-token"));
         let budgets = Budgets::new(store.clone(), settings.gcm_limit, settings.rotation.at_usage);
         Ok(Self {
             store,
             keystore,
             locality: settings.locality,
             markers,
+            grant_tokens,
             budgets,
             clock,
             last_uses: Arc::new(LastUses::new(settings.now)),
@@ -209,7 +217,8 @@ impl Ops {
             Task::Kms(request) => {
                 effects.key_store = self.store_used(request, resolved.subject());
                 let own = self.within_deadline(resolved.subject(), ctx);
-                let done = self.kms(request, resolved, own.as_ref().unwrap_or(ctx), &mut effects).await;
+                let ctx = own.as_ref().unwrap_or(ctx);
+                let done = self.kms(request, permit.caller(), resolved, ctx, &mut effects).await;
                 done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, request, resolved.subject()))
             }
             // Boxed: its state is six times that of all others, and would be part of every request's.
@@ -236,6 +245,7 @@ impl Ops {
     async fn kms(
         &self,
         request: &Request,
+        caller: &Caller,
         resolved: &Resolved,
         ctx: &Context,
         effects: &mut Effects,
@@ -315,8 +325,20 @@ impl Ops {
                     None => Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() }),
                 }
             }
-            (Request::ListGrants { .. }, Subject::Key(_)) => {
-                Ok(Response::ListGrants { grants: Vec::new(), next_marker: None })
+            (Request::CreateGrant(request), Subject::Key(key)) => {
+                Box::pin(self.create_grant(key, request, ctx, effects)).await
+            }
+            (Request::ListGrants { grant, grantee, page, .. }, Subject::Key(key)) => {
+                self.list_grants(key, grant.as_deref(), grantee.as_ref(), page, caller, resolved.snapshot())
+            }
+            (Request::ListRetirableGrants { retiring, page }, Subject::Account) => {
+                self.list_retirable_grants(retiring, page, caller, resolved.snapshot())
+            }
+            (Request::RetireGrant(request), Subject::Grant { key, grant }) => {
+                self.retire_grant(key, grant, request.dry_run, ctx, effects).await
+            }
+            (Request::RevokeGrant { grant, dry_run, .. }, Subject::Key(key)) => {
+                self.revoke_grant(key, grant, *dry_run, ctx, effects).await
             }
             (Request::GetKeyLastUsage { .. }, Subject::Key(key)) => self.key_last_usage(key),
             (Request::CreateCustomKeyStore(request), _) => Box::pin(self.create_key_store(request, ctx, effects)).await,

@@ -1,6 +1,7 @@
 //! From names to things, once per request and from one snapshot: alias, key, ciphertext header → key record. What comes
 //! out is what is authorised and what is used.
 
+mod grants;
 mod named;
 #[cfg(test)]
 mod tests;
@@ -10,9 +11,12 @@ use std::sync::Arc;
 use crate::authz::{AliasGeneration, Check, Checks, Conditions, Resource};
 use crate::ids::{AccountId, AliasName, Arn, KeyId, Locality};
 use crate::ops::ciphertext::{Blob, Header};
+use crate::ops::grants::GrantTokenKey;
 use crate::ops::rotation::{self, RotationSubject};
-use crate::ops::{KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, StsRequest, Task, TimerRequest};
-use crate::store::{AliasRecord, KeyRecord, Lifecycle, Snapshot};
+use crate::ops::{
+    KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, RotateGrants, StsRequest, Task, TimerRequest,
+};
+use crate::store::{AliasRecord, GrantRecord, KeyRecord, Lifecycle, Snapshot};
 
 use named::how_named;
 pub use named::{Named, Stay};
@@ -51,6 +55,11 @@ pub enum Subject {
         destination: KeyTarget,
     },
     Rotation(Box<RotationSubject>),
+    /// RetireGrant: the grant, and its key.
+    Grant {
+        key: KeyTarget,
+        grant: Arc<GrantRecord>,
+    },
     Command,
     Timer,
 }
@@ -102,7 +111,7 @@ impl Resolved {
         const ALIAS: &str = "AWS::KMS::Alias";
         match &self.subject {
             Subject::Account | Subject::Foreign | Subject::Command | Subject::Timer => Vec::new(),
-            Subject::Key(key) | Subject::Blob { key, .. } => vec![(KEY, &key.arn)],
+            Subject::Key(key) | Subject::Blob { key, .. } | Subject::Grant { key, .. } => vec![(KEY, &key.arn)],
             Subject::NewKey { arn, .. } => vec![(KEY, arn)],
             Subject::Alias(alias) => {
                 let keys = alias.target.iter().chain(&alias.current);
@@ -127,7 +136,7 @@ impl Resolved {
     /// The ARN that answers and audit records name as `keyId`.
     pub fn key_arn(&self) -> Option<&str> {
         match &self.subject {
-            Subject::Key(key) | Subject::Blob { key, .. } => Some(&key.arn),
+            Subject::Key(key) | Subject::Blob { key, .. } | Subject::Grant { key, .. } => Some(&key.arn),
             Subject::NewKey { arn, .. } => Some(arn),
             Subject::Alias(alias) => alias.target.as_ref().or(alias.current.as_ref()).map(|k| k.arn.as_str()),
             Subject::ReEncrypt { destination, .. } => Some(&destination.arn),
@@ -151,6 +160,7 @@ impl Checks for Resolved {
             (Task::Timer(_), _) => vec![Check::new("timer", Resource::Timer(self.task.name()))],
             (_, Subject::Foreign) => vec![Check::new(action, Resource::Foreign)],
             (_, Subject::Key(target)) => vec![self.on_current(action, target)],
+            (_, Subject::Grant { key, .. }) => vec![self.on_key(action, key)],
             (_, Subject::Blob { key, named, .. }) => vec![self.on_named(action, key, named.as_ref())],
             (_, Subject::ReEncrypt { source, named, destination, .. }) => vec![
                 self.on_named("kms:ReEncryptFrom", source, named.as_ref()),
@@ -170,6 +180,10 @@ impl Checks for Resolved {
                 }
                 checks.extend(rotation.aliases.iter().map(|a| Check::new(UPDATE, Resource::Alias { arn: &a.arn })));
                 checks.extend([&rotation.old, &rotation.new].map(|key| self.on_key(UPDATE, key)));
+                let carries = rotation.grants == Some(RotateGrants::Carry);
+                if carries && self.snapshot.grants_of(rotation.old.record.id).next().is_some() {
+                    checks.push(self.on_key("kms:CreateGrant", &rotation.new));
+                }
                 checks
             }
             (Task::Kms(Request::CreateKey(request)), _) if !request.tags.is_empty() => {
@@ -218,6 +232,7 @@ impl Ops {
             &self.locality.of(account),
             self.rotation.alias_history_decrypts,
             new_id,
+            &self.grant_tokens,
         )
     }
 }
@@ -229,9 +244,15 @@ pub(super) fn resolve(
     locality: &Locality,
     history: bool,
     new_id: KeyId,
+    tokens: &GrantTokenKey,
 ) -> Result<Resolved, OpError> {
-    match subject(&task, who, &snapshot, locality, history, new_id) {
-        Ok((subject, alias)) => Ok(Resolved { task, subject, alias, snapshot }),
+    match subject(&task, who, &snapshot, locality, history, new_id, tokens) {
+        Ok((subject, alias)) => {
+            if let Task::Kms(request) = &task {
+                grants::check_tokens(request, &snapshot, tokens)?;
+            }
+            Ok(Resolved { task, subject, alias, snapshot })
+        }
         Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, alias: None, snapshot }),
         Err(Unresolved::Error(error)) => Err(error),
     }
@@ -258,6 +279,7 @@ fn subject(
     here: &Locality,
     history: bool,
     new_id: KeyId,
+    tokens: &GrantTokenKey,
 ) -> Result<Found, Unresolved> {
     let request = match task {
         Task::Kms(request) => request,
@@ -281,12 +303,13 @@ fn subject(
         Request::RotateAlias(request) => {
             Subject::Rotation(Box::new(rotation::resolve(request.clone(), who, snapshot, here, new_id)?))
         }
-        Request::ListAliases { key: None, .. } | Request::ListRetirableGrants { .. } => Subject::Account,
+        Request::ListAliases { key: None, .. } => Subject::Account,
+        Request::ListRetirableGrants { retiring, .. } => grants::retirable(retiring, here)?,
         Request::CreateGrant(request) => {
             let (key, alias) = find(&request.key)?;
             return Ok((Subject::Key(key), alias));
         }
-        Request::RetireGrant(_) => return Err(OpError::Unsupported("RetireGrant: not built".to_owned()).into()),
+        Request::RetireGrant(request) => grants::to_retire(request, snapshot, here, tokens)?,
         Request::CreateKey(_) => Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) },
         Request::CreateAlias { alias, target } => {
             let target = key(target)?;
