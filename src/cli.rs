@@ -4,8 +4,10 @@
 mod alias;
 mod args;
 mod ciphertext;
+mod iam;
 mod key;
 mod log;
+mod policy;
 mod progress;
 mod reencrypt;
 mod rotate;
@@ -75,6 +77,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
     match arguments.command {
         // These need no lock, no token and no configuration where a path is given.
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
+        Command::Policy(command) => command.run(),
         Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
@@ -115,6 +118,10 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         }
         Command::AccessKey(AccessKeyCommand::Disable { id, json }) => {
             operate(&config.load()?, OperatorRequest::AccessKeyDisable { id }, json)
+        }
+        Command::Iam(command) => {
+            let (request, json) = command.request()?;
+            operate(&config.load()?, request, json)
         }
         Command::Store(StoreCommand::Backup { path, json }) => {
             operate(&config.load()?, OperatorRequest::StoreBackup { path: absolute(path)? }, json)

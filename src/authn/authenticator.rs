@@ -86,6 +86,7 @@ impl Authenticator {
             access_key: Some(credential.id),
             session: None,
             via: None,
+            source: None,
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod access_key;
 mod authenticator;
+mod behalf;
 pub mod federation;
 pub mod query;
 pub mod sigv4;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub use access_key::{new_access_key_id, new_secret, new_user_id, seal_aad};
 pub use authenticator::{Authenticator, claimed_access_key};
+pub use behalf::{EndCaller, NotForThem, Source, behalf, is_on_behalf};
 
 use crate::ids::{AccessKeyId, AccountId, IamPath, PolicyArn, PolicyDocument, RoleName, ServiceName, UserName};
 use crate::secret::SecretString;
@@ -164,6 +166,11 @@ pub struct SessionPolicies {
 /// The view of the access keys at this moment.
 pub trait Directory: Send + Sync {
     fn credential(&self, id: &AccessKeyId) -> Option<Credential>;
+
+    /// For whom a service calls. `named`: an ARN, or the session token of temporary credentials.
+    fn end_caller(&self, _service: &ServiceName, _named: &str) -> Result<EndCaller, NotForThem> {
+        Err(NotForThem::NotRegistered)
+    }
 }
 
 /// Opens the sealed secret of an access key with a token key.
@@ -184,6 +191,8 @@ pub struct Caller {
     session: Option<Arc<Session>>,
     /// The registered service that signed on behalf of the principal.
     via: Option<ServiceName>,
+    /// What the service said of its own resource.
+    source: Option<Arc<Source>>,
 }
 
 impl Caller {
@@ -205,6 +214,11 @@ impl Caller {
 
     pub fn via(&self) -> Option<&ServiceName> {
         self.via.as_ref()
+    }
+
+    /// Only requests that a registered service signed have one.
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_deref()
     }
 
     /// The caller's ARN as AWS shows it.
@@ -257,13 +271,18 @@ impl Caller {
         Caller::plain(principal, account)
     }
 
+    #[cfg(test)]
+    pub(crate) fn in_test_via(principal: Principal, account: AccountId, via: ServiceName) -> Caller {
+        Caller { via: Some(via), ..Caller::plain(principal, account) }
+    }
+
     /// The service itself.
     pub fn bridge(account: AccountId) -> Caller {
         Caller::plain(Principal::Bridge, account)
     }
 
     fn plain(principal: Principal, account: AccountId) -> Caller {
-        Caller { principal, account, access_key: None, session: None, via: None }
+        Caller { principal, account, access_key: None, session: None, via: None, source: None }
     }
 }
 

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::alias::AliasCommand;
+use super::iam::IamArguments;
 use super::key::KeyCommand;
+use super::policy::PolicyCommand;
 use super::rotate::RotateCommand;
 use super::token::TokenCommand;
 use crate::config::DecryptAliasMode;
@@ -70,6 +72,9 @@ pub enum Command {
     /// Look at keys, adopt and attest them.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Test what policies decide.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// See where aliases point and pointed.
     #[command(subcommand)]
     Alias(AliasCommand),
@@ -91,6 +96,8 @@ pub enum Command {
     /// Make, list and disable access keys.
     #[command(subcommand)]
     AccessKey(AccessKeyCommand),
+    /// Accounts, users, groups, roles, policies, identity providers, services and their access keys.
+    Iam(Box<IamArguments>),
     /// Back the store up, and put a backup back.
     #[command(subcommand)]
     Store(StoreCommand),

@@ -2,10 +2,12 @@
 //! operator (`hsm-bridge iam …`), one at a time or as a whole folder.
 
 pub mod change;
+pub mod edit;
 
 use serde::{Deserialize, Serialize};
 
 pub use change::*;
+pub use edit::*;
 
 use crate::authn::Caller;
 use crate::ids::{AccessKeyId, AccountId, RoleName, ServiceName, UserName};
@@ -19,6 +21,11 @@ pub enum IamRequest {
     Change {
         changes: Vec<IamChange>,
         dry_run: bool,
+    },
+    /// One thing about one entity; the account is the deployment's own where none is named.
+    Edit {
+        account: Option<AccountId>,
+        edit: Box<IamEdit>,
     },
     /// One entity, or all of a kind: as AWS-format JSON.
     Show {
@@ -41,6 +48,9 @@ pub enum IamRequest {
         account: Option<AccountId>,
     },
     RootEnable {
+        account: Option<AccountId>,
+    },
+    RootStatus {
         account: Option<AccountId>,
     },
     /// Sessions of the role that were issued before now are refused from now on.
@@ -87,12 +97,18 @@ impl IamRequest {
     /// The name in `operator.allow`.
     pub fn permission(&self) -> &'static str {
         match self {
-            IamRequest::Show { .. } => "iam:read",
+            IamRequest::Show { what: IamQuery { kind: IamKind::AccessKey, .. } } => "access-key:list",
+            IamRequest::Show { .. } | IamRequest::RootStatus { .. } => "iam:read",
             IamRequest::Change { dry_run: true, .. } | IamRequest::Apply { dry_run: true, .. } => "iam:read",
-            IamRequest::AccessKeyCreate { .. } => "access-key:create",
-            IamRequest::AccessKeyUpdate { .. } | IamRequest::AccessKeyDelete { .. } => "access-key:disable",
+            IamRequest::AccessKeyCreate { .. } | IamRequest::AccessKeyUpdate { active: true, .. } => {
+                "access-key:create"
+            }
+            IamRequest::AccessKeyUpdate { active: false, .. } | IamRequest::AccessKeyDelete { .. } => {
+                "access-key:disable"
+            }
             IamRequest::RootDisable { .. } | IamRequest::RootEnable { .. } => "iam:root",
             IamRequest::Change { .. }
+            | IamRequest::Edit { .. }
             | IamRequest::RoleRevokeSessions { .. }
             | IamRequest::SessionRevoke { .. }
             | IamRequest::Apply { .. } => "iam:change",
@@ -103,7 +119,9 @@ impl IamRequest {
     pub fn name(&self) -> &'static str {
         match self {
             IamRequest::Change { .. } => "IamChange",
+            IamRequest::Edit { .. } => "IamChange",
             IamRequest::Show { .. } => "IamShow",
+            IamRequest::RootStatus { .. } => "RootStatus",
             IamRequest::AccessKeyCreate { .. } => "AccessKeyCreate",
             IamRequest::AccessKeyUpdate { .. } => "AccessKeyUpdate",
             IamRequest::AccessKeyDelete { .. } => "AccessKeyDelete",
@@ -116,7 +134,7 @@ impl IamRequest {
     }
 
     pub fn changes(&self) -> bool {
-        self.permission() != "iam:read"
+        !matches!(self.permission(), "iam:read" | "access-key:list")
     }
 }
 

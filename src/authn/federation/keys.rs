@@ -66,12 +66,13 @@ struct State {
 
 impl State {
     fn set(&self, now: i64, younger_than: i64) -> Option<Arc<KeySet>> {
-        // A clock that went back makes a set's age unknown.
-        self.set.as_ref().filter(|(_, at)| (0..younger_than).contains(&(now - at))).map(|(set, _)| Arc::clone(set))
+        // A request that waited for its turn may have read the clock before the fetch. A clock that went further back makes a
+        // set's age unknown.
+        self.set.as_ref().filter(|(_, at)| (-PAUSE..younger_than).contains(&(now - at))).map(|(set, _)| Arc::clone(set))
     }
 
     fn may_ask(&self, now: i64) -> bool {
-        self.asked.is_none_or(|asked| !(0..PAUSE).contains(&(now - asked)))
+        self.asked.is_none_or(|asked| !(-PAUSE..PAUSE).contains(&(now - asked)))
     }
 }
 
@@ -124,10 +125,8 @@ impl KeySets {
             },
             None => Arc::clone(&place.turn).lock_owned().await,
         };
-        let ask = {
-            let state = locked(&place.state);
-            state.set(now, AGING).is_none() && state.may_ask(now)
-        };
+        // Whoever waited while another fetched is within the pause of that fetch.
+        let ask = locked(&place.state).may_ask(now);
         if ask {
             self.fetch(&place, location, now, turn).await;
         }

@@ -2,8 +2,10 @@
 
 use super::principal::Kind;
 use super::weigh::{Found, Weighed};
-use super::{ActorKind, Asks, DecidedBy, GrantView, Question, Target, Verdict, grant};
+use super::{ActorKind, Asks, DecidedBy, Question, Target, Verdict, grant};
 use crate::authz::language::{About, AboutResource};
+use crate::ids::spec::GrantOperation;
+use crate::store::GrantRecord;
 
 /// RULE §1.5: operations that a caller of another account may ask for; sts: assuming a role.
 const CROSS_ACCOUNT: &[&str] = &[
@@ -161,12 +163,12 @@ fn identity_only(question: &Question<'_>, weighed: &Weighed<'_>) -> Verdict {
 }
 
 /// §1.8: the retiring principal, the grantee whose grant says so, and the account that issued the grant.
-fn retire(question: &Question<'_>, grant: &GrantView, weighed: &Weighed<'_>) -> Verdict {
+fn retire(question: &Question<'_>, grant: &GrantRecord, weighed: &Weighed<'_>) -> Verdict {
     let actor = &question.actor;
     let retiring = grant.retiring.as_ref().and_then(|p| grant::names(p, actor));
-    let may_retire = grant.operations.iter().any(|o| o == "RetireGrant");
+    let may_retire = grant.operations.contains(&GrantOperation::RetireGrant);
     let grantee = grant::names(&grant.grantee, actor).filter(|_| may_retire);
-    let issuer = actor.in_account(&grant.issuing_account).then_some(Kind::Account);
+    let issuer = actor.in_account(grant.issuing_account.as_str()).then_some(Kind::Account);
     let ways = [retiring, grantee, issuer];
     let has = |kind: Kind| ways.contains(&Some(kind));
     let limited = has(Kind::Role) || has(Kind::FederatingUser);
@@ -186,7 +188,7 @@ fn allow(by: DecidedBy, found: Option<Found<'_>>) -> Verdict {
     Verdict { allowed: true, statement: found.map(|f| f.reference()), ..refuse(by) }
 }
 
-fn by_grant(grant: &GrantView, found: Option<Found<'_>>) -> Verdict {
+fn by_grant(grant: &GrantRecord, found: Option<Found<'_>>) -> Verdict {
     Verdict { grant: Some(grant.id.to_string()), ..allow(DecidedBy::Grant, found) }
 }
 

@@ -5,40 +5,7 @@ use std::collections::BTreeMap;
 use super::principal::{Hits, Kind};
 use super::{Actor, ActorKind, Asks, Grants, Question};
 use crate::authz::language::{ConditionKeys, Values};
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GrantPrincipal {
-    Aws { arn: String, id: Option<String> },
-    Service { name: String },
-}
-
-impl GrantPrincipal {
-    pub fn name(&self) -> &str {
-        match self {
-            GrantPrincipal::Aws { arn, .. } => arn,
-            GrantPrincipal::Service { name } => name,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GrantConstraints {
-    pub equals: Option<BTreeMap<String, String>>,
-    pub subset: Option<BTreeMap<String, String>>,
-    pub source_arn: Option<String>,
-}
-
-/// Stands in until the store has grants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GrantView {
-    pub id: String,
-    pub issuing_account: String,
-    pub grantee: GrantPrincipal,
-    pub retiring: Option<GrantPrincipal>,
-    /// Names of actions without `kms:`.
-    pub operations: Vec<String>,
-    pub constraints: GrantConstraints,
-}
+use crate::store::{GrantConstraints, GrantPrincipal, GrantRecord};
 
 /// The names under which grants to the caller may stand: its own, its role's or user's, its account's.
 pub fn grantee_names<'a>(actor: &Actor<'a>, root_arn: Option<&'a str>) -> impl Iterator<Item = &'a str> {
@@ -54,7 +21,7 @@ pub fn root_arn(actor: &Actor<'_>) -> Option<String> {
 }
 
 /// The grants on the key that allow what is asked, by the way in which they name the caller.
-pub fn hits<'g>(question: &Question<'_>, grants: &'g dyn Grants) -> Hits<&'g GrantView> {
+pub fn hits<'g>(question: &Question<'_>, grants: &'g dyn Grants) -> Hits<&'g GrantRecord> {
     let root = root_arn(&question.actor);
     let mut hits = Hits::none();
     for name in grantee_names(&question.actor, root.as_deref()) {
@@ -68,7 +35,7 @@ pub fn hits<'g>(question: &Question<'_>, grants: &'g dyn Grants) -> Hits<&'g Gra
 }
 
 /// Whether the grant is the caller's and allows what is asked.
-pub fn applies(grant: &GrantView, question: &Question<'_>) -> bool {
+pub fn applies(grant: &GrantRecord, question: &Question<'_>) -> bool {
     names(&grant.grantee, &question.actor).is_some() && covers(grant, question)
 }
 
@@ -76,7 +43,7 @@ pub fn applies(grant: &GrantView, question: &Question<'_>) -> bool {
 pub fn names(principal: &GrantPrincipal, actor: &Actor<'_>) -> Option<Kind> {
     match principal {
         GrantPrincipal::Service { name } => {
-            (actor.kind == ActorKind::Service && actor.arn == name).then_some(Kind::Exact)
+            (actor.kind == ActorKind::Service && actor.arn == name.as_str()).then_some(Kind::Exact)
         }
         GrantPrincipal::Aws { arn, id } => {
             let of_account = actor.account.is_some_and(|account| is_root_of(arn, account));
@@ -93,13 +60,13 @@ fn is_root_of(arn: &str, account: &str) -> bool {
 }
 
 /// Whether the grant allows the operation in this request.
-fn covers(grant: &GrantView, question: &Question<'_>) -> bool {
+fn covers(grant: &GrantRecord, question: &Question<'_>) -> bool {
     let Some(operation) = question.action.strip_prefix("kms:") else { return false };
-    grant.operations.iter().any(|o| o == operation)
+    grant.operations.iter().any(|o| o.as_str() == operation)
         && match (operation, question.asks) {
             ("CreateGrant", Asks::CreateGrant { operations, constraints }) => {
                 source_arn_holds(&grant.constraints, question.keys)
-                    && operations.iter().all(|o| grant.operations.iter().any(|own| own == o))
+                    && operations.iter().all(|o| grant.operations.contains(o))
                     && at_least_as_strict(constraints, &grant.constraints)
             }
             // RetireGrant has rules of its own, and a child grant that is not told cannot be compared.

@@ -13,11 +13,12 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use grant::{GrantConstraints, GrantPrincipal, GrantView};
 pub use trace::{GrantTrace, PolicyTrace, StatementTrace, Trace, evaluate_traced};
 pub use verdict::{DecidedBy, Named, StatementRef, Verdict};
 
 use super::language::{ConditionKeys, Policy};
+use crate::ids::spec::GrantOperation;
+use crate::store::{GrantConstraints, GrantRecord};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActorKind {
@@ -118,13 +119,13 @@ impl Bindings for NoBindings {
 /// The grants of one key.
 pub trait Grants {
     /// Those whose grantee is exactly `grantee`: an ARN or a service name.
-    fn to<'s>(&'s self, grantee: &str) -> Box<dyn Iterator<Item = &'s GrantView> + 's>;
+    fn to<'s>(&'s self, grantee: &str) -> Box<dyn Iterator<Item = &'s GrantRecord> + 's>;
 }
 
 pub struct NoGrants;
 
 impl Grants for NoGrants {
-    fn to<'s>(&'s self, _: &str) -> Box<dyn Iterator<Item = &'s GrantView> + 's> {
+    fn to<'s>(&'s self, _: &str) -> Box<dyn Iterator<Item = &'s GrantRecord> + 's> {
         Box::new(std::iter::empty())
     }
 }
@@ -171,12 +172,12 @@ pub enum Asks<'a> {
     Plain,
     /// CreateGrant: the grant to be made; through a parent grant it may be no wider.
     CreateGrant {
-        operations: &'a [&'a str],
+        operations: &'a [GrantOperation],
         constraints: &'a GrantConstraints,
     },
     /// RetireGrant: its own rules, from the grant.
     RetireGrant {
-        grant: &'a GrantView,
+        grant: &'a GrantRecord,
     },
 }
 

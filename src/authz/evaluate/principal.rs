@@ -98,7 +98,7 @@ impl Actor<'_> {
             Principal::Federated(arn) => {
                 (self.kind == ActorKind::WebIdentity && *self.arn == **arn).then_some(Kind::Exact)
             }
-            Principal::Nobody => None,
+            Principal::UniqueId(_) | Principal::Nobody => None,
         }
     }
 }

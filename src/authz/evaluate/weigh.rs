@@ -2,8 +2,9 @@
 
 use super::grant;
 use super::principal::{Hits, Kind, kinds};
-use super::{ActorKind, Attached, Attachment, GrantView, Question, StatementRef, Target};
+use super::{ActorKind, Attached, Attachment, Question, StatementRef, Target};
 use crate::authz::language::{About, Policy};
+use crate::store::GrantRecord;
 
 /// Services and bearers of web identities have no policies of their own.
 static NOTHING: Attached =
@@ -38,7 +39,7 @@ pub struct Said<'q> {
 pub struct Weighed<'q> {
     /// Of the key policy, by how they name the caller.
     pub direct: Hits<Found<'q>>,
-    pub grants: Hits<&'q GrantView>,
+    pub grants: Hits<&'q GrantRecord>,
     pub key_policy_deny: Option<Found<'q>>,
     pub identity: Said<'q>,
     boundary: Option<Said<'q>>,

@@ -60,6 +60,8 @@ pub enum NamedPrincipal<'a> {
     Service(&'a str),
     /// The ARN of an OIDC or SAML provider.
     Federated(&'a str),
+    /// The unique id of a principal that is gone, followed by `:session` where a session was named.
+    UniqueId(&'a str),
 }
 
 /// A parsed policy, immutable.

@@ -15,6 +15,8 @@ pub enum Principal {
     Arn(Box<str>),
     Service(Box<str>),
     Federated(Box<str>),
+    /// `AIDA…` or `AROA…`, as a key policy shows a principal that is gone. Such an id is never used again: it matches nobody.
+    UniqueId(Box<str>),
     /// What was stored and is no principal: a group, an ARN with wildcards. Matches nobody.
     Nobody,
 }
@@ -35,6 +37,7 @@ impl Principal {
             Principal::Arn(arn) => NamedPrincipal::Arn(arn),
             Principal::Service(name) => NamedPrincipal::Service(name),
             Principal::Federated(arn) => NamedPrincipal::Federated(arn),
+            Principal::UniqueId(id) => NamedPrincipal::UniqueId(id),
             Principal::Nobody => return None,
         })
     }
@@ -98,6 +101,9 @@ fn aws(name: &str) -> Principal {
     if name.parse::<AccountId>().is_ok() {
         return Principal::Account(name.into());
     }
+    if is_unique_id(name) {
+        return Principal::UniqueId(name.into());
+    }
     let Ok(arn) = Arn::parse(name) else { return Principal::Nobody };
     let sound = arn.partition.starts_with("aws")
         && arn.region.is_empty()
@@ -116,6 +122,18 @@ fn aws(name: &str) -> Principal {
         },
         _ => Principal::Nobody,
     }
+}
+
+/// RULE §2.2: they appear when a principal was deleted. Whether a policy may say one again, its writer decides.
+fn is_unique_id(name: &str) -> bool {
+    let (id, session) = name.split_once(':').map_or((name, None), |(id, session)| (id, Some(session)));
+    let role = id.starts_with("AROA");
+    (role || id.starts_with("AIDA"))
+        && (16..=128).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+        && session.is_none_or(|name| {
+            role && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b))
+        })
 }
 
 fn has_name(resource: &str, kinds: &[&str]) -> bool {

@@ -126,6 +126,7 @@ async fn an_unknown_kid_asks_once() {
     assert_eq!(bench.asked(), 2);
     assert!(Arc::ptr_eq(&second, &renewed(&first, T + 61).await.unwrap()), "who saw the old one gets the new one");
     assert!(renewed(&second, T + 61).await.is_none());
+    assert!(Arc::ptr_eq(&second, &renewed(&first, T + 600).await.unwrap()), "also much later, and nobody is asked");
     assert_eq!(bench.asked(), 2);
 }
 
@@ -189,8 +190,12 @@ async fn silence_ends() {
 #[tokio::test]
 async fn a_clock_that_went_back_trusts_no_age() {
     let bench = Bench::new([set(), set()]);
-    bench.current(T).await.unwrap();
-    bench.current(T - 10).await.unwrap();
+    let first = bench.current(T).await.unwrap();
+    // Requests overtake each other while they wait.
+    assert!(Arc::ptr_eq(&first, &bench.current(T - 60).await.unwrap()));
+    assert!(bench.keys.renewed(&bench.provider, &first, T - 5).await.is_none());
+    assert_eq!(bench.asked(), 1);
+    bench.current(T - 61).await.unwrap();
     assert_eq!(bench.asked(), 2);
 }
 
