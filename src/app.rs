@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
 use crate::authn::{self, Authenticator};
-use crate::authz::OperatorCommands;
+use crate::authz::{OperatorCommands, Rules};
 use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
 use crate::http::{Metrics, Services};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
@@ -166,7 +166,11 @@ impl App {
             }),
             secrets: Box::new(TokenSecrets(token.clone())),
             strangers: Strangers::new(STRANGERS),
-            operator: OperatorCommands(config.operator.allow.iter().cloned().collect::<BTreeSet<_>>()),
+            rules: Rules {
+                operator: OperatorCommands(config.operator.allow.iter().cloned().collect::<BTreeSet<_>>()),
+                hide_policy_type: config.authz.hide_policy_type,
+                grants_suffice_cross_account: config.authz.grants_suffice_cross_account,
+            },
             metrics: Arc::new(Metrics::new()),
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,

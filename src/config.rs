@@ -69,6 +69,7 @@ pub struct Config {
     pub store: Store,
     pub audit: Audit,
     pub authn: Authn,
+    pub authz: Authz,
     pub operator: Operator,
     pub sweeper: Sweeper,
     pub limits: Limits,
@@ -211,6 +212,14 @@ pub struct Authn {
     pub debug_signature_errors: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authz {
+    /// Refusals do not say which kind of policy refused.
+    pub hide_policy_type: bool,
+    /// A grant to a principal of another account suffices; else that account's policies must allow it too.
+    pub grants_suffice_cross_account: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     /// A subset of `OPERATOR_ACTIONS`.
@@ -332,6 +341,7 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
         authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
+        authz: authz(&document.section("authz"))?,
         operator: operator(&document.section("operator"))?,
         sweeper: Sweeper { interval: seconds(&document.section("sweeper"), "interval_seconds", DAY, 60)? },
         // May only be lowered: the default is the standard's bound.
@@ -471,6 +481,13 @@ fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Aud
         refuse_below_free_percent: u8::try_from(percent)
             .map_err(|_| section.problem("refuse_below_free_percent", "is too large"))?,
         deadline: milliseconds(section, "deadline_ms", 5_000)?,
+    })
+}
+
+fn authz(section: &Section<'_>) -> Result<Authz, Problem> {
+    Ok(Authz {
+        hide_policy_type: section.flag("hide_policy_type", false)?,
+        grants_suffice_cross_account: section.flag("grants_suffice_cross_account", true)?,
     })
 }
 

@@ -89,10 +89,49 @@ pub struct HsmFacts {
 pub struct Authorization {
     /// `Allow` or `Deny`.
     pub decision: &'static str,
-    /// `Root`, `KeyPolicy`, `OperatorConfiguration`, `Service`.
+    /// What the last check was decided by.
+    #[serde(flatten)]
+    pub basis: Basis,
+    /// Where there was more than one: all, in the order asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<AuthorizationCheck>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationCheck {
+    /// `kms:Decrypt`
+    pub action: &'static str,
+    /// ARN or `*`.
+    pub resource: String,
+    pub decision: &'static str,
+    #[serde(flatten)]
+    pub basis: Basis,
+}
+
+/// What a check was decided by.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Basis {
+    /// `KeyPolicy`, `IdentityPolicy`, `Grant` and so on.
     pub source: &'static str,
+    /// A Deny statement said no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub explicit_deny: bool,
+    /// Name or ARN of the policy with the statement that decided; a key's is `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// `key-policy`, `user-inline`, `role-managed` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statement_id: Option<String>,
+    /// From 0, in the policy's order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement_index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<String>,
+    /// Of the key policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_version: Option<u64>,
 }

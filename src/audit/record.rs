@@ -324,7 +324,7 @@ fn truncated(text: &str) -> serde_json::Value {
 pub(super) mod tests {
     use super::*;
     use crate::audit::verify::line::Line;
-    use crate::audit::{Additional, Authorization, HsmFacts, Resource, TlsDetails, UserIdentity};
+    use crate::audit::{Additional, Authorization, Basis, HsmFacts, Resource, TlsDetails, UserIdentity};
 
     pub fn settings(dir: &std::path::Path) -> Settings {
         Settings {
@@ -415,9 +415,13 @@ pub(super) mod tests {
             }),
             authorization: Some(Authorization {
                 decision: "Allow",
-                source: "KeyPolicy",
-                statement_id: Some("AllowPaymentsUse".into()),
-                policy_version: Some(7),
+                basis: Basis {
+                    source: "KeyPolicy",
+                    statement_id: Some("AllowPaymentsUse".into()),
+                    policy_version: Some(7),
+                    ..Basis::default()
+                },
+                checks: Vec::new(),
             }),
             ..Additional::default()
         };

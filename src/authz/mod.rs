@@ -1,20 +1,35 @@
 //! Who may: the decision over what was resolved. A pure function over records: no HTTP, no token, no clock.
 //!
-//! The full policy engine is a later issue. Until then the account's root user may do anything, the local operator what
-//! the configuration lists, the service its timers, and everybody else nothing. The step, its proof and its place in the
-//! pipeline are the final ones.
+//! Callers of AWS's kind are judged by their policies (`evaluate`), the local operator by what the configuration lists, the
+//! service by its timers. Missing configuration never means "allowed", and what cannot be read denies.
 
+pub mod builtin;
 pub mod cases;
+pub mod context;
 pub mod evaluate;
+mod grounds;
+pub mod identities;
 pub mod language;
 pub mod policy;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::authn::{Caller, Principal};
-use crate::ids::AliasName;
-use crate::store::KeyRecord;
+use crate::ids::{AccountId, AliasName, KeyId, PolicyDocument};
+use crate::store::{GrantRecord, KeyRecord, RoleRecord, Snapshot};
+
+pub use builtin::{BuiltinPolicy, builtin_policies};
+pub use context::{Environment, Keys};
+pub use grounds::{CheckGrounds, Grounds, Source};
+pub use identities::{Identity, NoIdentity};
+
+use evaluate::{Asks, Bindings, Grants, Named, NoGrants, Question, Target, Verdict, evaluate};
+use grounds::word;
+use language::{Policy, PolicyKind, Values};
 
 /// What one check is about.
 #[derive(Debug, Clone)]
@@ -27,6 +42,12 @@ pub enum Resource<'a> {
     },
     Alias {
         arn: &'a str,
+        account: &'a AccountId,
+    },
+    /// A role, for sts:AssumeRole and its kin: its trust policy decides.
+    Role {
+        arn: &'a str,
+        record: &'a Arc<RoleRecord>,
     },
     /// An ARN of another account: there is no telling whether it exists.
     Foreign,
@@ -55,7 +76,7 @@ impl AliasGeneration {
 }
 
 /// Condition keys that follow from what was resolved. Absent ones are absent, never empty.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Conditions<'a> {
     /// `kms:RequestAlias`: the alias by which the caller named the key. For a retired key only where `rotate` retired it:
     /// who points an alias elsewhere by hand may have meant to take the old key's users away.
@@ -64,6 +85,11 @@ pub struct Conditions<'a> {
     pub alias_generation: Option<AliasGeneration>,
     /// `kms:ResourceAliases`: the aliases that point to the key now.
     pub resource_aliases: &'a [AliasName],
+    /// For `kms:TrailingDaysWithoutKeyUsage`: when the key was last used, or since when it was not, for operations that have
+    /// that key. Milliseconds since the epoch.
+    pub last_used: Option<i64>,
+    /// What the request says: full name of the condition key and effective value.
+    pub request: Vec<(Cow<'a, str>, Values<'a>)>,
 }
 
 /// One question: may the caller perform this action on this resource?
@@ -72,27 +98,31 @@ pub struct Check<'a> {
     /// `kms:Decrypt`
     pub action: &'static str,
     pub resource: Resource<'a>,
+    /// How the caller named the resource: for the text of a refusal.
+    pub named: Named,
     pub conditions: Conditions<'a>,
+    pub encryption_context: Cow<'a, [(String, String)]>,
+    pub asks: Asks<'a>,
 }
 
 impl<'a> Check<'a> {
     pub fn new(action: &'static str, resource: Resource<'a>) -> Self {
-        Self { action, resource, conditions: Conditions::default() }
+        Self {
+            action,
+            resource,
+            named: Named::Directly,
+            conditions: Conditions::default(),
+            encryption_context: Cow::Borrowed(&[]),
+            asks: Asks::Plain,
+        }
     }
 }
 
-/// What was resolved names every check that has to pass.
+/// What was resolved names every check that has to pass, and the records that it was resolved from.
 pub trait Checks {
     fn checks(&self) -> Vec<Check<'_>>;
-}
 
-/// Why the decision was what it was; goes into the audit record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grounds {
-    /// `Allow` or `Deny`.
-    pub decision: &'static str,
-    /// `Root`, `OperatorConfiguration`, `Service`, `IdentityPolicy`.
-    pub source: &'static str,
+    fn snapshot(&self) -> &Snapshot;
 }
 
 /// Proof that every check of an operation passed, with the caller and exactly what was checked. Only `decide` makes it.
@@ -100,6 +130,7 @@ pub struct Grounds {
 pub struct Permit<R> {
     caller: Caller,
     resolved: R,
+    environment: Environment,
     grounds: Grounds,
 }
 
@@ -112,8 +143,30 @@ impl<R> Permit<R> {
         &self.resolved
     }
 
-    pub fn grounds(&self) -> Grounds {
-        self.grounds
+    /// In which the request was decided: for the lockout safety check.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    pub fn grounds(&self) -> &Grounds {
+        &self.grounds
+    }
+}
+
+impl<R: Checks> Permit<R> {
+    /// The lockout safety check (§1.9): whether the same caller, in this request, could still call kms:PutKeyPolicy under
+    /// `policy`, which binds its principals as `document` does.
+    pub fn could_put_policy(&self, key_arn: &str, account: &AccountId, document: &PolicyDocument) -> bool {
+        let Some(policy) = identities::compiled(document, PolicyKind::Key) else { return false };
+        let snapshot = self.resolved.snapshot();
+        let Ok(identity) = Identity::of(&self.caller, snapshot) else { return false };
+        // The first check is the one on the key, or on the account where the key is to be.
+        let Some(check) = self.resolved.checks().into_iter().next() else { return false };
+        let bound = Bound(document.principals());
+        let verdict = with_question(&identity, &check, snapshot, &self.environment, true, |question| {
+            evaluate::lockout(question, key_arn, account.as_str(), &policy, &bound)
+        });
+        verdict.is_ok_and(|verdict| verdict.allowed)
     }
 }
 
@@ -130,128 +183,234 @@ pub struct Denied<R> {
 #[derive(Debug, Clone, Default)]
 pub struct OperatorCommands(pub BTreeSet<String>);
 
-/// Runs all checks. Missing configuration never means "allowed".
+/// What the configuration says about decisions.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub operator: OperatorCommands,
+    /// Refusals do not say which kind of policy refused.
+    pub hide_policy_type: bool,
+    /// A grant to a principal of another account suffices; else that account's policies must allow it too.
+    pub grants_suffice_cross_account: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { operator: OperatorCommands::default(), hide_policy_type: false, grants_suffice_cross_account: true }
+    }
+}
+
+/// Runs all checks; the first that does not pass is the refusal. Missing configuration never means "allowed".
 pub fn decide<R: Checks>(
     caller: Caller,
     resolved: R,
-    operator: &OperatorCommands,
+    environment: Environment,
+    rules: &Rules,
 ) -> Result<Permit<R>, Box<Denied<R>>> {
-    let mut refusal = None;
-    let mut asked = 0;
-    for check in resolved.checks() {
-        asked += 1;
-        if let Err(message) = allowed(&caller, &check, operator) {
-            refusal = Some(message);
-            break;
-        }
-    }
-    let source = source(caller.principal());
-    match refusal {
-        None if asked > 0 => Ok(Permit { caller, resolved, grounds: Grounds { decision: "Allow", source } }),
-        None => {
-            let message = format!("User: {} is not authorized to perform this operation", caller.arn());
-            Err(Box::new(Denied { caller, resolved, message, grounds: Grounds { decision: "Deny", source } }))
-        }
-        Some(message) => {
-            Err(Box::new(Denied { caller, resolved, message, grounds: Grounds { decision: "Deny", source } }))
+    let mut grounds = Grounds { decision: "Allow", checks: Vec::new() };
+    match run(&caller, &resolved, &environment, rules, &mut grounds.checks) {
+        Ok(()) => Ok(Permit { caller, resolved, environment, grounds }),
+        Err(message) => {
+            grounds.decision = word(false);
+            Err(Box::new(Denied { caller, resolved, message, grounds }))
         }
     }
 }
 
-fn source(principal: &Principal) -> &'static str {
-    match principal {
-        Principal::Root => "Root",
-        Principal::User { .. }
-        | Principal::AssumedRole { .. }
-        | Principal::FederatedUser { .. }
-        | Principal::Service { .. }
-        | Principal::WebIdentity(_) => "IdentityPolicy",
-        Principal::Operator { .. } => "OperatorConfiguration",
-        Principal::Bridge => "Service",
+fn run<R: Checks>(
+    caller: &Caller,
+    resolved: &R,
+    environment: &Environment,
+    rules: &Rules,
+    looked_at: &mut Vec<CheckGrounds>,
+) -> Result<(), String> {
+    let snapshot = resolved.snapshot();
+    let identity = Identity::of(caller, snapshot);
+    let checks = resolved.checks();
+    if checks.is_empty() {
+        return Err(format!("User: {} is not authorized to perform this operation", caller.arn()));
+    }
+    looked_at.reserve_exact(checks.len());
+    for check in &checks {
+        let (grounds, refusal) = match &identity {
+            Ok(identity) => judged(identity, check, snapshot, environment, rules),
+            Err(NoIdentity::NotOfAws) => by_configuration(caller, check, &rules.operator),
+            Err(NoIdentity::Gone) => refused(caller, check, Source::NoIdentity),
+        };
+        looked_at.push(grounds);
+        if let Some(message) = refusal {
+            return Err(message);
+        }
+    }
+    Ok(())
+}
+
+type Judged = (CheckGrounds, Option<String>);
+
+/// By the policies that bear on a caller of AWS's kind.
+fn judged(
+    identity: &Identity<'_>,
+    check: &Check<'_>,
+    snapshot: &Snapshot,
+    environment: &Environment,
+    rules: &Rules,
+) -> Judged {
+    let suffice = rules.grants_suffice_cross_account;
+    let decided = with_question(identity, check, snapshot, environment, suffice, |question| {
+        let verdict = evaluate(question);
+        let refusal = (!verdict.allowed).then(|| told(&verdict, question, check.named, rules));
+        (verdict, refusal)
+    });
+    match decided {
+        Ok((verdict, refusal)) => {
+            let version = match check.resource {
+                Resource::Key { record, .. } => Some(record.policy_version),
+                _ => None,
+            };
+            (CheckGrounds::of(check.action, shown(&check.resource), verdict, version), refusal)
+        }
+        Err(NoQuestion::OwnIdentity) => (CheckGrounds::plain(check.action, "*", true, Source::OwnIdentity), None),
+        Err(NoQuestion::Foreign) => {
+            let (arn, action) = (identity.arn(), check.action);
+            let on = match check.named {
+                Named::Directly => "this resource",
+                Named::ByCiphertext => "the resource associated with this ciphertext",
+            };
+            let message = format!(
+                "User: {arn} is not authorized to perform: {action} on {on} because the resource does not exist in this \
+                 Region, no resource-based policies allow access, or a resource-based policy explicitly denies access"
+            );
+            (CheckGrounds::plain(action, "*", false, Source::NoSuchResource), Some(message))
+        }
+        Err(NoQuestion::UnreadablePolicy) => {
+            tracing::error!(resource = shown(&check.resource), "the resource's policy cannot be read: all is denied");
+            refused(identity.caller, check, Source::UnreadablePolicy)
+        }
+        Err(NoQuestion::NotForPrincipals) => refused(identity.caller, check, Source::NotAsked),
     }
 }
 
-fn allowed(caller: &Caller, check: &Check<'_>, operator: &OperatorCommands) -> Result<(), String> {
+fn told(verdict: &Verdict, question: &Question<'_>, named: Named, rules: &Rules) -> String {
+    let mut text = verdict.told(question, named);
+    if rules.hide_policy_type {
+        // What follows the resource says which policy it was; no ARN has a space.
+        for tail in [" because no ", " with an explicit deny in "] {
+            if let Some(at) = text.find(tail) {
+                text.truncate(at);
+            }
+        }
+    }
+    text
+}
+
+/// The local operator has its list, the service its timers; neither is a principal of KMS.
+fn by_configuration(caller: &Caller, check: &Check<'_>, operator: &OperatorCommands) -> Judged {
+    let (action, on) = (check.action, shown(&check.resource));
     match (caller.principal(), &check.resource) {
-        (_, Resource::Foreign) => Err(format!(
-            "User: {} is not authorized to perform: {} on this resource because the resource does not exist in this \
-             Region, no resource-based policies allow access, or a resource-based policy explicitly denies access",
-            caller.arn(),
-            check.action
-        )),
-        (Principal::Operator { .. }, Resource::Command(name)) if operator.0.contains(*name) => Ok(()),
         (Principal::Operator { .. }, Resource::Command(name)) => {
-            Err(format!("the operator may not use `{name}`: it is not in `operator.allow` of the configuration"))
+            let listed = operator.0.contains(*name);
+            let refusal = (!listed).then(|| {
+                format!("the operator may not use `{name}`: it is not in `operator.allow` of the configuration")
+            });
+            (CheckGrounds::plain(action, on, listed, Source::OperatorConfiguration), refusal)
         }
-        (Principal::Bridge, Resource::Timer(_)) => Ok(()),
-        (Principal::Root | Principal::User { .. }, Resource::Identity) => Ok(()),
-        (Principal::Root, Resource::Any | Resource::Alias { .. }) => Ok(()),
-        (Principal::Root, Resource::Key { record, .. }) if record.account == *caller.account() => Ok(()),
-        (_, resource) => Err(format!(
-            "User: {} is not authorized to perform: {} on resource: {} because no identity-based policy allows the {} action",
-            caller.arn(),
-            check.action,
-            shown(resource),
-            check.action
-        )),
+        (Principal::Bridge, Resource::Timer(_)) => (CheckGrounds::plain(action, on, true, Source::Service), None),
+        _ => refused(caller, check, Source::NotAsked),
     }
+}
+
+fn refused(caller: &Caller, check: &Check<'_>, source: Source) -> Judged {
+    let (action, on) = (check.action, shown(&check.resource));
+    let message = format!("User: {} is not authorized to perform: {action} on resource: {on}", caller.arn());
+    (CheckGrounds::plain(action, on, false, source), Some(message))
 }
 
 fn shown<'a>(resource: &'a Resource<'_>) -> &'a str {
     match resource {
-        Resource::Key { arn, .. } | Resource::Alias { arn } => arn,
+        Resource::Key { arn, .. } | Resource::Alias { arn, .. } | Resource::Role { arn, .. } => arn,
         Resource::Any | Resource::Foreign | Resource::Identity => "*",
         Resource::Command(name) | Resource::Timer(name) => name,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Why there is nothing to ask the evaluator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoQuestion {
+    OwnIdentity,
+    /// What is asked about does not exist, which is not told.
+    Foreign,
+    UnreadablePolicy,
+    /// A command or a timer.
+    NotForPrincipals,
+}
 
-    #[derive(Debug)]
-    struct Asks(Vec<&'static str>);
-    impl Checks for Asks {
-        fn checks(&self) -> Vec<Check<'_>> {
-            self.0.iter().map(|name| Check::new("kms:X", Resource::Command(name))).collect()
+/// Puts a check as a question to the evaluator. `then` asks it: `evaluate`, its traced form, or the lockout check.
+pub fn with_question<T>(
+    identity: &Identity<'_>,
+    check: &Check<'_>,
+    snapshot: &Snapshot,
+    environment: &Environment,
+    grants_suffice_cross_account: bool,
+    then: impl FnOnce(&Question<'_>) -> T,
+) -> Result<T, NoQuestion> {
+    let (policy, bound, grants);
+    let target = match &check.resource {
+        Resource::Any => Target::Account { account: identity.caller.account().as_str() },
+        Resource::Alias { arn, account } => Target::Alias { arn, account: account.as_str() },
+        Resource::Key { arn, record } => {
+            policy = readable(&record.policy, PolicyKind::Key)?;
+            bound = Bound(record.policy.principals());
+            grants = KeyGrants { snapshot, key: record.id };
+            let account = record.account.as_str();
+            Target::Resource { arn, account, policy: &policy, bindings: &bound, grants: &grants }
         }
-    }
-
-    fn operator() -> Caller {
-        Caller::operator("111122223333".parse().unwrap(), 1000)
-    }
-
-    #[test]
-    fn nothing_configured_is_a_refusal() {
-        assert!(decide(operator(), Asks(vec!["key:list"]), &OperatorCommands::default()).is_err());
-    }
-
-    #[test]
-    fn no_check_at_all_is_a_refusal() {
-        let all = OperatorCommands(["key:list".to_owned()].into());
-        assert!(decide(operator(), Asks(vec![]), &all).is_err());
-        assert!(decide(operator(), Asks(vec!["key:list"]), &all).is_ok());
-    }
-
-    #[test]
-    fn every_check_must_pass() {
-        let all = OperatorCommands(["key:list".to_owned()].into());
-        let denied = decide(operator(), Asks(vec!["key:list", "key:show"]), &all).unwrap_err();
-        assert!(denied.message.contains("`key:show`"), "{}", denied.message);
-        assert_eq!(denied.grounds.decision, "Deny");
-    }
-
-    #[test]
-    fn the_operator_is_no_principal_of_kms_and_the_service_only_has_its_timers() {
-        #[derive(Debug)]
-        struct Any;
-        impl Checks for Any {
-            fn checks(&self) -> Vec<Check<'_>> {
-                vec![Check::new("kms:Decrypt", Resource::Any)]
-            }
+        Resource::Role { arn, record } => {
+            policy = readable(&record.trust, PolicyKind::Trust)?;
+            bound = Bound(record.trust.principals());
+            let account = record.account.as_str();
+            Target::Resource { arn, account, policy: &policy, bindings: &bound, grants: &NoGrants }
         }
-        let all = OperatorCommands(["key:list".to_owned()].into());
-        assert!(decide(operator(), Any, &all).is_err());
-        assert!(decide(Caller::bridge("111122223333".parse().unwrap()), Any, &all).is_err());
+        // The bearer of a token is nobody before it has assumed a role.
+        Resource::Identity if matches!(identity.caller.principal(), Principal::WebIdentity(_)) => {
+            return Err(NoQuestion::NotForPrincipals);
+        }
+        Resource::Identity => return Err(NoQuestion::OwnIdentity),
+        Resource::Foreign => return Err(NoQuestion::Foreign),
+        Resource::Command(_) | Resource::Timer(_) => return Err(NoQuestion::NotForPrincipals),
+    };
+    let keys = Keys { environment, identity, snapshot, check };
+    Ok(then(&Question {
+        actor: identity.actor(),
+        attached: identity.attached(),
+        action: check.action,
+        target,
+        keys: &keys,
+        encryption_context: &check.encryption_context,
+        asks: check.asks,
+        grants_suffice_cross_account,
+    }))
+}
+
+fn readable(document: &PolicyDocument, kind: PolicyKind) -> Result<Arc<Policy>, NoQuestion> {
+    identities::compiled(document, kind).ok_or(NoQuestion::UnreadablePolicy)
+}
+
+/// The unique ids that a policy's principals had when it was written.
+pub struct Bound<'a>(pub &'a BTreeMap<String, String>);
+
+impl Bindings for Bound<'_> {
+    fn bound(&self, principal_arn: &str) -> Option<&str> {
+        self.0.get(principal_arn).map(String::as_str)
+    }
+}
+
+/// The grants of one key.
+struct KeyGrants<'a> {
+    snapshot: &'a Snapshot,
+    key: KeyId,
+}
+
+impl Grants for KeyGrants<'_> {
+    fn to<'s>(&'s self, grantee: &str) -> Box<dyn Iterator<Item = &'s GrantRecord> + 's> {
+        Box::new(self.snapshot.grants_to(self.key, grantee).map(Arc::as_ref))
     }
 }

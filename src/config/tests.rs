@@ -40,6 +40,7 @@ fn defaults() {
     assert_eq!(config.http.drain, Duration::from_secs(25));
     assert_eq!(config.limits.gcm_encryptions, 4_294_967_296);
     assert!(!config.http.danger_plain_http_beyond_loopback && !config.authn.debug_signature_errors);
+    assert_eq!(config.authz, Authz { hide_policy_type: false, grants_suffice_cross_account: true });
     assert!(config.operator.allows("doctor") && !config.operator.allows("Decrypt"));
 }
 
@@ -255,6 +256,7 @@ fn the_example_loads_and_shows_the_defaults() {
     assert_eq!(example.metrics, minimal.metrics);
     assert_eq!(example.store, minimal.store);
     assert_eq!(example.authn, minimal.authn);
+    assert_eq!(example.authz, minimal.authz);
     assert_eq!(example.operator, minimal.operator);
     assert_eq!(example.sweeper, minimal.sweeper);
     assert_eq!(example.limits, minimal.limits);

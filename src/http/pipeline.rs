@@ -9,7 +9,7 @@ use tracing::{Instrument, Span};
 
 use crate::audit::{AuditError, Journal, Recorded, Strangers};
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
-use crate::authz::{self, OperatorCommands, Permit};
+use crate::authz::{self, Environment, Permit, Rules};
 use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
 use crate::ids::KeyId;
@@ -24,7 +24,7 @@ pub struct Services {
     pub authenticator: Authenticator,
     pub secrets: Box<dyn OpenSecret>,
     pub strangers: Strangers,
-    pub operator: OperatorCommands,
+    pub rules: Rules,
     pub metrics: Arc<Metrics>,
     /// Where the journal is: what is counted in it outlives a store that was put back.
     pub audit_dir: std::path::PathBuf,
@@ -132,10 +132,17 @@ async fn steps<F: Front>(
         now: (services.now)(),
         deadline: started + services.token_deadline,
     };
-    let permit: Permit<Resolved> = match authz::decide(caller, resolved, &services.operator) {
+    let environment = Environment {
+        now: context.now,
+        source_ip: scene.source_ip,
+        secure_transport: scene.tls.is_some(),
+        user_agent: scene.user_agent.clone(),
+        region: services.ops.locality().region.clone(),
+    };
+    let permit: Permit<Resolved> = match authz::decide(caller, resolved, environment, &services.rules) {
         Ok(permit) => permit,
         Err(denied) => {
-            sheet.decided(denied.grounds);
+            sheet.decided(&denied.grounds);
             return refuse(services, sheet, Failure::Denied(denied.message)).await;
         }
     };

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::audit::{Additional, Authorization, Event, EventType, HsmFacts, Resource, TlsDetails, UserIdentity};
+use crate::audit::{
+    Additional, Authorization, AuthorizationCheck, Basis, Event, EventType, HsmFacts, Resource, TlsDetails,
+    UserIdentity,
+};
 use crate::authn::{Caller, Principal};
-use crate::authz::{AliasGeneration, Grounds};
+use crate::authz::{AliasGeneration, CheckGrounds, Grounds};
 use crate::http::pipeline::{Failure, Services};
 use crate::http::request::TlsFacts;
 use crate::kms;
@@ -39,7 +42,7 @@ pub struct Sheet<'a> {
     resources: Vec<Resource>,
     key_arn: Option<String>,
     alias_generation: Option<&'static str>,
-    grounds: Option<Grounds>,
+    authorization: Option<Authorization>,
 }
 
 impl<'a> Sheet<'a> {
@@ -54,7 +57,7 @@ impl<'a> Sheet<'a> {
             resources: Vec::new(),
             key_arn: None,
             alias_generation: None,
-            grounds: None,
+            authorization: None,
         }
     }
 
@@ -87,8 +90,8 @@ impl<'a> Sheet<'a> {
         self.alias_generation = resolved.alias_generation().map(AliasGeneration::as_str);
     }
 
-    pub fn decided(&mut self, grounds: Grounds) {
-        self.grounds = Some(grounds);
+    pub fn decided(&mut self, grounds: &Grounds) {
+        self.authorization = Some(authorization(grounds));
     }
 
     /// What is about to be done.
@@ -183,15 +186,37 @@ impl<'a> Sheet<'a> {
             }),
             additional: Additional {
                 alias_generation: self.alias_generation,
-                authorization: self.grounds.map(|grounds| Authorization {
-                    decision: grounds.decision,
-                    source: grounds.source,
-                    statement_id: None,
-                    policy_version: None,
-                }),
+                authorization: self.authorization.clone(),
                 ..Additional::default()
             },
         }
+    }
+}
+
+fn authorization(grounds: &Grounds) -> Authorization {
+    let basis = |check: &CheckGrounds| Basis {
+        source: check.source.as_str(),
+        explicit_deny: check.explicit,
+        policy: check.statement.as_ref().map(|s| s.policy.clone()),
+        policy_kind: check.statement.as_ref().map(|s| s.kind),
+        statement_id: check.statement.as_ref().and_then(|s| s.sid.clone()),
+        statement_index: check.statement.as_ref().map(|s| s.index),
+        grant_id: check.grant.clone(),
+        policy_version: check.policy_version,
+    };
+    let all = |check: &CheckGrounds| AuthorizationCheck {
+        action: check.action,
+        resource: check.resource.clone(),
+        decision: check.decision,
+        basis: basis(check),
+    };
+    Authorization {
+        decision: grounds.decision,
+        basis: grounds.checks.last().map_or_else(|| Basis { source: "NotAsked", ..Basis::default() }, basis),
+        checks: match grounds.checks.as_slice() {
+            [] | [_] => Vec::new(),
+            checks => checks.iter().map(all).collect(),
+        },
     }
 }
 

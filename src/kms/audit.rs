@@ -104,7 +104,7 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
             key_id: Some(key),
             policy_name: Some("default"),
             policy: Some(policy),
-            bypass_policy_lockout_safety_check: Some(*bypass_policy_lockout_safety_check),
+            bypass_policy_lockout_safety_check: Some(bypass_policy_lockout_safety_check.unwrap_or(false)),
             ..Parameters::default()
         },
         // AWS logs no parameter of GenerateRandom; the body of a refused operation is not read.
@@ -349,7 +349,7 @@ impl<'a> CreateKeyParameters<'a> {
             key_usage: request.usage.as_str(),
             origin: if request.key_store.is_some() { "AWS_CLOUDHSM" } else { "AWS_KMS" },
             multi_region: false,
-            bypass_policy_lockout_safety_check: request.bypass_policy_lockout_safety_check,
+            bypass_policy_lockout_safety_check: request.bypass_policy_lockout_safety_check.unwrap_or(false),
             tags: (!request.tags.is_empty()).then_some(Tags(&request.tags)),
             policy: request.policy.as_deref(),
             custom_key_store_id: request.key_store.as_deref(),

@@ -33,7 +33,7 @@ pub(super) fn parse(input: &mut Input<'_>) -> Result<CreateKey, WireError> {
         description: input.text("Description").unwrap_or_default(),
         policy,
         tags,
-        bypass_policy_lockout_safety_check: input.flag("BypassPolicyLockoutSafetyCheck"),
+        bypass_policy_lockout_safety_check: input.given_flag("BypassPolicyLockoutSafetyCheck"),
         key_store,
     })
 }

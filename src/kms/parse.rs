@@ -154,7 +154,7 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
             Request::PutKeyPolicy {
                 key: input.key("KeyId")?,
                 policy,
-                bypass_policy_lockout_safety_check: input.flag("BypassPolicyLockoutSafetyCheck"),
+                bypass_policy_lockout_safety_check: input.given_flag("BypassPolicyLockoutSafetyCheck"),
             }
         }
         O::ListKeyPolicies => Request::ListKeyPolicies { key: input.key("KeyId")?, page: input.page() },
@@ -241,7 +241,15 @@ impl Input<'_> {
     }
 
     pub fn flag(&mut self, name: &str) -> bool {
-        matches!(self.0.take(name), Some(Value::Boolean(true)))
+        self.given_flag(name) == Some(true)
+    }
+
+    /// `None`: not in the request.
+    pub fn given_flag(&mut self, name: &str) -> Option<bool> {
+        match self.0.take(name) {
+            Some(Value::Boolean(value)) => Some(value),
+            _ => None,
+        }
     }
 
     /// Tags that pass the rules for one request (kms-api.md §1, TagException).

@@ -86,7 +86,7 @@ fn members_arrive() {
                 ("payments", Some(r#"{"Version":"2012-10-17"}"#))
             );
             assert_eq!(r.tags, [Tag { key: "custodian".into(), value: "team-crypto".into() }]);
-            assert!(r.bypass_policy_lockout_safety_check);
+            assert_eq!(r.bypass_policy_lockout_safety_check, Some(true));
         }
         other => panic!("{other:?}"),
     }
@@ -117,7 +117,7 @@ fn defaults() {
         Request::CreateKey(r) => {
             assert_eq!((r.spec, r.usage), (KeySpec::SymmetricDefault, KeyUsage::EncryptDecrypt));
             assert!(r.description.is_empty() && r.policy.is_none() && r.tags.is_empty());
-            assert!(!r.bypass_policy_lockout_safety_check);
+            assert_eq!(r.bypass_policy_lockout_safety_check, None);
         }
         other => panic!("{other:?}"),
     }

@@ -43,7 +43,7 @@ impl Ops {
         let text = match &request.policy {
             None => policy::default_policy(account),
             Some(text) => {
-                check_policy(text, account, arn, request.bypass_policy_lockout_safety_check)?;
+                check_policy(text, account, arn, request.bypass_policy_lockout_safety_check.unwrap_or(false))?;
                 text.clone()
             }
         };

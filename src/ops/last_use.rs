@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::KeyId;
 use crate::ops::resolve::{KeyTarget, Resolved, Subject};
 use crate::ops::{KeyLastUsage, LastUse, OpError, Operation, Ops, Response, Task};
+use crate::store::KeyRecord;
 
 const SHARDS: usize = 16;
 /// Pairs of operation and principal that are kept of one key; the oldest make room.
@@ -222,6 +223,12 @@ impl Ops {
             }
         }
         self.last_uses.noted(seq);
+    }
+
+    /// When a key was last used, or since when it was not. `None`: not known.
+    pub(super) fn unused_since(&self, key: &KeyRecord) -> Option<i64> {
+        let known = || self.last_uses.is_complete().then(|| self.last_uses.since().max(key.created));
+        self.last_uses.of(&key.id).iter().map(|used| used.at).max().or_else(known)
     }
 
     pub(super) fn key_last_usage(&self, key: &KeyTarget) -> Result<Response, OpError> {

@@ -315,7 +315,7 @@ impl Ops {
                 Ok(Response::GetKeyPolicy { policy: Arc::clone(key.record.policy.text()) })
             }
             (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
-                self.put_policy(key, policy, *bypass_policy_lockout_safety_check, ctx, effects).await
+                self.put_policy(key, policy, bypass_policy_lockout_safety_check.unwrap_or(false), ctx, effects).await
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {

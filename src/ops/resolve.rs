@@ -1,6 +1,8 @@
 //! From names to things, once per request and from one snapshot: alias, key, ciphertext header → key record. What comes
 //! out is what is authorised and what is used.
 
+mod asked;
+mod checks;
 mod grants;
 mod named;
 #[cfg(test)]
@@ -8,14 +10,12 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::authz::{AliasGeneration, Check, Checks, Conditions, Resource};
+use crate::authz::AliasGeneration;
 use crate::ids::{AccountId, AliasName, Arn, KeyId, Locality};
 use crate::ops::ciphertext::{Blob, Header};
 use crate::ops::grants::GrantTokenKey;
 use crate::ops::rotation::{self, RotationSubject};
-use crate::ops::{
-    KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, RotateGrants, StsRequest, Task, TimerRequest,
-};
+use crate::ops::{KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, Task, TimerRequest};
 use crate::store::{AliasRecord, GrantRecord, KeyRecord, Lifecycle, Snapshot};
 
 use named::how_named;
@@ -33,8 +33,10 @@ pub struct KeyTarget {
 pub enum Subject {
     /// The account: lists, GenerateRandom, refused operations.
     Account,
-    /// An ARN of another account.
-    Foreign,
+    /// An ARN of another account that names nothing; `after`: what else was named, and exists.
+    Foreign {
+        after: Option<Box<Subject>>,
+    },
     Key(KeyTarget),
     /// CreateKey: the id that the key will have.
     NewKey {
@@ -83,6 +85,10 @@ pub struct Resolved {
     subject: Subject,
     /// The alias by which the key was named that is used as it is now (for ReEncrypt the destination).
     alias: Option<Arc<AliasRecord>>,
+    /// A key of another account that was named beside a ciphertext which is not its own.
+    named_elsewhere: Option<KeyTarget>,
+    /// When the key was last used, where policies may ask that.
+    last_used: Option<i64>,
     snapshot: Arc<Snapshot>,
 }
 
@@ -110,7 +116,7 @@ impl Resolved {
         const KEY: &str = "AWS::KMS::Key";
         const ALIAS: &str = "AWS::KMS::Alias";
         match &self.subject {
-            Subject::Account | Subject::Foreign | Subject::Command | Subject::Timer => Vec::new(),
+            Subject::Account | Subject::Foreign { .. } | Subject::Command | Subject::Timer => Vec::new(),
             Subject::Key(key) | Subject::Blob { key, .. } | Subject::Grant { key, .. } => vec![(KEY, &key.arn)],
             Subject::NewKey { arn, .. } => vec![(KEY, arn)],
             Subject::Alias(alias) => {
@@ -141,83 +147,8 @@ impl Resolved {
             Subject::Alias(alias) => alias.target.as_ref().or(alias.current.as_ref()).map(|k| k.arn.as_str()),
             Subject::ReEncrypt { destination, .. } => Some(&destination.arn),
             Subject::Rotation(rotation) => Some(&rotation.new.arn),
-            Subject::Account | Subject::Foreign | Subject::Command | Subject::Timer => None,
+            Subject::Account | Subject::Foreign { .. } | Subject::Command | Subject::Timer => None,
         }
-    }
-}
-
-impl Checks for Resolved {
-    fn checks(&self) -> Vec<Check<'_>> {
-        let action = self.task.operation().map_or("", Operation::action);
-        let account = |action| Check::new(action, Resource::Any);
-        match (&self.task, &self.subject) {
-            (Task::Operator(request), _) => {
-                vec![Check::new(request.permission(), Resource::Command(request.permission()))]
-            }
-            (Task::Sts(StsRequest::GetCallerIdentity), _) => {
-                vec![Check::new("sts:GetCallerIdentity", Resource::Identity)]
-            }
-            (Task::Timer(_), _) => vec![Check::new("timer", Resource::Timer(self.task.name()))],
-            (_, Subject::Foreign) => vec![Check::new(action, Resource::Foreign)],
-            (_, Subject::Key(target)) => vec![self.on_current(action, target)],
-            (_, Subject::Grant { key, .. }) => vec![self.on_key(action, key)],
-            (_, Subject::Blob { key, named, .. }) => vec![self.on_named(action, key, named.as_ref())],
-            (_, Subject::ReEncrypt { source, named, destination, .. }) => vec![
-                self.on_named("kms:ReEncryptFrom", source, named.as_ref()),
-                self.on_current("kms:ReEncryptTo", destination),
-            ],
-            (_, Subject::Alias(alias)) => {
-                let mut checks = vec![Check::new(action, Resource::Alias { arn: &alias.arn })];
-                checks.extend(alias.current.iter().chain(&alias.target).map(|target| self.on_key(action, target)));
-                checks
-            }
-            // What it does, step by step: a key is made with what it shall have, and each alias goes from one to the other.
-            (_, Subject::Rotation(rotation)) => {
-                const UPDATE: &str = "kms:UpdateAlias";
-                let mut checks = vec![account("kms:CreateKey")];
-                if !rotation.new.record.tags.is_empty() {
-                    checks.push(account("kms:TagResource"));
-                }
-                checks.extend(rotation.aliases.iter().map(|a| Check::new(UPDATE, Resource::Alias { arn: &a.arn })));
-                checks.extend([&rotation.old, &rotation.new].map(|key| self.on_key(UPDATE, key)));
-                let carries = rotation.grants == Some(RotateGrants::Carry);
-                if carries && self.snapshot.grants_of(rotation.old.record.id).next().is_some() {
-                    checks.push(self.on_key("kms:CreateGrant", &rotation.new));
-                }
-                checks
-            }
-            (Task::Kms(Request::CreateKey(request)), _) if !request.tags.is_empty() => {
-                vec![account(action), account("kms:TagResource")]
-            }
-            (_, Subject::NewKey { .. } | Subject::Account | Subject::Command | Subject::Timer) => vec![account(action)],
-        }
-    }
-}
-
-impl Resolved {
-    fn on_key<'a>(&'a self, action: &'static str, target: &'a KeyTarget) -> Check<'a> {
-        let resource_aliases = self.snapshot.aliases_of.get(&target.record.id).map_or(&[][..], Vec::as_slice);
-        Check {
-            action,
-            resource: Resource::Key { arn: &target.arn, record: &target.record },
-            conditions: Conditions { resource_aliases, ..Conditions::default() },
-        }
-    }
-
-    /// On a key that was named as it is now.
-    fn on_current<'a>(&'a self, action: &'static str, target: &'a KeyTarget) -> Check<'a> {
-        let mut check = self.on_key(action, target);
-        check.conditions.request_alias = self.alias.as_ref().map(|alias| &alias.name);
-        check.conditions.alias_generation = self.alias.as_ref().map(|_| AliasGeneration::Current);
-        check
-    }
-
-    /// On the key of a ciphertext.
-    fn on_named<'a>(&'a self, action: &'static str, target: &'a KeyTarget, named: Option<&'a Named>) -> Check<'a> {
-        let mut check = self.on_key(action, target);
-        check.conditions.request_alias = named.and_then(Named::request_alias);
-        check.conditions.alias_generation = named.and_then(Named::generation);
-        check
     }
 }
 
@@ -225,15 +156,17 @@ impl Ops {
     /// Resolves everything that a task names, from one snapshot. Names count in `account`. `who`: the principal that asks; `new_id`: the id for a key
     /// that it would make.
     pub fn resolve(&self, task: Task, account: &AccountId, who: &str, new_id: KeyId) -> Result<Resolved, OpError> {
-        resolve(
-            task,
-            who,
-            self.store.snapshot(),
-            &self.locality.of(account),
-            self.rotation.alias_history_decrypts,
-            new_id,
-            &self.grant_tokens,
-        )
+        let here = self.locality.of(account);
+        let history = self.rotation.alias_history_decrypts;
+        let mut resolved = resolve(task, who, self.store.snapshot(), &here, history, new_id, &self.grant_tokens)?;
+        if let (
+            Task::Kms(Request::DisableKey { .. } | Request::ScheduleKeyDeletion { .. }),
+            Subject::Key(KeyTarget { record, .. }),
+        ) = (&resolved.task, &resolved.subject)
+        {
+            resolved.last_used = self.unused_since(record);
+        }
+        Ok(resolved)
     }
 }
 
@@ -246,21 +179,46 @@ pub(super) fn resolve(
     new_id: KeyId,
     tokens: &GrantTokenKey,
 ) -> Result<Resolved, OpError> {
-    match subject(&task, who, &snapshot, locality, history, new_id, tokens) {
-        Ok((subject, alias)) => {
-            if let Task::Kms(request) = &task {
-                grants::check_tokens(request, &snapshot, tokens)?;
-            }
-            Ok(Resolved { task, subject, alias, snapshot })
-        }
-        Err(Unresolved::Foreign) => Ok(Resolved { task, subject: Subject::Foreign, alias: None, snapshot }),
-        Err(Unresolved::Error(error)) => Err(error),
+    let (subject, alias) = match subject(&task, who, &snapshot, locality, history, new_id, tokens) {
+        Ok(found) => found,
+        Err(Unresolved::Foreign(after)) => (Subject::Foreign { after }, None),
+        Err(Unresolved::Error(error)) => return Err(error),
+    };
+    if let (Task::Kms(request), false) = (&task, matches!(subject, Subject::Foreign { .. })) {
+        grants::check_tokens(request, &snapshot, tokens)?;
     }
+    let named_elsewhere = named_elsewhere(&subject, &snapshot, locality);
+    Ok(Resolved { task, subject, alias, named_elsewhere, last_used: None, snapshot })
+}
+
+fn named_elsewhere(subject: &Subject, snapshot: &Snapshot, here: &Locality) -> Option<KeyTarget> {
+    let (named, key) = match subject {
+        Subject::Blob { named, key, .. } | Subject::ReEncrypt { named, source: key, .. } => (named.as_ref()?, key),
+        Subject::Foreign { after } => return named_elsewhere(after.as_deref()?, snapshot, here),
+        _ => return None,
+    };
+    let id = match named {
+        Named::Key(id) => id,
+        Named::Alias { record, .. } => &record.target,
+    };
+    let record = snapshot.keys.get(id).filter(|record| *id != key.record.id && record.account != here.account)?;
+    Some(target(record, here))
 }
 
 enum Unresolved {
-    Foreign,
+    /// With what else was named, and exists.
+    Foreign(Option<Box<Subject>>),
     Error(OpError),
+}
+
+impl Unresolved {
+    /// The same, where `subject` was found before.
+    fn after(self, subject: Subject) -> Unresolved {
+        match self {
+            Unresolved::Foreign(None) => Unresolved::Foreign(Some(Box::new(subject))),
+            other => other,
+        }
+    }
 }
 
 impl From<OpError> for Unresolved {
@@ -303,6 +261,12 @@ fn subject(
         Request::RotateAlias(request) => {
             Subject::Rotation(Box::new(rotation::resolve(request.clone(), who, snapshot, here, new_id)?))
         }
+        Request::ListAliases { key: Some(text), .. } => {
+            // RULE §1.6: allowed on the account, so that nothing would be asked of a key of another one.
+            let own = |(key, alias): (KeyTarget, _)| (key.record.account == here.account).then_some((key, alias));
+            let (key, alias) = own(find(text)?).ok_or(Unresolved::Foreign(None))?;
+            return Ok((Subject::Key(key), alias));
+        }
         Request::ListAliases { key: None, .. } => Subject::Account,
         Request::ListRetirableGrants { retiring, .. } => grants::retirable(retiring, here)?,
         Request::CreateGrant(request) => {
@@ -312,12 +276,15 @@ fn subject(
         Request::RetireGrant(request) => grants::to_retire(request, snapshot, here, tokens)?,
         Request::CreateKey(_) => Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) },
         Request::CreateAlias { alias, target } => {
-            let target = key(target)?;
-            Subject::Alias(alias_subject(snapshot, here, alias, Some(target)))
+            let subject = |target| Subject::Alias(alias_subject(snapshot, here, alias, target));
+            subject(Some(key(target).map_err(|error| error.after(subject(None)))?))
         }
         Request::UpdateAlias { alias, target } => {
-            let target = key(target)?;
-            known_alias(alias_subject(snapshot, here, alias, Some(target)))?
+            let subject = |target| known_alias(alias_subject(snapshot, here, alias, target));
+            match key(target) {
+                Err(foreign @ Unresolved::Foreign(_)) => return Err(foreign.after(subject(None)?)),
+                target => subject(Some(target?))?,
+            }
         }
         Request::DeleteAlias { alias } => known_alias(alias_subject(snapshot, here, alias, None))?,
         Request::Decrypt { key, ciphertext, .. } => {
@@ -332,7 +299,10 @@ fn subject(
             let header = Blob::parse(&request.ciphertext)?.header;
             let source = of_header(snapshot, here, &header)?;
             let named = named.map(|named| how_named(named, &source.record.id, history));
-            let (destination, alias) = find(&request.destination_key)?;
+            let found = find(&request.destination_key).map_err(|error| {
+                error.after(Subject::Blob { header: header.clone(), key: source.clone(), named: named.clone() })
+            });
+            let (destination, alias) = found?;
             return Ok((Subject::ReEncrypt { header, source, named, destination }, alias));
         }
         Request::DescribeKey { key, .. }
@@ -344,7 +314,6 @@ fn subject(
         | Request::TagResource { key, .. }
         | Request::UntagResource { key, .. }
         | Request::ListResourceTags { key, .. }
-        | Request::ListAliases { key: Some(key), .. }
         | Request::Encrypt { key, .. }
         | Request::GenerateDataKey { key, .. }
         | Request::Sign { key, .. }
@@ -467,12 +436,12 @@ fn foreign(
     resource: &str,
 ) -> Result<(KeyTarget, Option<Arc<AliasRecord>>), Unresolved> {
     if let Some(id) = resource.strip_prefix("key/") {
-        let id: KeyId = id.parse().map_err(|_| Unresolved::Foreign)?;
-        return Ok((by_id(snapshot, there, &id).map_err(|_| Unresolved::Foreign)?, None));
+        let id: KeyId = id.parse().map_err(|_| Unresolved::Foreign(None))?;
+        return Ok((by_id(snapshot, there, &id).map_err(|_| Unresolved::Foreign(None))?, None));
     }
     let alias = resource.parse::<AliasName>().ok().filter(|_| operation.takes_alias());
-    let record = alias.and_then(|alias| snapshot.alias(&there.account, &alias)).ok_or(Unresolved::Foreign)?;
-    Ok((by_id(snapshot, there, &record.target).map_err(|_| Unresolved::Foreign)?, Some(record.clone())))
+    let record = alias.and_then(|alias| snapshot.alias(&there.account, &alias)).ok_or(Unresolved::Foreign(None))?;
+    Ok((by_id(snapshot, there, &record.target).map_err(|_| Unresolved::Foreign(None))?, Some(record.clone())))
 }
 
 /// A key of this account. Keys that are being made or destroyed do not exist for callers.

@@ -156,7 +156,8 @@ pub enum Request {
     PutKeyPolicy {
         key: KeyIdText,
         policy: String,
-        bypass_policy_lockout_safety_check: bool,
+        /// `None`: not in the request; policies may ask that.
+        bypass_policy_lockout_safety_check: Option<bool>,
     },
     ListKeyPolicies {
         key: KeyIdText,
@@ -225,7 +226,8 @@ pub struct CreateKey {
     pub description: String,
     pub policy: Option<String>,
     pub tags: Vec<Tag>,
-    pub bypass_policy_lockout_safety_check: bool,
+    /// `None`: not in the request; policies may ask that.
+    pub bypass_policy_lockout_safety_check: Option<bool>,
     /// CustomKeyStoreId as the caller wrote it; `Origin = AWS_CLOUDHSM` comes with it and only with it.
     pub key_store: Option<String>,
 }

@@ -58,7 +58,7 @@ impl Snapshot {
     }
 
     /// Grants of one key to one grantee (ARN or service name).
-    pub fn grants_to(&self, key: KeyId, grantee: &str) -> impl Iterator<Item = &Arc<GrantRecord>> {
+    pub fn grants_to<'s>(&'s self, key: KeyId, grantee: &str) -> impl Iterator<Item = &'s Arc<GrantRecord>> + use<'s> {
         let grantee: Arc<str> = grantee.into();
         let range = self.grants_to.range((key, Arc::clone(&grantee), GrantId::first())..);
         range.take_while(move |((of, to, _), _)| *of == key && *to == grantee).map(|(_, grant)| grant)

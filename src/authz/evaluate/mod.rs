@@ -167,7 +167,7 @@ impl<'a> Target<'a> {
 }
 
 /// What some operations ask beyond their action.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub enum Asks<'a> {
     Plain,
     /// CreateGrant: the grant to be made; through a parent grant it may be no wider.

@@ -28,7 +28,7 @@ pub(super) fn to_retire(
                 Some(grant) => Ok(Subject::Grant { key, grant }),
                 None if key.record.account == here.account => Err(OpError::GrantNotFound(grant.clone()).into()),
                 // Whether there is such a key in another account is not to be learnt from its grants.
-                None => Err(Unresolved::Foreign),
+                None => Err(Unresolved::Foreign(None)),
             }
         }
         _ => {
@@ -42,7 +42,7 @@ pub(super) fn to_retire(
 pub(super) fn retirable(retiring: &GrantPrincipalText, here: &Locality) -> Result<Subject, Unresolved> {
     let GrantPrincipalText::Principal(text) = retiring else { return Ok(Subject::Account) };
     let arn = Arn::parse(text).map_err(|_| OpError::MalformedArn(text.clone()))?;
-    if arn.account == here.account.as_str() { Ok(Subject::Account) } else { Err(Unresolved::Foreign) }
+    if arn.account == here.account.as_str() { Ok(Subject::Account) } else { Err(Unresolved::Foreign(None)) }
 }
 
 /// Grants are in force at once, so tokens give nothing; one that names no grant of ours is refused. One for another key, or
