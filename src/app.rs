@@ -1,6 +1,7 @@
 //! The only place where token, store, audit and clock meet: start-up checks in their order, the running service, and its
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
+mod access_key_uses;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -147,6 +148,8 @@ impl App {
             gcm_limit: config.limits.gcm_encryptions,
             generate_deadline: config.token.generate_deadline,
             custom_store_key_specs: config.key_stores.custom_store_key_specs.clone(),
+            allow_unknown_accounts: config.authz.allow_unknown_accounts,
+            grants_suffice_cross_account: config.authz.grants_suffice_cross_account,
             rotation: ops::RotationSettings {
                 alias_history_decrypts: config.rotation.decrypt_alias_mode == DecryptAliasMode::History,
                 at_usage: config.rotation.at_usage,

@@ -77,7 +77,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
     match arguments.command {
         // These need no lock, no token and no configuration where a path is given.
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
-        Command::Policy(command) => command.run(),
+        Command::Policy(command) => command.run(&config),
         Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
@@ -277,7 +277,7 @@ fn absolute(path: PathBuf) -> Result<PathBuf, Failed> {
 }
 
 /// From `--config` or `HSM_BRIDGE_CONFIG`.
-struct ConfigPath(Option<PathBuf>);
+pub struct ConfigPath(Option<PathBuf>);
 
 impl ConfigPath {
     fn load(&self) -> Result<Config, Failed> {

@@ -214,6 +214,8 @@ pub struct Authn {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Authz {
+    /// Key policies may name accounts that this bridge does not serve, and whoever is in them.
+    pub allow_unknown_accounts: bool,
     /// Refusals do not say which kind of policy refused.
     pub hide_policy_type: bool,
     /// A grant to a principal of another account suffices; else that account's policies must allow it too.
@@ -486,6 +488,7 @@ fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Aud
 
 fn authz(section: &Section<'_>) -> Result<Authz, Problem> {
     Ok(Authz {
+        allow_unknown_accounts: section.flag("allow_unknown_accounts", false)?,
         hide_policy_type: section.flag("hide_policy_type", false)?,
         grants_suffice_cross_account: section.flag("grants_suffice_cross_account", true)?,
     })

@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, audit_directory, clock_file, last_use, now_ms, open_files, operator_socket,
-    runtime, settle, tokens,
+    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
+    operator_socket, runtime, settle, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -77,6 +77,7 @@ pub async fn serve(
         audit_directory(&config),
         stopped.clone(),
     ));
+    let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let handler = Arc::new(AwsHandler(services.clone()));
@@ -127,7 +128,9 @@ pub async fn serve(
     let _ = rotator.await;
     let _ = strangers.await;
     let _ = uses.await;
+    let _ = access_keys.await;
     last_use::save_at_end(&app);
+    app.services.ops.write_access_key_uses().await;
     if let Some(admin) = admin {
         let _ = admin.await;
     }

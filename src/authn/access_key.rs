@@ -18,6 +18,11 @@ pub fn new_user_id(random: [u8; 11]) -> String {
     base32("AIDA", &random, 17)
 }
 
+/// A unique id: `prefix` (`AROA` of a role, and so on) and 17 base32 characters.
+pub fn new_unique_id(prefix: &str, random: [u8; 11]) -> String {
+    base32(prefix, &random, 17)
+}
+
 /// A secret access key: 40 characters of base64.
 pub fn new_secret(mut random: [u8; 30]) -> SecretString {
     let secret = SecretString::new(STANDARD.encode(random));

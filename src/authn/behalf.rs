@@ -100,7 +100,8 @@ pub fn is_on_behalf(request: &PlainRequest<'_>) -> bool {
 
 /// A session token is shown to nobody.
 fn refusal(service: &ServiceName, named: &str, why: NotForThem) -> String {
-    let shown: String = if named.starts_with("arn:") { named.chars().take(SHOWN).collect() } else { "a session".into() };
+    let shown: String =
+        if named.starts_with("arn:") { named.chars().take(SHOWN).collect() } else { "a session".into() };
     format!("Service: {service} is not authorized to act on behalf of {shown} {why}")
 }
 
@@ -214,7 +215,10 @@ mod tests {
             &[(ON_BEHALF_OF, b"" as &[u8])] as &[(&str, &[u8])],
             &[(ON_BEHALF_OF, b"a b")],
             &[(ON_BEHALF_OF, b"\xc3\xa9")],
-            &[(ON_BEHALF_OF, b"arn:aws:iam::111122223333:user/alice"), (ON_BEHALF_OF, b"arn:aws:iam::111122223333:root")],
+            &[
+                (ON_BEHALF_OF, b"arn:aws:iam::111122223333:user/alice"),
+                (ON_BEHALF_OF, b"arn:aws:iam::111122223333:root"),
+            ],
             &[(SOURCE_ACCOUNT, b"12")],
             &[(SOURCE_ARN, b"bucket")],
         ] {

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use access_key::{new_access_key_id, new_secret, new_user_id, seal_aad};
+pub use access_key::{new_access_key_id, new_secret, new_unique_id, new_user_id, seal_aad};
 pub use authenticator::{Authenticator, claimed_access_key};
 pub use behalf::{EndCaller, NotForThem, Source, behalf, is_on_behalf};
 
@@ -265,6 +265,12 @@ impl Caller {
         Caller::plain(Principal::Operator { os_user_id }, account)
     }
 
+    /// A caller for `policy simulate`, which asks what would be decided and does nothing. No request is made with it: those that
+    /// are made come from a signature.
+    pub fn simulated(principal: Principal, account: AccountId, session: Option<Session>) -> Caller {
+        Caller { session: session.map(Arc::new), ..Caller::plain(principal, account) }
+    }
+
     /// A caller without a signature, for the unit tests of the steps that come after.
     #[cfg(test)]
     pub(crate) fn in_test(principal: Principal, account: AccountId) -> Caller {
@@ -272,8 +278,23 @@ impl Caller {
     }
 
     #[cfg(test)]
+    pub(crate) fn in_test_session(
+        principal: Principal,
+        account: AccountId,
+        id: AccessKeyId,
+        session: Session,
+    ) -> Caller {
+        Caller { access_key: Some(id), session: Some(Arc::new(session)), ..Caller::plain(principal, account) }
+    }
+
+    #[cfg(test)]
     pub(crate) fn in_test_via(principal: Principal, account: AccountId, via: ServiceName) -> Caller {
         Caller { via: Some(via), ..Caller::plain(principal, account) }
+    }
+
+    /// Somebody whom a question to the evaluator is about: nobody signed. The pipeline takes callers from fronts only.
+    pub fn supposed(principal: Principal, account: AccountId) -> Caller {
+        Caller::plain(principal, account)
     }
 
     /// The service itself.

@@ -131,6 +131,9 @@ impl<'a> Keys<'a> {
             "viaawsservice" => truth(caller.via().is_some()),
             "calledvia" => many(caller.via().map(|service| service.as_str())),
             "calledviafirst" | "calledvialast" => one(caller.via()?.as_str()),
+            // RULE §1.11: only registered services are believed.
+            "sourcearn" => one(caller.source()?.arn.as_deref()?),
+            "sourceaccount" => one(caller.source()?.account.as_ref()?.as_str()),
             "resourceaccount" => one(self.owner()?.as_str()),
             "resourceorgid" => one(self.organization(self.owner()?)?.0),
             "resourceorgpaths" => Some(Values::Many(vec![Cow::Owned(self.organization(self.owner()?)?.1)])),

@@ -10,7 +10,6 @@ pub mod evaluate;
 mod grounds;
 pub mod identities;
 pub mod language;
-pub mod policy;
 #[cfg(test)]
 mod tests;
 

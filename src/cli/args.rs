@@ -69,10 +69,10 @@ pub enum Command {
     /// See, compare and change tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Look at keys, adopt and attest them.
+    /// Make, look at, adopt and attest keys.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Test what policies decide.
+    /// Ask what policies decide, and test it.
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// See where aliases point and pointed.
@@ -255,7 +255,7 @@ pub struct ReencryptArguments {
     pub inputs: Vec<PathBuf>,
 }
 
-fn context_pair(text: &str) -> Result<(String, String), String> {
+pub fn context_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write it as KEY=VALUE".to_owned()),
@@ -347,7 +347,7 @@ pub struct InitOptions {
     pub json: bool,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("NAME=VALUE is wanted".to_owned()),

@@ -1,13 +1,14 @@
-//! `key …`: keys looked at, adopted and attested.
+//! `key …`: keys made, looked at, adopted and attested.
 
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
+use super::args::{key_spec, pair};
 use super::{Failed, absolute};
-use crate::ids::spec::KeyUsage;
-use crate::ids::{AliasName, KeyStoreId};
-use crate::ops::{KeyAdopt, OperatorRequest};
+use crate::ids::spec::{KeySpec, KeyUsage};
+use crate::ids::{AccountId, AliasName, KeyStoreId};
+use crate::ops::{KeyAdopt, KeyCreate, OperatorRequest};
 
 #[derive(Subcommand)]
 pub enum KeyCommand {
@@ -23,6 +24,13 @@ pub enum KeyCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make a key with its alias and the console's key policy: administrators manage it, users use it.
+    #[command(
+        after_help = "The policy delegates to the account as well, so identity policies of the account can allow more. Administrators\n\
+        cannot encrypt or decrypt, users cannot manage; users may make grants for registered services only.\n\nExample:\n  \
+        hsm-bridge key create --alias alias/payments --tag team=payments --admins role/ops --users user/alice,role/app"
+    )]
+    Create(Box<CreateArguments>),
     /// Bring a key that is in the token already under KMS management.
     #[command(
         after_help = "Refused: extractable keys unless --allow-extractable, the bridge's own system keys, keys that may WRAP, \
@@ -72,6 +80,57 @@ pub enum KeyCommand {
     },
 }
 
+#[derive(Args)]
+pub struct CreateArguments {
+    #[arg(long, value_name = "SPEC", default_value = "SYMMETRIC_DEFAULT", value_parser = key_spec)]
+    key_spec: KeySpec,
+    /// By default the one that goes with the key spec.
+    #[arg(long, value_name = "USAGE", value_parser = key_usage)]
+    key_usage: Option<KeyUsage>,
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    description: String,
+    /// A tag; may be given again.
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
+    tags: Vec<(String, String)>,
+    /// Make this alias for it.
+    #[arg(long, value_name = "ALIAS")]
+    alias: Option<AliasName>,
+    /// Who manages it: ARNs, or user/NAME and role/NAME of the account, with commas between them.
+    #[arg(long, value_name = "WHO,…", value_delimiter = ',')]
+    admins: Vec<String>,
+    /// Who uses it: as --admins, and ids of other accounts.
+    #[arg(long, value_name = "WHO,…", value_delimiter = ',')]
+    users: Vec<String>,
+    /// Administrators cannot schedule the key's deletion.
+    #[arg(long)]
+    no_admins_may_delete: bool,
+    /// The account that the key is made in; by default the deployment's.
+    #[arg(long, value_name = "ID")]
+    account: Option<AccountId>,
+    /// The custom key store that holds it; by default the default key store.
+    #[arg(long, value_name = "CKS-ID")]
+    key_store: Option<KeyStoreId>,
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<CreateArguments> for KeyCreate {
+    fn from(arguments: CreateArguments) -> Self {
+        KeyCreate {
+            account: arguments.account,
+            key_spec: arguments.key_spec,
+            key_usage: arguments.key_usage,
+            description: arguments.description,
+            tags: arguments.tags,
+            alias: arguments.alias,
+            admins: arguments.admins,
+            users: arguments.users,
+            admins_may_delete: !arguments.no_admins_may_delete,
+            key_store: arguments.key_store,
+        }
+    }
+}
+
 /// A command's request, whether its answer shall be JSON, and the file that an attestation goes to.
 pub struct KeyRequest {
     pub request: OperatorRequest,
@@ -82,6 +141,10 @@ pub struct KeyRequest {
 impl KeyCommand {
     pub fn request(self) -> Result<KeyRequest, Failed> {
         let (request, json, out) = match self {
+            KeyCommand::Create(arguments) => {
+                let json = arguments.json;
+                (OperatorRequest::KeyCreate((*arguments).into()), json, None)
+            }
             KeyCommand::List { json } => (OperatorRequest::KeyList, json, None),
             KeyCommand::Show { key, json } => (OperatorRequest::KeyShow { key }, json, None),
             KeyCommand::Adopt {

@@ -1,7 +1,9 @@
 //! Answers on the terminal: text for people, JSON for machines.
 
+mod iam;
 mod officer;
 mod rotation;
+mod simulation;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -18,14 +20,9 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
         return writeln!(out);
     }
     match response {
-        OperatorResponse::Iam { report } | OperatorResponse::Simulation { report } => {
-            serde_json::to_writer_pretty(&mut out, report)?;
-            writeln!(out)
-        }
-        OperatorResponse::KeyCreated { key } => {
-            serde_json::to_writer_pretty(&mut out, key)?;
-            writeln!(out)
-        }
+        OperatorResponse::Iam { report } => iam::report(&mut out, report),
+        OperatorResponse::Simulation { report } => simulation::report(&mut out, report),
+        OperatorResponse::KeyCreated { key } => key_details(&mut out, key),
         OperatorResponse::Keys { keys } => {
             let rows = keys.iter().map(|k| {
                 [

@@ -75,7 +75,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
     ("store", &["recovery_key"]),
     ("audit", &["dir", "trail", "segment_bytes", "segment_seconds", "refuse_below_free_percent", "deadline_ms"]),
     ("authn", &["debug_signature_errors"]),
-    ("authz", &["hide_policy_type", "grants_suffice_cross_account"]),
+    ("authz", &["allow_unknown_accounts", "hide_policy_type", "grants_suffice_cross_account"]),
     ("operator", &["allow"]),
     ("sweeper", &["interval_seconds"]),
     ("limits", &["gcm_encryptions"]),

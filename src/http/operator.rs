@@ -26,7 +26,8 @@ pub async fn operate(
     user_agent: Option<String>,
     progress: Arc<Progress>,
 ) -> Result<OperatorResponse, Told> {
-    let caller = Caller::operator(services.ops.locality().account.clone(), os_user_id);
+    let account = request.account().unwrap_or(&services.ops.locality().account).clone();
+    let caller = Caller::operator(account, os_user_id);
     let scene = local_scene(EventType::HsmBridgeOperatorCall, "hsm-bridge", user_agent);
     let front = LocalFront { scene, caller, task: Task::Operator(request), progress: Some(progress) };
     match run(services, &front).await {

@@ -78,6 +78,7 @@ pub async fn run<F: Front>(services: &Services, front: &F) -> F::Reply {
         Ok(caller) => caller,
         Err(reply) => return reply,
     };
+    services.ops.signed(&caller, front.scene().event_source, (services.now)());
     let mut sheet = Sheet::new(front.scene(), &caller, services);
     let span = tracing::debug_span!("request", request_id = %front.scene().request_id, call = Empty, key = Empty);
     let settled = match services.journal.admit() {
@@ -154,6 +155,7 @@ async fn steps<F: Front>(
     }
     // 5. act: state, usage, DryRun, then the token or the store
     let acted = services.ops.act(&permit, &context).await;
+    acted.effects.forget.iter().for_each(|id| services.authenticator.forget(id));
     if let Err(error) = &acted.result {
         log_cause(scene, sheet.name(), error);
     }
@@ -220,7 +222,9 @@ fn code(outcome: &Result<Answer, Failure>) -> &'static str {
 fn new_key_id(task: &Task) -> KeyId {
     match task {
         Task::Kms(Request::CreateKey(_) | Request::RotateAlias(_))
-        | Task::Operator(OperatorRequest::Rotate { .. } | OperatorRequest::KeyAdopt(_))
+        | Task::Operator(
+            OperatorRequest::Rotate { .. } | OperatorRequest::KeyAdopt(_) | OperatorRequest::KeyCreate(_),
+        )
         | Task::Timer(TimerRequest::Rotate { .. }) => KeyId::new(uuid::Uuid::new_v4().into_bytes(), false),
         _ => KeyId::new([0; 16], false),
     }

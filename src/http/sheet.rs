@@ -76,7 +76,7 @@ impl<'a> Sheet<'a> {
         self.read_only = task.is_read_only();
         self.parameters = match task {
             Task::Kms(request) => kms::audit_parameters(request),
-            Task::Operator(request) => serde_json::value::to_raw_value(request).ok(),
+            Task::Operator(request) => request.recorded(),
             Task::Sts(_) | Task::Timer(_) => None,
         };
     }

@@ -389,6 +389,10 @@ impl Input<'_> {
     /// `default` is the only name that a key policy can have.
     fn default_policy_name(&mut self) -> Result<(), WireError> {
         match self.text("PolicyName") {
+            // RULE kms-api.md: the model knows a second policy of a key, which is not ours to write.
+            Some(name) if name == "AWS_RAM" => {
+                Err(validation("The AWS_RAM policy can only be managed by the RAM service"))
+            }
             Some(name) if name != "default" => Err(client("NotFoundException", "No such policy exists")),
             _ => Ok(()),
         }

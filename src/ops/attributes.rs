@@ -1,9 +1,8 @@
-//! Description, tags and policy of a key.
+//! Description and tags of a key.
 
-use crate::ops::keys::{check_policy, not_pending};
+use crate::ops::keys::not_pending;
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, Effects, OpError, Ops, Page, Response, Tag};
-use crate::store::PolicyDocument;
 
 const MAX_TAGS: usize = 50;
 const LIST_TAGS_DEFAULT: u32 = 50;
@@ -90,25 +89,5 @@ impl Ops {
             _ => None,
         };
         Ok(Response::ListResourceTags { tags, next_marker })
-    }
-
-    pub(super) async fn put_policy(
-        &self,
-        key: &KeyTarget,
-        policy: &str,
-        bypass: bool,
-        ctx: &Context,
-        effects: &mut Effects,
-    ) -> Result<Response, OpError> {
-        check_policy(policy, &key.record.account, &key.arn, bypass)?;
-        let policy = PolicyDocument::plain(policy);
-        self.change_key(key, ctx, effects, move |record, arn| {
-            not_pending(record, arn)?;
-            record.policy = policy;
-            record.policy_version += 1;
-            Ok(())
-        })
-        .await?;
-        Ok(Response::Empty)
     }
 }

@@ -132,7 +132,7 @@ impl Ops {
     ) -> Result<Response, OpError> {
         let token = match key_store {
             None => self.keystore.token().clone(),
-            Some(id) => self.connected_store(id)?,
+            Some(id) => self.connected_store(&ctx.account, id)?,
         };
         let done = token.random(&self.call(ctx), bytes as usize).await.map_err(|e| token_error(e, "(random)"))?;
         effects.hsm = Some(done.facts);

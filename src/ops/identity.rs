@@ -6,17 +6,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use crate::authn::{self, Credential, Directory, OpenSecret, Principal};
-use crate::ids::{AccessKeyId, AccountId, UserName};
+use crate::ids::{AccessKeyId, AccountId, ServiceName, UserName};
 use crate::keystore::{CallContext, KeyRef, SystemKey, Token};
+use crate::ops::iam::{self, IamChange, UserSpec};
 use crate::ops::{
     AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, operator::date, sealed, token_error,
 };
 use crate::secret::{SecretBytes, SecretString};
-use crate::store::{AccessKeyRecord, Owner, Policies, Snapshot, UserRecord, Write, root_path};
+use crate::store::{AccessKeyRecord, Owner, Snapshot, Write, root_path};
 
 /// How long authn waits for the token to open a secret.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+const KEYS_PER_OWNER: usize = 2;
 
 /// The access keys of one snapshot, as authn sees them.
 pub struct SnapshotDirectory(pub Arc<Snapshot>);
@@ -38,7 +43,14 @@ impl Directory for SnapshotDirectory {
 /// A key whose user is gone has no principal and does not verify.
 fn principal(owner: &Owner, account: &AccountId, snapshot: &Snapshot) -> Option<Principal> {
     match owner {
-        Owner::Root => Some(Principal::Root),
+        // RULE authorization.md §4.1: a root user that is disabled is nobody, and so is one of no account of ours.
+        Owner::Root => {
+            let enabled = match snapshot.accounts.get(account) {
+                Some(record) => record.root_enabled,
+                None => snapshot.has_account(account),
+            };
+            enabled.then_some(Principal::Root)
+        }
         Owner::User(name) => {
             let user = snapshot.user(account, name)?;
             Some(Principal::User { name: name.clone(), path: user.path.clone(), user_id: user.user_id.clone() })
@@ -113,7 +125,7 @@ pub async fn make_access_key(
 }
 
 impl Ops {
-    /// The user is made with its first key.
+    /// `access-key create`: the user is made with its first key.
     pub(super) async fn create_access_key(
         &self,
         user: Option<&UserName>,
@@ -121,50 +133,84 @@ impl Ops {
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
         let account = self.locality.account.clone();
-        let call = self.call(ctx);
         let snapshot = self.store.snapshot();
-        let (owner, principal, new_user) = match user {
-            None => (Owner::Root, Principal::Root, None),
-            Some(name) => {
-                let known = snapshot.user(&account, name).cloned();
-                let user = match &known {
-                    Some(user) => user.as_ref().clone(),
-                    None => UserRecord {
-                        name: name.clone(),
-                        account: account.clone(),
-                        user_id: authn::new_user_id(random_id()?),
-                        created: ctx.now,
-                        path: root_path(),
-                        tags: Vec::new(),
-                        groups: Vec::new(),
-                        policies: Policies::default(),
-                        boundary: None,
-                    },
-                };
-                let principal =
-                    Principal::User { name: name.clone(), path: user.path.clone(), user_id: user.user_id.clone() };
-                (Owner::User(name.clone()), principal, known.is_none().then_some(user))
+        let new_user = user.filter(|name| snapshot.user(&account, name).is_none()).map(|name| UserSpec {
+            account: account.clone(),
+            name: name.clone(),
+            path: root_path(),
+            tags: Vec::new(),
+            groups: Vec::new(),
+            attached: Vec::new(),
+            inline: Default::default(),
+            boundary: None,
+        });
+        let made = match new_user {
+            None => Vec::new(),
+            Some(spec) => iam::writes(&snapshot, &IamChange::PutUser(spec), ctx.now, &mut iam::new_id)?,
+        };
+        let owner = user.map_or(Owner::Root, |name| Owner::User(name.clone()));
+        self.new_access_key(account, owner, made, ctx, effects).await
+    }
+
+    /// `iam access-key create`: for a user or service that is there; for the root user where neither is named.
+    pub(super) async fn create_access_key_of(
+        &self,
+        account: &AccountId,
+        user: Option<&UserName>,
+        service: Option<&ServiceName>,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<OperatorResponse, OpError> {
+        let owner = match (user, service) {
+            (Some(name), None) => Owner::User(name.clone()),
+            (None, Some(name)) => Owner::Service(name.clone()),
+            (None, None) => Owner::Root,
+            (Some(_), Some(_)) => {
+                return Err(OpError::Validation("an access key is a user's or a service's, not both's".to_owned()));
             }
         };
+        self.new_access_key(account.clone(), owner, Vec::new(), ctx, effects).await
+    }
+
+    /// `made`: what makes the owner, if it is new.
+    async fn new_access_key(
+        &self,
+        account: AccountId,
+        owner: Owner,
+        made: Vec<Write>,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<OperatorResponse, OpError> {
+        let mut snapshot = self.store.snapshot().as_ref().clone();
+        made.iter().for_each(|write| snapshot.apply(write.clone()));
+        let principal = may_have_another_key(&snapshot, &account, &owner)?;
+        let token = self.keystore.token();
         let (record, secret) =
-            make_access_key(self.keystore.token(), &call, &account, owner, &principal, ctx.now).await?;
-        let (id, shown) = (record.id.clone(), owner_text(&record.owner));
+            make_access_key(token, &self.call(ctx), &account, owner.clone(), &principal, ctx.now).await?;
+        let (id, shown) = (record.id.clone(), owner_text(&owner));
         let ((), version) = self
             .change(ctx, move |snapshot| {
-                let mut writes = Vec::new();
-                if let Some(user) = new_user {
-                    // Made by another command meanwhile: its id is another, and the secret would not open.
-                    if snapshot.user(&user.account, &user.name).is_some() {
-                        return Err(OpError::Throttled);
+                let mut after = snapshot.clone();
+                for write in &made {
+                    if let Write::PutUser(user) = write {
+                        // Made by another command meanwhile: its id is another, and the secret would not open.
+                        if snapshot.user(&user.account, &user.name).is_some() {
+                            return Err(OpError::Throttled);
+                        }
                     }
-                    writes.push(Write::PutUser(user));
+                    after.apply(write.clone());
                 }
+                // Deleted, or deleted and made again, while the token worked: the secret is bound to whom it was made for.
+                if may_have_another_key(&after, &account, &owner)?.owner() != principal.owner() {
+                    return Err(OpError::Throttled);
+                }
+                let mut writes = made;
                 writes.push(Write::PutAccessKey(record));
                 Ok((writes, ()))
             })
             .await?;
         effects.store_version = Some(version);
-        effects.details = Some(serde_json::json!({ "accessKeyId": id, "owner": shown }));
+        effects.details = Some(json!({ "accessKeyId": id, "owner": shown }));
         Ok(OperatorResponse::AccessKeyCreated { id, secret: ShownOnce(secret), owner: shown })
     }
 
@@ -183,29 +229,97 @@ impl Ops {
         OperatorResponse::AccessKeys { keys }
     }
 
-    /// Takes effect on the next request: authn looks the state up each time.
+    /// `access-key disable`
     pub(super) async fn disable_access_key(
         &self,
         id: &AccessKeyId,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
+        self.update_access_key(id, false, ctx, effects).await?;
+        Ok(OperatorResponse::AccessKeyDisabled { id: id.clone() })
+    }
+
+    /// Takes effect on the next request: authn looks the state up each time.
+    pub(super) async fn update_access_key(
+        &self,
+        id: &AccessKeyId,
+        active: bool,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Value, OpError> {
         let wanted = id.clone();
-        let ((), version) = self
+        let (owner, version) = self
             .change(ctx, move |snapshot| {
-                let record = snapshot
-                    .access_keys
-                    .get(&wanted)
-                    .ok_or_else(|| OpError::Validation(format!("there is no access key `{wanted}`")))?;
-                let mut record = record.as_ref().clone();
-                record.active = false;
-                Ok((vec![Write::PutAccessKey(record)], ()))
+                let mut record = existing_key(snapshot, &wanted)?;
+                record.active = active;
+                let owner = owner_text(&record.owner);
+                Ok((vec![Write::PutAccessKey(record)], owner))
+            })
+            .await?;
+        let status = if active { "Active" } else { "Inactive" };
+        effects.store_version = Some(version);
+        effects.details = Some(json!({ "accessKeyId": id, "owner": owner, "status": status }));
+        effects.forget.push(id.clone());
+        Ok(json!({ "AccessKey": { "AccessKeyId": id, "Owner": owner, "Status": status } }))
+    }
+
+    pub(super) async fn delete_access_key(
+        &self,
+        id: &AccessKeyId,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<Value, OpError> {
+        let wanted = id.clone();
+        let (owner, version) = self
+            .change(ctx, move |snapshot| {
+                let owner = owner_text(&existing_key(snapshot, &wanted)?.owner);
+                Ok((vec![Write::DeleteAccessKey(wanted)], owner))
             })
             .await?;
         effects.store_version = Some(version);
-        effects.details = Some(serde_json::json!({ "accessKeyId": id }));
-        Ok(OperatorResponse::AccessKeyDisabled { id: id.clone() })
+        effects.details = Some(json!({ "accessKeyId": id, "owner": owner, "status": "Deleted" }));
+        effects.forget.push(id.clone());
+        Ok(json!({ "AccessKey": { "AccessKeyId": id, "Owner": owner, "Status": "Deleted" } }))
     }
+}
+
+/// The owner of a new access key as a principal, if it is there and has fewer than two.
+fn may_have_another_key(snapshot: &Snapshot, account: &AccountId, owner: &Owner) -> Result<Principal, OpError> {
+    if !snapshot.has_account(account) {
+        return Err(OpError::Validation(format!("there is no account {account}")));
+    }
+    let principal = match owner {
+        Owner::Root => Principal::Root,
+        Owner::User(name) => {
+            let user = snapshot.user(account, name);
+            let user =
+                user.ok_or_else(|| OpError::Validation(format!("The user with name {name} cannot be found.")))?;
+            Principal::User { name: name.clone(), path: user.path.clone(), user_id: user.user_id.clone() }
+        }
+        Owner::Service(name) => {
+            let service = snapshot.services.get(name).filter(|service| service.account == *account);
+            let service = service
+                .ok_or_else(|| OpError::Validation(format!("there is no service {name} in account {account}")))?;
+            Principal::Service { name: name.clone(), service_id: service.service_id.clone() }
+        }
+    };
+    let keys = snapshot.access_keys_of.get(&(account.clone(), owner.clone())).map_or(0, Vec::len);
+    // RULE IAM quotas: two, so that one can take the other's place.
+    if keys >= KEYS_PER_OWNER {
+        let quota = match owner {
+            Owner::Root => "AccessKeysPerAccount",
+            Owner::User(_) => "AccessKeysPerUser",
+            Owner::Service(_) => "AccessKeysPerService",
+        };
+        return Err(OpError::LimitExceeded(format!("Cannot exceed quota for {quota}: {KEYS_PER_OWNER}")));
+    }
+    Ok(principal)
+}
+
+fn existing_key(snapshot: &Snapshot, id: &AccessKeyId) -> Result<AccessKeyRecord, OpError> {
+    let record = snapshot.access_keys.get(id).map(|record| record.as_ref().clone());
+    record.ok_or_else(|| OpError::Validation(format!("there is no access key `{id}`")))
 }
 
 fn owner_text(owner: &Owner) -> String {
@@ -214,10 +328,4 @@ fn owner_text(owner: &Owner) -> String {
         Owner::User(name) => format!("user/{name}"),
         Owner::Service(name) => name.to_string(),
     }
-}
-
-fn random_id() -> Result<[u8; 11], OpError> {
-    let mut random = [0u8; 11];
-    getrandom::fill(&mut random).map_err(|e| OpError::Internal(format!("no randomness: {e}")))?;
-    Ok(random)
 }

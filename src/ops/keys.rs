@@ -2,12 +2,14 @@
 
 use std::ops::Bound;
 
-use crate::authz::policy::{self, KeyPolicy};
+use crate::authz::Permit;
 use crate::ids::AccountId;
-use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, SigningAlgorithm};
+use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, KeyUsage, SigningAlgorithm};
 use crate::ids::{ClusterId, KeyId, KeyStoreId};
 use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
-use crate::ops::resolve::KeyTarget;
+use crate::ops::key_policy::default_policy;
+use crate::ops::key_policy::lockout::stays_in_hand;
+use crate::ops::resolve::{KeyTarget, Resolved};
 use crate::ops::{
     Context, CreateKey, DAY_MS, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error,
 };
@@ -22,44 +24,81 @@ pub fn label(id: &KeyId) -> String {
     format!("hsm-bridge/kms/{id}")
 }
 
+/// A key to be made in the default key store or a custom one.
+pub(super) struct NewKey {
+    pub id: KeyId,
+    pub spec: KeySpec,
+    pub usage: KeyUsage,
+    pub description: String,
+    pub policy: PolicyDocument,
+    pub tags: Vec<(String, String)>,
+    /// CustomKeyStoreId as the caller wrote it.
+    pub key_store: Option<String>,
+}
+
 impl Ops {
-    /// Row `Creating` → object(s) → attributes read back, known answer made → row `Enabled`. The intent record is on disk.
     pub(super) async fn create_key(
         &self,
         request: &CreateKey,
         id: KeyId,
         arn: &str,
+        permit: &Permit<Resolved>,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
-        let key_store = match &request.key_store {
-            None => None,
-            Some(store) => Some(self.store_for_new_key(store, request.spec)?),
-        };
-        if !self.keystore.capabilities(key_store.as_ref()).is_some_and(|can| supported(&can, request.spec)) {
-            return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", request.spec)));
-        }
-        let account = &ctx.account;
-        let text = match &request.policy {
-            None => policy::default_policy(account),
+        let policy = match &request.policy {
+            None => PolicyDocument::plain(default_policy(&ctx.account)),
             Some(text) => {
-                check_policy(text, account, arn, request.bypass_policy_lockout_safety_check.unwrap_or(false))?;
-                text.clone()
+                let policy = self.policy_to_write(text, None, permit.resolved().snapshot())?;
+                if !request.bypass_policy_lockout_safety_check.unwrap_or(false) {
+                    stays_in_hand(permit, arn, &ctx.account, &policy)?;
+                }
+                policy
             }
         };
-        let record = KeyRecord {
+        let new = NewKey {
             id,
-            account: account.clone(),
-            created: ctx.now,
-            description: request.description.clone(),
             spec: request.spec,
             usage: request.usage,
-            lifecycle: Lifecycle::Creating,
-            policy: PolicyDocument::plain(text),
-            policy_version: 1,
+            description: request.description.clone(),
+            policy,
             tags: request.tags.iter().map(|t| (t.key.clone(), t.value.clone())).collect(),
+            key_store: request.key_store.clone(),
+        };
+        let key = self.make_key(new, arn, ctx, effects, |_, _| Ok(Vec::new())).await?;
+        Ok(Response::CreateKey(Box::new(self.metadata(&key))))
+    }
+
+    /// Row `Creating` → object(s) → attributes read back, known answer made → row `Enabled`, with `beside` it in one
+    /// transaction; what `beside` refuses undoes the key. The intent record is on disk.
+    pub(super) async fn make_key(
+        &self,
+        new: NewKey,
+        arn: &str,
+        ctx: &Context,
+        effects: &mut Effects,
+        beside: impl FnOnce(&Snapshot, &KeyRecord) -> Result<Vec<Write>, OpError> + Send + 'static,
+    ) -> Result<KeyTarget, OpError> {
+        let key_store = match &new.key_store {
+            None => None,
+            Some(store) => Some(self.store_for_new_key(store, new.spec, &ctx.account)?),
+        };
+        if !self.keystore.capabilities(key_store.as_ref()).is_some_and(|can| supported(&can, new.spec)) {
+            return Err(OpError::Unsupported(format!("The token does not support keys of spec {}.", new.spec)));
+        }
+        let record = KeyRecord {
+            id: new.id,
+            account: ctx.account.clone(),
+            created: ctx.now,
+            description: new.description,
+            spec: new.spec,
+            usage: new.usage,
+            lifecycle: Lifecycle::Creating,
+            policy: new.policy,
+            policy_version: 1,
+            tags: new.tags,
             materials: Vec::new(),
-            key_store,
+            key_store: key_store.clone(),
             provenance: Provenance::Generated,
             managed_by: None,
         };
@@ -70,13 +109,28 @@ impl Ops {
                 if let Some(id) = enabled.key_store.as_ref().filter(|id| !snapshot.key_stores.contains_key(*id)) {
                     return Err(OpError::KeyStoreNotFound(id.to_string()));
                 }
-                Ok((vec![Write::PutKey(enabled.clone())], enabled))
+                Ok(match beside(snapshot, &enabled) {
+                    Ok(more) => {
+                        let key = std::iter::once(Write::PutKey(enabled.clone()));
+                        (key.chain(more).collect(), Ok(enabled))
+                    }
+                    Err(refusal) => (Vec::new(), Err(refusal)),
+                })
             })
             .await?;
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(refusal) => {
+                match self.keystore.token_of(key_store.as_ref()) {
+                    Some(token) => self.undo_creation(&token, new.id, false, &self.generate_call(ctx)).await,
+                    None => self.mark_unsettled(new.id),
+                }
+                return Err(refusal);
+            }
+        };
         effects.store_version = Some(version);
         effects.key_store = self.backing_key(&stored);
-        let target = KeyTarget { record: stored.into(), arn: arn.to_owned() };
-        Ok(Response::CreateKey(Box::new(self.metadata(&target))))
+        Ok(KeyTarget { record: stored.into(), arn: arn.to_owned() })
     }
 
     /// Row `Creating` → object(s) in the record's key store → attributes read back, known answer made. Returns the record
@@ -190,8 +244,8 @@ impl Ops {
     }
 
     /// The connected key store for a new key of this spec.
-    fn store_for_new_key(&self, id: &str, spec: KeySpec) -> Result<KeyStoreId, OpError> {
-        self.connected_store(id)?;
+    fn store_for_new_key(&self, id: &str, spec: KeySpec, account: &AccountId) -> Result<KeyStoreId, OpError> {
+        self.connected_store(account, id)?;
         self.spec_in_custom_store(spec)?;
         id.parse().map_err(|_| OpError::KeyStoreNotFound(id.to_owned()))
     }
@@ -435,23 +489,6 @@ pub(super) fn not_pending(record: &KeyRecord, arn: &str) -> Result<(), OpError> 
         Lifecycle::PendingDeletion { .. } => Err(OpError::PendingDeletion { arn: arn.to_owned() }),
         _ => Ok(()),
     }
-}
-
-/// Form, principals and the lockout safety check (authorization.md §1.9).
-pub(super) fn check_policy(
-    text: &str,
-    account: &crate::ids::AccountId,
-    arn: &str,
-    bypass: bool,
-) -> Result<(), OpError> {
-    if text.len() > policy::MAX_BYTES {
-        return Err(OpError::LimitExceeded(format!("A key policy has at most {} bytes.", policy::MAX_BYTES)));
-    }
-    let parsed = KeyPolicy::parse(text).map_err(OpError::MalformedPolicy)?;
-    if !bypass && !parsed.root_can_put_policy(account, arn) {
-        return Err(OpError::MalformedPolicy(policy::LOCKOUT.to_owned()));
-    }
-    Ok(())
 }
 
 pub(super) fn state(lifecycle: &Lifecycle) -> KeyState {

@@ -10,6 +10,8 @@ pub mod error;
 mod grants;
 pub mod iam;
 pub mod identity;
+mod key_create;
+mod key_policy;
 mod key_stores;
 mod keys;
 mod last_use;
@@ -24,6 +26,7 @@ mod rotation_report;
 mod sealed;
 pub mod settle;
 mod signing;
+mod simulate;
 pub mod store_key;
 pub mod sts;
 pub mod task;
@@ -33,7 +36,6 @@ mod usage;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::authn::Caller;
 use crate::authz::Permit;
 use crate::ids::{AccountId, ClusterId, GrantId, KeyStoreId, Locality};
 use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenError};
@@ -71,8 +73,13 @@ pub struct Ops {
     budgets: Budgets,
     clock: Arc<ClockWatch>,
     last_uses: Arc<LastUses>,
+    access_key_uses: AccessKeyUses,
     generate_deadline: Duration,
     custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    /// Key policies may name accounts that this bridge does not serve.
+    allow_unknown_accounts: bool,
+    /// As in `authz::Rules`, for simulations.
+    grants_suffice_cross_account: bool,
     rotation: RotationSettings,
     /// One rotation at a time: whoever comes second finds what the first one did.
     rotating: tokio::sync::Mutex<()>,
@@ -120,6 +127,8 @@ pub struct Effects {
     pub key_store: Option<KeyStoreFacts>,
     /// The grant that was retired: a token in the request does not tell it.
     pub grant: Option<GrantId>,
+    /// Access keys that are refused from now on: what was derived from their secrets is of no use any more.
+    pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
 }
@@ -151,6 +160,10 @@ pub struct Settings {
     pub generate_deadline: Duration,
     /// Key specs beyond SYMMETRIC_DEFAULT for custom key stores.
     pub custom_store_key_specs: Vec<crate::ids::spec::KeySpec>,
+    /// Key policies may name accounts that this bridge does not serve.
+    pub allow_unknown_accounts: bool,
+    /// As in `authz::Rules`, for simulations.
+    pub grants_suffice_cross_account: bool,
     pub rotation: RotationSettings,
 }
 
@@ -179,8 +192,11 @@ impl Ops {
             budgets,
             clock,
             last_uses: Arc::new(LastUses::new(settings.now)),
+            access_key_uses: AccessKeyUses::default(),
             generate_deadline: settings.generate_deadline,
             custom_store_key_specs: settings.custom_store_key_specs,
+            allow_unknown_accounts: settings.allow_unknown_accounts,
+            grants_suffice_cross_account: settings.grants_suffice_cross_account,
             rotation: settings.rotation,
             rotating: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
@@ -217,9 +233,9 @@ impl Ops {
             Task::Kms(request) => {
                 effects.key_store = self.store_used(request, resolved.subject());
                 let own = self.within_deadline(resolved.subject(), ctx);
-                let ctx = own.as_ref().unwrap_or(ctx);
-                let done = self.kms(request, permit.caller(), resolved, ctx, &mut effects).await;
-                done.map(Answer::Kms).map_err(|error| self.told_of_disconnect(error, request, resolved.subject()))
+                let done = self.kms(request, permit, own.as_ref().unwrap_or(ctx), &mut effects).await;
+                done.map(Answer::Kms)
+                    .map_err(|error| self.told_of_disconnect(error, &ctx.account, request, resolved.subject()))
             }
             // Boxed: its state is six times that of all others, and would be part of every request's.
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
@@ -245,18 +261,18 @@ impl Ops {
     async fn kms(
         &self,
         request: &Request,
-        caller: &Caller,
-        resolved: &Resolved,
+        permit: &Permit<Resolved>,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
+        let resolved = permit.resolved();
         self.reachable(request, resolved.subject())?;
         match (request, resolved.subject()) {
             (Request::Unsupported { operation, reason }, _) => {
                 Err(OpError::Unsupported(format!("{}: {reason}", operation.name())))
             }
             (Request::CreateKey(request), Subject::NewKey { id, arn }) => {
-                self.create_key(request, *id, arn, ctx, effects).await
+                self.create_key(request, *id, arn, permit, ctx, effects).await
             }
             (Request::DescribeKey { .. }, Subject::Key(key)) => Ok(Response::DescribeKey(Box::new(self.metadata(key)))),
             (Request::ListKeys { page }, _) => self.list_keys(page, &ctx.account, resolved.snapshot()),
@@ -312,10 +328,11 @@ impl Ops {
                 self.verify_mac(key, message, mac, *algorithm, *dry_run, ctx, effects).await
             }
             (Request::GetKeyPolicy { .. }, Subject::Key(key)) => {
-                Ok(Response::GetKeyPolicy { policy: Arc::clone(key.record.policy.text()) })
+                Ok(Response::GetKeyPolicy { policy: key_policy::shown(&key.record.policy, resolved.snapshot()) })
             }
             (Request::PutKeyPolicy { policy, bypass_policy_lockout_safety_check, .. }, Subject::Key(key)) => {
-                self.put_policy(key, policy, bypass_policy_lockout_safety_check.unwrap_or(false), ctx, effects).await
+                let bypass = bypass_policy_lockout_safety_check.unwrap_or(false);
+                self.put_policy(key, policy, bypass, permit, ctx, effects).await
             }
             (Request::ListKeyPolicies { .. }, Subject::Key(_)) => Ok(Response::ListKeyPolicies),
             (Request::GetKeyRotationStatus { .. }, Subject::Key(key)) => {
@@ -329,10 +346,10 @@ impl Ops {
                 Box::pin(self.create_grant(key, request, ctx, effects)).await
             }
             (Request::ListGrants { grant, grantee, page, .. }, Subject::Key(key)) => {
-                self.list_grants(key, grant.as_deref(), grantee.as_ref(), page, caller, resolved.snapshot())
+                self.list_grants(key, grant.as_deref(), grantee.as_ref(), page, permit.caller(), resolved.snapshot())
             }
             (Request::ListRetirableGrants { retiring, page }, Subject::Account) => {
-                self.list_retirable_grants(retiring, page, caller, resolved.snapshot())
+                self.list_retirable_grants(retiring, page, permit.caller(), resolved.snapshot())
             }
             (Request::RetireGrant(request), Subject::Grant { key, grant }) => {
                 self.retire_grant(key, grant, request.dry_run, ctx, effects).await
@@ -344,7 +361,7 @@ impl Ops {
             (Request::CreateCustomKeyStore(request), _) => Box::pin(self.create_key_store(request, ctx, effects)).await,
             (Request::UpdateCustomKeyStore(request), _) => Box::pin(self.update_key_store(request, ctx, effects)).await,
             (Request::DescribeCustomKeyStores { id, name, page }, _) => {
-                self.describe_key_stores(id.as_deref(), name.as_deref(), page, resolved.snapshot())
+                self.describe_key_stores(id.as_deref(), name.as_deref(), page, &ctx.account, resolved.snapshot())
             }
             (Request::ConnectCustomKeyStore { id }, _) => self.connect_key_store(id, ctx, effects).await,
             (Request::DisconnectCustomKeyStore { id }, _) => self.disconnect_key_store(id, ctx, effects).await,

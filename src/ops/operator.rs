@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::authn::Caller;
+use crate::ops::key_policy::shown;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
@@ -75,9 +76,13 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
-            OperatorRequest::PolicySimulate(_) | OperatorRequest::KeyCreate(_) => {
-                Err(OpError::Unsupported(format!("{}: not built", request.name())))
-            }
+            OperatorRequest::PolicySimulate(request) => self.simulate(request, snapshot, ctx),
+            OperatorRequest::KeyCreate(request) => match resolved.subject() {
+                Subject::NewKey { id, arn } => {
+                    Box::pin(self.create_key_by_operator(request, *id, arn, snapshot, ctx, effects)).await
+                }
+                other => Err(OpError::Internal(format!("key create was resolved to {other:?}"))),
+            },
             OperatorRequest::SweeperConfirm { ticket } => {
                 self.clock.confirm();
                 effects.details = Some(serde_json::json!({ "ticket": ticket }));
@@ -104,7 +109,7 @@ impl Ops {
                 _ => None,
             },
             tags: record.tags.clone(),
-            policy: record.policy.text().to_string(),
+            policy: shown(&record.policy, snapshot).to_string(),
             policy_version: record.policy_version,
             materials: materials.collect(),
             gcm_reserved: symmetric.then(|| snapshot.usage.get(&record.id).map_or(0, |u| u.reserved)),

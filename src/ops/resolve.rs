@@ -3,6 +3,8 @@
 
 mod asked;
 mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod grants;
 mod named;
 #[cfg(test)]
@@ -343,12 +345,17 @@ fn of_command(
     here: &Locality,
     new_id: KeyId,
 ) -> Result<Subject, Unresolved> {
+    if request.account().is_some_and(|account| !snapshot.has_account(account)) {
+        return Err(OpError::Validation(format!("account `{}` is not served here", here.account)).into());
+    }
     match request {
         // Any form: the operator asks as DescribeKey does.
         OperatorRequest::KeyShow { key } | OperatorRequest::KeyAttest { key } => {
             Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?.0))
         }
-        OperatorRequest::KeyAdopt(_) => Ok(Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) }),
+        OperatorRequest::KeyAdopt(_) | OperatorRequest::KeyCreate(_) => {
+            Ok(Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) })
+        }
         OperatorRequest::AliasHistory { alias }
         | OperatorRequest::AliasHistoryDrop { alias, .. }
         | OperatorRequest::RotatePlan { alias, .. } => Ok(known_alias(alias_subject(snapshot, here, alias, None))?),
@@ -381,6 +388,19 @@ fn of_timer(
         TimerRequest::Rotate { key } => {
             Ok(Subject::Rotation(Box::new(rotation::resolve_key(key, snapshot, here, new_id)?)))
         }
+    }
+}
+
+/// A key in any of the four forms, with the alias by which it was named. `None`: another account has no such key.
+pub(super) fn find_key(
+    snapshot: &Snapshot,
+    here: &Locality,
+    text: &str,
+) -> Result<Option<(KeyTarget, Option<Arc<AliasRecord>>)>, OpError> {
+    match find(snapshot, here, Operation::DescribeKey, text) {
+        Ok(found) => Ok(Some(found)),
+        Err(Unresolved::Foreign(_)) => Ok(None),
+        Err(Unresolved::Error(error)) => Err(error),
     }
 }
 

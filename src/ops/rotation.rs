@@ -10,12 +10,12 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
-use crate::authz::policy::KeyPolicy;
 use crate::ids::AccountId;
 use crate::ids::KeyId;
 use crate::ids::spec::KeySpec;
 use crate::ops::aliases::{fits, not_reserved};
 use crate::ops::crypto::in_use;
+use crate::ops::key_policy::lockout::survives_rotation;
 use crate::ops::keys::supported;
 use crate::ops::resolve::{AliasSubject, KeyTarget, Resolved, Subject};
 use crate::ops::{
@@ -232,11 +232,9 @@ struct Wanted<'a> {
     grants: Option<RotateGrants>,
 }
 
-/// The policy is copied as it is. One that lets itself be changed only on the old key's ARN would lock everybody out of the
-/// new key; one that was locked before (by BypassPolicyLockoutSafetyCheck) is what somebody wanted.
+/// The policy is copied as it is.
 fn policy_fits(old: &KeyRecord, old_arn: &str, new_arn: &str) -> Result<(), OpError> {
-    let Ok(policy) = KeyPolicy::parse(old.policy.text()) else { return Ok(()) };
-    if policy.root_can_put_policy(&old.account, old_arn) && !policy.root_can_put_policy(&old.account, new_arn) {
+    if !survives_rotation(old, old_arn, new_arn) {
         return Err(OpError::MalformedPolicy(format!(
             "The key policy of {old_arn} names this key as its resource, so nobody could change the policy of the new key. Write \
              \"Resource\": \"*\" in it."

@@ -117,6 +117,12 @@ pub struct PolicySimulate {
     pub context: Vec<(String, String)>,
     /// Condition keys set by hand, `aws:SourceIp=10.0.0.1` for example.
     pub condition_keys: Vec<(String, String)>,
+    /// Sessions: the session policy, as text.
+    pub session_policy: Option<String>,
+    /// Federated users: the user that called GetFederationToken.
+    pub federated_by: Option<String>,
+    /// Where names without an account are; `None`: the deployment's own.
+    pub account: Option<AccountId>,
 }
 
 /// `hsm-bridge key create`.
@@ -171,6 +177,15 @@ pub struct RotateRetire {
 }
 
 impl OperatorRequest {
+    /// The account that names in the command are of; `None`: the deployment's own.
+    pub fn account(&self) -> Option<&AccountId> {
+        match self {
+            OperatorRequest::KeyCreate(KeyCreate { account, .. })
+            | OperatorRequest::PolicySimulate(PolicySimulate { account, .. }) => account.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The name in `operator.allow`.
     pub fn permission(&self) -> &'static str {
         match self {
@@ -232,6 +247,18 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+        }
+    }
+
+    /// `requestParameters` of the audit record.
+    pub fn recorded(&self) -> Option<Box<serde_json::value::RawValue>> {
+        match self {
+            OperatorRequest::Iam(request) => {
+                let mut recorded = request.recorded()?;
+                recorded.as_object_mut()?.insert("command".to_owned(), "iam".into());
+                serde_json::value::to_raw_value(&recorded).ok()
+            }
+            other => serde_json::value::to_raw_value(other).ok(),
         }
     }
 

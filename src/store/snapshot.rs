@@ -76,7 +76,7 @@ impl Snapshot {
     }
 
     /// The version is for the caller to set, once for all writes of a transaction.
-    pub(super) fn apply(&mut self, write: Write) {
+    pub(crate) fn apply(&mut self, write: Write) {
         match write {
             Write::PutDeployment(record) => self.deployment = Some(Arc::new(record)),
             Write::PutKey(record) => self.keys.insert_mut(record.id, Arc::new(record)),

@@ -97,8 +97,12 @@ def test_lockout_check(bridge):
         with refused("MalformedPolicyDocumentException", LOCKED_OUT):
             bridge.kms.create_key(Policy=text)
     assert json.loads(bridge.kms.get_key_policy(KeyId=key)["Policy"])["Id"] == "key-default-1"
-    bridge.kms.put_key_policy(KeyId=key, Policy=alice, BypassPolicyLockoutSafetyCheck=True)
-    assert json.loads(bridge.kms.get_key_policy(KeyId=key)["Policy"]) == json.loads(alice)
+    bridge.kms.put_key_policy(KeyId=key, Policy=reading, BypassPolicyLockoutSafetyCheck=True)
+    assert json.loads(bridge.kms.get_key_policy(KeyId=key)["Policy"]) == json.loads(reading)
+    # Now it is as the check said.
+    with refused("AccessDeniedException", f"User: arn:aws:iam::{bridge.account}:root is not authorized to perform: kms:PutKeyPolicy on "
+                 f"resource: {bridge.key_arn(key)} because no resource-based policy allows the kms:PutKeyPolicy action"):
+        bridge.kms.put_key_policy(KeyId=key, Policy=reading)
 
 
 @pytest.mark.parametrize("text", [

@@ -203,7 +203,7 @@ fn worlds() -> impl Strategy<Value = World> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn adding_a_deny_never_allows(world in worlds(), place in 0..5_u8, who: u8, what: u8, when: u8) {

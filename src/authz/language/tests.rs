@@ -52,7 +52,6 @@ fn refused_documents() {
         (Key, principal(r#"{"AWS":"arn:aws:iam::111122223333:user/a?c"}"#), bad_principal),
         (Key, principal(r#"{"AWS":"arn:aws:iam::*:root"}"#), bad_principal),
         (Key, principal(r#"{"AWS":"nobody"}"#), bad_principal),
-        (Key, principal(r#"{"AWS":"AIDAEXAMPLE1234567890"}"#), bad_principal),
         (Key, principal(r#"{"AWS":"arn:aws:iam::111122223333:group/g"}"#), bad_principal),
         (Key, principal(r#"{"AWS":"arn:aws:sts::111122223333:assumed-role/app"}"#), bad_principal),
         (Key, principal(r#"{"AWS":"arn:aws:iam::111122223333:user/"}"#), bad_principal),
@@ -123,6 +122,8 @@ fn accepted_documents() {
         (Key, r#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*"},"Version":"2008-10-17","Id":"x"}"#.into()),
         (Key, principal(r#"{"AWS":["111122223333","arn:aws:iam::111122223333:root","arn:aws:iam::111122223333:user/a/b"]}"#)),
         (Key, principal(r#"{"AWS":"arn:aws:sts::111122223333:assumed-role/app/s","Service":["a.example.com"]}"#)),
+        // Of a principal that is gone, as GetKeyPolicy shows it.
+        (Key, principal(r#"{"AWS":"AIDAEXAMPLE1234567890"}"#)),
         (Key, key(r#","Condition":{"Bool":{"kms:GrantIsForAWSResource":true},"NumericLessThan":{"KMS:rotationperiodindays":[90,"100"]}}"#)),
         (Key, key(r#","Condition":{"StringEquals":{"aws:NobodyKnowsThis":"x","kms:RecipientAttestation:PCR0":"x"}}"#)),
         (Key, key(r#","Condition":{"ForAllValues:StringEquals":{"kms:EncryptionContextKeys":"x"}}"#)),

@@ -7,8 +7,7 @@ use clap::{Args, Subcommand};
 use super::{Asked, document, maybe_document};
 use crate::cli::Failed;
 use crate::ids::ServiceName;
-use crate::ops::{IamEdit, IamKind};
-use crate::store::KeySource;
+use crate::ops::{IamEdit, IamKind, KeySource};
 
 #[derive(Subcommand)]
 pub enum OidcProviderCommand {

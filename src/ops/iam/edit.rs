@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, GroupName, IamPath, PolicyName, RoleName, ServiceName, UserName};
-use crate::store::KeySource;
+pub use crate::store::KeySource;
 
 /// Policies are named by ARN, or by name where they are the account's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

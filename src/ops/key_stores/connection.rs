@@ -15,7 +15,7 @@ impl Ops {
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
         let _one_at_a_time = self.keystore.changing().await;
-        let known = record(&self.store.snapshot(), id)?.clone();
+        let known = record(&self.store.snapshot(), &ctx.account, id)?.clone();
         effects.key_store = Some(facts(&known));
         let id = known.id;
         match self.keystore.states().connect(&id) {
@@ -46,7 +46,7 @@ impl Ops {
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
         let _one_at_a_time = self.keystore.changing().await;
-        let known = record(&self.store.snapshot(), id)?.clone();
+        let known = record(&self.store.snapshot(), &ctx.account, id)?.clone();
         effects.key_store = Some(facts(&known));
         let id = known.id;
         match self.keystore.states().disconnect(&id) {
@@ -75,7 +75,7 @@ impl Ops {
         effects: &mut Effects,
     ) -> Result<Response, OpError> {
         let _one_at_a_time = self.keystore.changing().await;
-        let known = record(&self.store.snapshot(), id)?.clone();
+        let known = record(&self.store.snapshot(), &ctx.account, id)?.clone();
         effects.key_store = Some(facts(&known));
         let id = known.id;
         self.disconnected(&id)?;

@@ -20,7 +20,7 @@ impl Ops {
         let password = request.password.as_ref().ok_or_else(|| missing("KeyStorePassword"))?;
 
         let _one_at_a_time = self.keystore.changing().await;
-        name_in_use(&self.store.snapshot(), &request.name, None)?;
+        name_in_use(&self.store.snapshot(), &ctx.account, &request.name, None)?;
         let (token, seen) = self.active_cluster(cluster, ctx).await?;
         if cluster_in_use(&self.store.snapshot(), cluster, None) {
             return Err(OpError::ClusterInUse(cluster.to_string()));
@@ -48,7 +48,7 @@ impl Ops {
         let ((), version) = self
             .change(ctx, move |snapshot| {
                 // A restore may have come between.
-                name_in_use(snapshot, &record.name, None)?;
+                name_in_use(snapshot, &record.account, &record.name, None)?;
                 if cluster_in_use(snapshot, &record.cluster, None) {
                     return Err(OpError::ClusterInUse(record.cluster.to_string()));
                 }

@@ -10,8 +10,9 @@ mod password;
 mod update;
 
 use std::ops::Bound;
+use std::sync::Arc;
 
-use crate::ids::{ClusterId, KeyStoreId};
+use crate::ids::{AccountId, ClusterId, KeyStoreId};
 use crate::keystore::{ConfiguredToken, ErrorClass, Looked, OpenFailure, Token, TokenError};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, CreateKey, KeyStoreEntry, KeyStoreFacts, OpError, Ops, Page, Request, Response, Subject};
@@ -26,14 +27,16 @@ impl Ops {
         id: Option<&str>,
         name: Option<&str>,
         page: &Page,
+        account: &AccountId,
         snapshot: &Snapshot,
     ) -> Result<Response, OpError> {
-        const LIST: &str = "DescribeCustomKeyStores";
+        let list = format!("DescribeCustomKeyStores {account}");
+        let own = |record: &&Arc<KeyStoreRecord>| record.account == *account;
         let one = match (id, name) {
-            (Some(id), _) => Some(record(snapshot, id)?),
+            (Some(id), _) => Some(record(snapshot, account, id)?),
             (None, Some(name)) => {
-                let found = snapshot.key_stores.values().map(AsRef::as_ref).find(|record| record.name == name);
-                Some(found.ok_or_else(|| OpError::KeyStoreNotFound(name.to_owned()))?)
+                let found = snapshot.key_stores.values().filter(own).find(|record| record.name == name);
+                Some(found.ok_or_else(|| OpError::KeyStoreNotFound(name.to_owned()))?.as_ref())
             }
             (None, None) => None,
         };
@@ -44,14 +47,14 @@ impl Ops {
         let from = match &page.marker {
             None => Bound::Unbounded,
             Some(marker) => {
-                let after = self.markers.open(LIST, marker)?;
+                let after = self.markers.open(&list, marker)?;
                 Bound::Excluded(after.parse::<KeyStoreId>().map_err(|_| OpError::InvalidMarker)?)
             }
         };
-        let mut rest = snapshot.key_stores.range((from, Bound::Unbounded)).map(|(_, record)| record);
+        let mut rest = snapshot.key_stores.range((from, Bound::Unbounded)).map(|(_, record)| record).filter(own);
         let stores: Vec<KeyStoreEntry> = rest.by_ref().take(limit).map(|record| self.entry(record)).collect();
         let next_marker = match (rest.next(), stores.last()) {
-            (Some(_), Some(last)) => Some(self.markers.seal(LIST, last.id.as_str())?),
+            (Some(_), Some(last)) => Some(self.markers.seal(&list, last.id.as_str())?),
             _ => None,
         };
         Ok(Response::DescribeCustomKeyStores { stores, next_marker })
@@ -71,10 +74,10 @@ impl Ops {
         }
     }
 
-    /// The token of a connected custom key store, for operations that name the store and no key.
-    pub(super) fn connected_store(&self, id: &str) -> Result<Token, OpError> {
+    /// The token of a connected custom key store of an account, for operations that name the store and no key.
+    pub(super) fn connected_store(&self, account: &AccountId, id: &str) -> Result<Token, OpError> {
         let snapshot = self.store.snapshot();
-        let record = record(&snapshot, id)?;
+        let record = record(&snapshot, account, id)?;
         self.keystore.token_of(Some(&record.id)).ok_or_else(|| self.not_connected(&record.id))
     }
 
@@ -132,14 +135,20 @@ impl Ops {
 
     /// A call that was under way when its key store was disconnected finds its token closed: that is the store's state and no
     /// failure of ours.
-    pub(super) fn told_of_disconnect(&self, error: OpError, request: &Request, subject: &Subject) -> OpError {
+    pub(super) fn told_of_disconnect(
+        &self,
+        error: OpError,
+        account: &AccountId,
+        request: &Request,
+        subject: &Subject,
+    ) -> OpError {
         if !matches!(error, OpError::Token(_)) {
             return error;
         }
         if let Request::CreateKey(CreateKey { key_store: Some(id), .. })
         | Request::GenerateRandom { key_store: Some(id), .. } = request
         {
-            return self.connected_store(id).err().unwrap_or(error);
+            return self.connected_store(account, id).err().unwrap_or(error);
         }
         let keys: [Option<&KeyTarget>; 2] = match subject {
             Subject::Key(key) | Subject::Blob { key, .. } => [Some(key), None],
@@ -217,16 +226,22 @@ fn no_look(name: &str, error: &TokenError) -> OpError {
     }
 }
 
-/// The record of a key store. Text that is no key store id names none.
-fn record<'a>(snapshot: &'a Snapshot, id: &str) -> Result<&'a KeyStoreRecord, OpError> {
+/// The record of an account's key store. Text that is no key store id names none, and what another account has is not told.
+fn record<'a>(snapshot: &'a Snapshot, account: &AccountId, id: &str) -> Result<&'a KeyStoreRecord, OpError> {
     let not_found = || OpError::KeyStoreNotFound(id.to_owned());
     let id: KeyStoreId = id.parse().map_err(|_| not_found())?;
-    Ok(snapshot.key_stores.get(&id).ok_or_else(not_found)?)
+    Ok(snapshot.key_stores.get(&id).filter(|record| record.account == *account).ok_or_else(not_found)?)
 }
 
-/// Another store with this name.
-fn name_in_use(snapshot: &Snapshot, name: &str, except: Option<&KeyStoreId>) -> Result<(), OpError> {
-    if snapshot.key_stores.values().any(|record| record.name == name && Some(&record.id) != except) {
+/// Another store of the account with this name.
+fn name_in_use(
+    snapshot: &Snapshot,
+    account: &AccountId,
+    name: &str,
+    except: Option<&KeyStoreId>,
+) -> Result<(), OpError> {
+    let mut own = snapshot.key_stores.values().filter(|record| record.account == *account);
+    if own.any(|record| record.name == name && Some(&record.id) != except) {
         return Err(OpError::KeyStoreNameInUse(name.to_owned()));
     }
     Ok(())
@@ -244,5 +259,64 @@ fn facts(record: &KeyStoreRecord) -> KeyStoreFacts {
         name: Some(record.name.clone()),
         cluster: Some(record.cluster.clone()),
         ..KeyStoreFacts::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Connection;
+    use crate::store::testing::account;
+
+    fn other() -> AccountId {
+        "444455556666".parse().unwrap()
+    }
+
+    /// Store 1 of the own account and store 2 of another, with one name.
+    fn two_stores() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (n, account) in [(1, account()), (2, other())] {
+            let record = KeyStoreRecord {
+                id: id(n).parse().unwrap(),
+                account,
+                name: "payments".to_owned(),
+                cluster: format!("cluster-{}", "abcdefghij".to_owned() + &n.to_string().replace('1', "a"))
+                    .parse()
+                    .unwrap(),
+                created: 1,
+                trust_anchor: None,
+                wrapped_password: Vec::new(),
+                password_refused: false,
+                connection: Connection::Disconnected,
+            };
+            snapshot.key_stores.insert_mut(record.id.clone(), Arc::new(record));
+        }
+        snapshot
+    }
+
+    fn id(n: u8) -> String {
+        format!("cks-{n:017x}")
+    }
+
+    #[test]
+    fn stores_of_another_account_do_not_exist() {
+        let snapshot = two_stores();
+        assert_eq!(record(&snapshot, &account(), &id(1)).unwrap().account, account());
+        assert_eq!(record(&snapshot, &account(), &id(2)), Err(OpError::KeyStoreNotFound(id(2))));
+        assert_eq!(record(&snapshot, &other(), &id(2)).unwrap().account, other());
+        assert_eq!(record(&snapshot, &account(), "payments"), Err(OpError::KeyStoreNotFound("payments".to_owned())));
+    }
+
+    #[test]
+    fn names_are_the_accounts_own() {
+        let snapshot = two_stores();
+        let third: AccountId = "777788889999".parse().unwrap();
+        let own: KeyStoreId = id(1).parse().unwrap();
+        assert!(name_in_use(&snapshot, &account(), "payments", None).is_err());
+        assert!(name_in_use(&snapshot, &account(), "payments", Some(&own)).is_ok());
+        assert!(name_in_use(&snapshot, &third, "payments", None).is_ok());
+        // A token is one key store, whosesoever.
+        let cluster = snapshot.key_stores.values().last().unwrap().cluster.clone();
+        assert!(cluster_in_use(&snapshot, &cluster, Some(&own)));
     }
 }

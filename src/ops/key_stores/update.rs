@@ -19,7 +19,7 @@ impl Ops {
     ) -> Result<Response, OpError> {
         let _one_at_a_time = self.keystore.changing().await;
         let snapshot = self.store.snapshot();
-        let before = record(&snapshot, &request.id)?.clone();
+        let before = record(&snapshot, &ctx.account, &request.id)?.clone();
         effects.key_store = Some(facts(&before));
         let id = before.id.clone();
         // RULE KMS: the name may change while the store is connected, nothing else may.
@@ -30,7 +30,7 @@ impl Ops {
         }
         let mut after = before.clone();
         if let Some(name) = &request.new_name {
-            name_in_use(&snapshot, name, Some(&id))?;
+            name_in_use(&snapshot, &before.account, name, Some(&id))?;
             after.name = name.clone();
         }
         let call = self.call(ctx);
@@ -57,7 +57,7 @@ impl Ops {
                 if newest != Some(&before) {
                     return Err(OpError::KeyStoreNotFound(after.id.to_string()));
                 }
-                name_in_use(snapshot, &after.name, Some(&after.id))?;
+                name_in_use(snapshot, &after.account, &after.name, Some(&after.id))?;
                 let mut writes: Vec<Write> = first.into_iter().map(Write::PutToken).collect();
                 writes.push(Write::PutKeyStore(after));
                 Ok((writes, ()))

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::expected::{self, PRIVATE, PUBLIC, SECRET};
 use super::{PREFIX, object_id};
-use crate::authz::policy;
 use crate::ids::AccountId;
 use crate::ids::spec::KeySpec;
 use crate::ids::{KeyId, KeyStoreId};
 use crate::keystore::{Adopted, ErrorClass, MaterialId, ObjectFacts, ObjectSelector, SystemKey, Token};
+use crate::ops::key_policy::default_policy;
 use crate::ops::keys::{key_kind, supported, with_material};
 use crate::ops::resolve::KeyTarget;
 use crate::ops::{Context, Effects, KeyAdopt, OpError, OperatorResponse, Ops, token_error};
@@ -37,7 +37,7 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
-        let token = self.token_to_adopt_from(request.key_store.as_ref())?;
+        let token = self.token_to_adopt_from(request.key_store.as_ref(), &ctx.account)?;
         let cka_id = self.find_to_adopt(&token, request, ctx).await?;
         let by_id = ObjectSelector { id: Some(cka_id.clone()), label: None };
         let objects = token.inspect(&self.generate_call(ctx), &by_id).await.map_err(|e| token_error(e, arn))?;
@@ -81,7 +81,7 @@ impl Ops {
             spec,
             usage,
             lifecycle: Lifecycle::Enabled,
-            policy: PolicyDocument::plain(policy::default_policy(&ctx.account)),
+            policy: PolicyDocument::plain(default_policy(&ctx.account)),
             policy_version: 1,
             tags: Vec::new(),
             materials: Vec::new(),
@@ -137,9 +137,9 @@ impl Ops {
         Ok(OperatorResponse::Adopted { key: Box::new(self.key_details(&target, &self.store.snapshot())?) })
     }
 
-    fn token_to_adopt_from(&self, store: Option<&KeyStoreId>) -> Result<Token, OpError> {
+    fn token_to_adopt_from(&self, store: Option<&KeyStoreId>, account: &AccountId) -> Result<Token, OpError> {
         if let Some(id) = store
-            && !self.store.snapshot().key_stores.contains_key(id)
+            && self.store.snapshot().key_stores.get(id).is_none_or(|record| record.account != *account)
         {
             return Err(OpError::KeyStoreNotFound(id.to_string()));
         }

@@ -1,6 +1,7 @@
 //! What an alias means beside a ciphertext, and what the policy is told of it.
 
 use super::*;
+use crate::authz::{Checks, Resource};
 use crate::ids::spec::EncryptionAlgorithm;
 use crate::ops::ReEncrypt;
 use crate::ops::ciphertext::Suite;
@@ -213,7 +214,14 @@ async fn a_grant_to_retire_is_named_by_its_token_or_by_key_and_id() {
         let Subject::Grant { key, grant } = resolved.subject() else { panic!("{resolved:?}") };
         assert_eq!((&key.arn, grant.id.as_str()), (arn, id.as_str()));
         let checks = resolved.checks();
-        assert!(matches!(checks.as_slice(), [Check { action: "kms:RetireGrant", resource: Resource::Key { .. }, .. }]));
+        assert!(matches!(
+            checks.as_slice(),
+            [crate::authz::Check {
+                action: "kms:RetireGrant",
+                asks: crate::authz::evaluate::Asks::RetireGrant { .. },
+                ..
+            }]
+        ));
         assert_eq!(resolved.resources(), [("AWS::KMS::Key", arn.as_str())]);
     }
     let either = OpError::Validation("Specify either a grant token, or both a key id and a grant id.".to_owned());
@@ -237,7 +245,7 @@ async fn a_grant_to_retire_is_named_by_its_token_or_by_key_and_id() {
     // A key that is not there and one without such a grant are the same to another account.
     for arn in [&theirs, &abroad.key_arn(&key_id(9))] {
         let resolved = find(retire(None, Some(arn), Some(&a))).unwrap();
-        assert!(matches!(resolved.subject(), Subject::Foreign));
+        assert!(matches!(resolved.subject(), Subject::Foreign { .. }));
     }
 }
 
@@ -271,6 +279,6 @@ async fn retirable_grants_are_those_of_a_principal_of_the_own_account() {
         resolve(task, "root", store.snapshot(), &here(), HISTORY, key_id(999), &GrantTokenKey::in_test())
     };
     assert!(matches!(find("arn:aws:iam::111122223333:user/a").unwrap().subject(), Subject::Account));
-    assert!(matches!(find("arn:aws:iam::444455556666:user/a").unwrap().subject(), Subject::Foreign));
+    assert!(matches!(find("arn:aws:iam::444455556666:user/a").unwrap().subject(), Subject::Foreign { .. }));
     assert_eq!(find("alice").unwrap_err(), OpError::MalformedArn("alice".to_owned()));
 }

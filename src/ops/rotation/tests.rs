@@ -248,7 +248,7 @@ async fn everything_that_a_rotation_does_is_asked_for() {
             .map(|check| {
                 let on = match &check.resource {
                     Resource::Any => "*".to_owned(),
-                    Resource::Alias { arn } => (*arn).to_owned(),
+                    Resource::Alias { arn, .. } => (*arn).to_owned(),
                     Resource::Key { arn, record } => {
                         assert!(arn.ends_with(&record.id.to_string()));
                         assert_eq!(record.policy, key(1).policy, "the new key has the policy that it would have");

@@ -1,0 +1,362 @@
+//! `policy simulate`: why a request would be allowed or denied. The same decision as that of a request, asked with a caller
+//! that nobody signed in as; nothing is done, and what the operation would refuse for other reasons (a key's state, its usage)
+//! is not looked at.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::authn::{Caller, Principal, Session, SessionPolicies};
+use crate::authz::evaluate::{Asks, Trace, Verdict, evaluate_traced};
+use crate::authz::language::{Policy, PolicyKind, Values};
+use crate::authz::{Check, Environment, Identity, NoQuestion, Resource, with_question};
+use crate::ids::{AccountId, AliasName, Arn, RoleName, ServiceName, UserName};
+use crate::ops::principals::{PrincipalKind, known_principal, known_service};
+use crate::ops::resolve::{KeyTarget, find_key};
+use crate::ops::{Context, OpError, Operation, OperatorResponse, Ops, PolicySimulate};
+use crate::store::{PolicyDocument, Snapshot};
+
+/// How long the session of a simulated role lasts, seconds.
+const SESSION: i64 = 3_600;
+/// RoleSessionName of a role that was named without a session.
+const SESSION_NAME: &str = "policy-simulate";
+/// RULE authorization.md §2.7: keys with several values.
+const MULTI_VALUED: &[&str] = &[
+    "aws:TagKeys",
+    "aws:CalledVia",
+    "aws:PrincipalOrgPaths",
+    "aws:ResourceOrgPaths",
+    "kms:EncryptionContextKeys",
+    "kms:GrantOperations",
+    "kms:ResourceAliases",
+];
+
+impl Ops {
+    pub(super) fn simulate(
+        &self,
+        request: &PolicySimulate,
+        snapshot: &Snapshot,
+        ctx: &Context,
+    ) -> Result<OperatorResponse, OpError> {
+        let asked = Asked {
+            request,
+            snapshot,
+            own: &ctx.account,
+            environment: Environment {
+                now: ctx.now,
+                source_ip: None,
+                secure_transport: true,
+                user_agent: None,
+                region: self.locality.region.clone(),
+            },
+            grants_suffice: self.grants_suffice_cross_account,
+        };
+        Ok(OperatorResponse::Simulation { report: asked.report(&self.locality)? })
+    }
+}
+
+struct Asked<'a> {
+    request: &'a PolicySimulate,
+    snapshot: &'a Snapshot,
+    /// Where names without an account are.
+    own: &'a AccountId,
+    environment: Environment,
+    grants_suffice: bool,
+}
+
+/// What the action is asked of.
+struct Named {
+    key: Option<KeyTarget>,
+    alias: Option<AliasName>,
+    alias_arn: String,
+}
+
+impl Asked<'_> {
+    fn report(&self, here: &crate::ids::Locality) -> Result<Value, OpError> {
+        let caller = self.caller()?;
+        let identity = Identity::of(&caller, self.snapshot).map_err(|_| {
+            wrong(format!("`{}` cannot sign in: its root user is disabled, or its sessions were revoked", caller.arn()))
+        })?;
+        let (action, operation) = action(&self.request.action)?;
+        let named = self.named(operation, caller.account(), here)?;
+        let mut answers = Vec::new();
+        for check in self.checks(action, operation, &named, caller.account()) {
+            let asked =
+                with_question(&identity, &check, self.snapshot, &self.environment, self.grants_suffice, |question| {
+                    let (verdict, trace) = evaluate_traced(question);
+                    let message = (!verdict.allowed).then(|| verdict.message(question));
+                    answer(&check, question.target.shown(), &verdict, &trace, message)
+                });
+            answers.push(asked.map_err(|why| match why {
+                NoQuestion::UnreadablePolicy => wrong("the key's policy cannot be read: everything is denied"),
+                _ => OpError::Internal(format!("a simulation asked nothing: {why:?}")),
+            })?);
+        }
+        // As in a request: the first check that does not pass is the refusal.
+        let deciding = answers.iter().find(|a| a["allowed"] == json!(false)).or(answers.last());
+        let mut report = deciding.cloned().unwrap_or_else(|| json!({}));
+        if let Some(members) = report.as_object_mut() {
+            members.insert("principal".to_owned(), json!(caller.arn()));
+            if answers.len() > 1 {
+                members.insert("checks".to_owned(), Value::Array(answers));
+            }
+        }
+        Ok(report)
+    }
+
+    fn checks<'c>(
+        &'c self,
+        action: &'static str,
+        operation: Operation,
+        named: &'c Named,
+        account: &'c AccountId,
+    ) -> Vec<Check<'c>> {
+        let mut checks = Vec::new();
+        if named.alias.is_some() && is_of_aliases(operation) {
+            let account = named.key.as_ref().map_or(account, |key| &key.record.account);
+            checks.push(Check::new(action, Resource::Alias { arn: &named.alias_arn, account }));
+        }
+        let resource = match &named.key {
+            Some(key) => Resource::Key { arn: &key.arn, record: &key.record },
+            None => Resource::Any,
+        };
+        checks.push(Check::new(action, resource));
+        for check in &mut checks {
+            check.asks = Asks::Plain;
+            check.encryption_context = Cow::Borrowed(&self.request.context);
+            check.conditions.request = self.conditions(operation, named);
+            if let Some(key) = &named.key {
+                let aliases = self.snapshot.aliases_of.get(&key.record.id);
+                check.conditions.resource_aliases = aliases.map_or(&[][..], Vec::as_slice);
+                check.conditions.request_alias = named.alias.as_ref().filter(|_| operation.takes_alias());
+            }
+        }
+        checks
+    }
+
+    /// Those given by hand come first and win; then what every such request has.
+    fn conditions(&self, operation: Operation, named: &Named) -> Vec<(Cow<'_, str>, Values<'_>)> {
+        let mut given: BTreeMap<&str, Vec<Cow<'_, str>>> = BTreeMap::new();
+        for (key, value) in &self.request.condition_keys {
+            given.entry(key).or_default().push(Cow::Borrowed(value));
+        }
+        let one_or_many = |(key, mut values): (&'_ str, Vec<Cow<'_, str>>)| {
+            let many = values.len() > 1 || MULTI_VALUED.iter().any(|known| known.eq_ignore_ascii_case(key));
+            match values.pop() {
+                Some(value) if !many => Values::One(Cow::Owned(value.into_owned())),
+                last => Values::Many(values.into_iter().chain(last).map(|v| Cow::Owned(v.into_owned())).collect()),
+            }
+        };
+        let mut all: Vec<(Cow<'_, str>, Values<'_>)> =
+            given.into_iter().map(|(key, values)| (Cow::Borrowed(key), one_or_many((key, values)))).collect();
+        let symmetric = named.key.as_ref().is_some_and(|key| key.record.spec.is_symmetric());
+        let default = match operation {
+            Operation::Encrypt
+            | Operation::Decrypt
+            | Operation::ReEncrypt
+            | Operation::GenerateDataKey
+            | Operation::GenerateDataKeyPair
+            | Operation::GenerateDataKeyPairWithoutPlaintext
+            | Operation::GenerateDataKeyWithoutPlaintext
+                if symmetric =>
+            {
+                Some(("kms:EncryptionAlgorithm", "SYMMETRIC_DEFAULT"))
+            }
+            Operation::Sign | Operation::Verify => Some(("kms:MessageType", "RAW")),
+            Operation::GetKeyPolicy | Operation::PutKeyPolicy => Some(("kms:PolicyName", "default")),
+            Operation::ScheduleKeyDeletion => Some(("kms:ScheduleKeyDeletionPendingWindowInDays", "30")),
+            _ => None,
+        };
+        all.extend(default.map(|(key, value)| (Cow::Borrowed(key), Values::One(Cow::Borrowed(value)))));
+        all
+    }
+
+    fn named(&self, operation: Operation, account: &AccountId, here: &crate::ids::Locality) -> Result<Named, OpError> {
+        let action = &self.request.action;
+        let Some(text) = &self.request.key else {
+            return match is_on_account(operation) {
+                true => Ok(Named { key: None, alias: None, alias_arn: String::new() }),
+                false => Err(wrong(format!("`{action}` is asked of a key: name it with `--key`"))),
+            };
+        };
+        if is_on_account(operation) {
+            return Err(wrong(format!("`{action}` is asked of the account, not of a key: leave `--key` out")));
+        }
+        let here = here.of(account);
+        let (key, alias) =
+            find_key(self.snapshot, &here, text)?.ok_or_else(|| wrong(format!("key `{text}` does not exist")))?;
+        let alias = alias.map(|alias| alias.name.clone());
+        let alias_arn = alias.as_ref().map(|name| here.of(&key.record.account).alias_arn(name)).unwrap_or_default();
+        Ok(Named { key: Some(key), alias, alias_arn })
+    }
+
+    fn caller(&self) -> Result<Caller, OpError> {
+        let text = self.request.principal.as_str();
+        let unknown = || wrong(format!("principal `{text}` does not exist"));
+        if let Some(name) = known_service(self.snapshot, text) {
+            self.no_session()?;
+            return self.service(name).ok_or_else(unknown);
+        }
+        let own = self.own;
+        let arn = match text {
+            _ if text.starts_with("arn:") => text.to_owned(),
+            _ if text.parse::<AccountId>().is_ok() => format!("arn:aws:iam::{text}:root"),
+            _ => format!("arn:aws:iam::{own}:{text}"),
+        };
+        let known = known_principal(self.snapshot, &arn).ok_or_else(unknown)?;
+        let resource = Arn::parse(&arn).map_err(|_| unknown())?.resource.to_owned();
+        let last = resource.rsplit('/').next().unwrap_or_default();
+        let (principal, session) = match known.kind {
+            PrincipalKind::Account => (Principal::Root, None),
+            PrincipalKind::User => (self.user(&known.account, last).ok_or_else(unknown)?, None),
+            PrincipalKind::Role => {
+                (self.role(&known.account, last, SESSION_NAME).ok_or_else(unknown)?, Some(self.session()?))
+            }
+            PrincipalKind::RoleSession => {
+                let role = resource.split('/').nth(1).unwrap_or_default();
+                (self.role(&known.account, role, last).ok_or_else(unknown)?, Some(self.session()?))
+            }
+            PrincipalKind::FederatedUser => (self.federated(&known.account, last)?, Some(self.session()?)),
+        };
+        if session.is_none() {
+            self.no_session()?;
+        }
+        Ok(Caller::simulated(principal, known.account, session))
+    }
+
+    fn user(&self, account: &AccountId, name: &str) -> Option<Principal> {
+        let name: UserName = name.parse().ok()?;
+        let user = self.snapshot.user(account, &name)?;
+        Some(Principal::User { name, path: user.path.clone(), user_id: user.user_id.clone() })
+    }
+
+    fn role(&self, account: &AccountId, name: &str, session: &str) -> Option<Principal> {
+        let name: RoleName = name.parse().ok()?;
+        let record = self.snapshot.role(account, &name)?;
+        Some(Principal::AssumedRole {
+            role: name,
+            path: record.path.clone(),
+            role_id: record.role_id.clone(),
+            session_name: session.to_owned(),
+        })
+    }
+
+    /// A federated user has the policies of the user that called GetFederationToken.
+    fn federated(&self, account: &AccountId, name: &str) -> Result<Principal, OpError> {
+        let by = self.request.federated_by.as_deref().ok_or_else(|| {
+            wrong("a federated user has its rights from the user that called GetFederationToken: name that one with `--federated-by`")
+        })?;
+        let user_name = by.rsplit('/').next().unwrap_or_default();
+        match self.user(account, user_name) {
+            Some(Principal::User { name: user, path, user_id }) => {
+                Ok(Principal::FederatedUser { name: name.to_owned(), user, user_path: path, user_id })
+            }
+            _ => Err(wrong(format!("user `{by}` does not exist in account {account}"))),
+        }
+    }
+
+    fn service(&self, name: ServiceName) -> Option<Caller> {
+        let record = self.snapshot.services.get(&name)?;
+        let principal = Principal::Service { name, service_id: record.service_id.clone() };
+        Some(Caller::simulated(principal, record.account.clone(), None))
+    }
+
+    fn session(&self) -> Result<Session, OpError> {
+        let policies = match &self.request.session_policy {
+            None => None,
+            Some(text) => {
+                Policy::parse(text, PolicyKind::Session).map_err(|e| wrong(format!("the session policy: {e}")))?;
+                let inline = Some(PolicyDocument::plain(text.as_str()));
+                Some(SessionPolicies { inline, arns: Vec::new() })
+            }
+        };
+        // Rounded up: a role's sessions that were revoked just now are those from before.
+        let issued = self.environment.now.div_euclid(1000) + 1;
+        Ok(Session {
+            issued,
+            expires: issued + SESSION,
+            mfa_at: None,
+            source_identity: None,
+            tags: Vec::new(),
+            transitive: Vec::new(),
+            policies,
+            federated_provider: None,
+            claims: Vec::new(),
+            chained: false,
+        })
+    }
+
+    fn no_session(&self) -> Result<(), OpError> {
+        match (&self.request.session_policy, &self.request.federated_by) {
+            (None, None) => Ok(()),
+            _ => Err(wrong("only sessions have a session policy: name a role, a session or a federated user")),
+        }
+    }
+}
+
+/// The action as KMS spells it, with the operation that asks for it.
+fn action(text: &str) -> Result<(&'static str, Operation), OpError> {
+    const MORE: &[(&str, Operation)] = &[("kms:ReEncryptTo", Operation::ReEncrypt)];
+    let all = Operation::ALL.iter().filter(|o| **o != Operation::RotateAlias).map(|o| (o.action(), *o));
+    let found = all.chain(MORE.iter().copied()).find(|(action, _)| action.eq_ignore_ascii_case(text));
+    match found {
+        Some((_, Operation::RetireGrant)) => {
+            Err(wrong("kms:RetireGrant is decided by the grant that would be retired, and is not simulated"))
+        }
+        Some(found) => Ok(found),
+        None => Err(wrong(format!("`{text}` is no action of KMS, such as `kms:Decrypt` or `kms:ReEncryptFrom`"))),
+    }
+}
+
+/// RULE authorization.md §1.6: operations that are asked of `*`.
+fn is_on_account(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::ListKeys
+            | Operation::ListAliases
+            | Operation::CreateKey
+            | Operation::GenerateRandom
+            | Operation::ListRetirableGrants
+            | Operation::ConnectCustomKeyStore
+            | Operation::CreateCustomKeyStore
+            | Operation::DeleteCustomKeyStore
+            | Operation::DescribeCustomKeyStores
+            | Operation::DisconnectCustomKeyStore
+            | Operation::UpdateCustomKeyStore
+    )
+}
+
+/// They ask of the alias and of its key.
+fn is_of_aliases(operation: Operation) -> bool {
+    matches!(operation, Operation::CreateAlias | Operation::UpdateAlias | Operation::DeleteAlias)
+}
+
+fn answer(check: &Check<'_>, resource: &str, verdict: &Verdict, trace: &Trace, message: Option<String>) -> Value {
+    let policies = trace.policies.iter().map(|policy| {
+        let statements = policy
+            .statements
+            .iter()
+            .map(|s| json!({ "index": s.index, "sid": s.sid, "effect": s.effect, "applies": s.applies, "why": s.why }));
+        json!({ "kind": policy.kind, "name": policy.name, "statements": statements.collect::<Vec<_>>() })
+    });
+    let grants = trace.grants.iter().map(|grant| json!({ "id": grant.id, "applies": grant.applies }));
+    json!({
+        "action": check.action,
+        "resource": resource,
+        "allowed": verdict.allowed,
+        "denyType": (!verdict.allowed).then_some(if verdict.explicit { "explicit" } else { "implicit" }),
+        "decidedBy": verdict.by.as_str(),
+        "statement": verdict.statement.as_ref().map(|s| {
+            json!({ "policy": s.policy, "kind": s.kind, "sid": s.sid, "index": s.index })
+        }),
+        "grant": verdict.grant,
+        "message": message,
+        "policies": policies.collect::<Vec<_>>(),
+        "grants": grants.collect::<Vec<_>>(),
+    })
+}
+
+fn wrong(what: impl Into<String>) -> OpError {
+    OpError::Validation(what.into())
+}
