@@ -8,8 +8,10 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::audit::{AuditError, Journal, Recorded, Strangers};
+use crate::authn::federation::FederatedIdentity;
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
 use crate::authz::{self, Environment, Permit, Rules};
+use crate::http::first_use;
 use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
 use crate::ids::KeyId;
@@ -23,6 +25,7 @@ pub struct Services {
     pub journal: Journal,
     pub authenticator: Authenticator,
     pub secrets: Box<dyn OpenSecret>,
+    pub federation: Box<dyn FederatedIdentity>,
     pub strangers: Strangers,
     pub rules: Rules,
     pub metrics: Arc<Metrics>,
@@ -38,7 +41,7 @@ pub struct Services {
 }
 
 /// Why a task was not done. `code` and `message` of each are safe to tell.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Failure {
     /// The KMS front did not understand the request.
     Front(WireError),
@@ -113,12 +116,21 @@ async fn steps<F: Front>(
     };
     sheet.asked(&task);
     Span::current().record("call", sheet.name());
+    let of_sts = matches!(task, Task::Sts(_));
+    let task = match task.asked_by(&caller) {
+        Ok(task) => task,
+        Err(error) => return refuse(services, sheet, failed(of_sts, error)).await,
+    };
+    // An AWS managed key that its service names for the first time is made now.
+    if let Err(failure) = first_use::make_managed_key(services, &task, &caller).await {
+        return refuse(services, sheet, failure).await;
+    }
     // 2. on what: names become things, once, from one snapshot
     let new_id = new_key_id(&task);
     let principal = fair_share_of(&caller);
     let resolved = match services.ops.resolve(task, caller.account(), &principal, new_id) {
         Ok(resolved) => resolved,
-        Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
+        Err(error) => return refuse(services, sheet, failed(of_sts, error)).await,
     };
     sheet.resolved(&resolved);
     if let Some(arn) = resolved.key_arn() {
@@ -144,7 +156,9 @@ async fn steps<F: Front>(
         Ok(permit) => permit,
         Err(denied) => {
             sheet.decided(&denied.grounds);
-            return refuse(services, sheet, Failure::Denied(denied.message)).await;
+            let action = denied.grounds.checks.last().map_or("", |check| check.action);
+            let told = denied.resolved.told_instead(&denied.caller, action);
+            return refuse(services, sheet, Failure::Denied(told.unwrap_or(denied.message))).await;
         }
     };
     sheet.decided(permit.grounds());
@@ -160,7 +174,7 @@ async fn steps<F: Front>(
         log_cause(scene, sheet.name(), error);
     }
     // 6. the outcome on disk before the answer
-    let outcome = acted.result.map_err(Failure::Op);
+    let outcome = acted.result.map_err(|error| failed(of_sts, error));
     let event = sheet.outcome(services, &outcome, permit.resolved(), &acted.effects);
     let at = event.time;
     let recorded = services.journal.append(event).await?;
@@ -191,6 +205,11 @@ async fn refuse(
 ) -> Result<(Result<Answer, Failure>, Recorded), AuditError> {
     let recorded = services.journal.append(sheet.refusal(services, &failure)).await?;
     Ok((Err(failure), recorded))
+}
+
+/// An operation's error in the words of the front that was asked.
+fn failed(of_sts: bool, error: OpError) -> Failure {
+    if of_sts { Failure::Sts((&error).into()) } else { Failure::Op(error) }
 }
 
 impl Failure {
@@ -225,7 +244,9 @@ fn new_key_id(task: &Task) -> KeyId {
         | Task::Operator(
             OperatorRequest::Rotate { .. } | OperatorRequest::KeyAdopt(_) | OperatorRequest::KeyCreate(_),
         )
-        | Task::Timer(TimerRequest::Rotate { .. }) => KeyId::new(uuid::Uuid::new_v4().into_bytes(), false),
+        | Task::Timer(TimerRequest::Rotate { .. } | TimerRequest::MakeManagedKey(_)) => {
+            KeyId::new(uuid::Uuid::new_v4().into_bytes(), false)
+        }
         _ => KeyId::new([0; 16], false),
     }
 }

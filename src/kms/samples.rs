@@ -125,6 +125,7 @@ pub fn metadata() -> KeyMetadata {
         signing_algorithms: vec![],
         mac_algorithms: vec![],
         custom_store: None,
+        managed: false,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod aliases;
 mod attributes;
+mod behalf;
 pub mod ciphertext;
 pub mod clock;
 mod crypto;
@@ -15,6 +16,7 @@ mod key_policy;
 mod key_stores;
 mod keys;
 mod last_use;
+mod managed;
 mod marker;
 mod officer;
 pub mod operation;
@@ -46,6 +48,7 @@ pub use clock::ClockWatch;
 pub use error::OpError;
 pub use iam::*;
 pub use last_use::{KeyUse, LastUses, USES};
+pub use managed::{FirstUse, ManagedKey};
 pub use officer::ReadPin;
 pub use operation::{Operation, Service};
 pub use operator::RESTORED_DELETIONS_WAIT_MS;
@@ -83,10 +86,13 @@ pub struct Ops {
     rotation: RotationSettings,
     /// One rotation at a time: whoever comes second finds what the first one did.
     rotating: tokio::sync::Mutex<()>,
+    /// One AWS managed key at a time: whoever comes second finds the first one's.
+    first_use: tokio::sync::Mutex<()>,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Who reads PINs for `token pin`.
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
+    session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
 }
@@ -182,6 +188,7 @@ impl Ops {
     pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
         let grant_tokens = GrantTokenKey::new(&store.derive("grant-token"));
+        let session_keys = Arc::new(SessionKeys::new(store.clone(), keystore.token().clone()));
         let budgets = Budgets::new(store.clone(), settings.gcm_limit, settings.rotation.at_usage);
         Ok(Self {
             store,
@@ -199,8 +206,10 @@ impl Ops {
             grants_suffice_cross_account: settings.grants_suffice_cross_account,
             rotation: settings.rotation,
             rotating: tokio::sync::Mutex::default(),
+            first_use: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
+            session_keys,
             finished: std::sync::Mutex::default(),
         })
     }
@@ -241,15 +250,19 @@ impl Ops {
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
                 .await
                 .map(Answer::Operator),
-            Task::Sts(request) => {
-                self.sts(request, permit.caller(), resolved, ctx, &mut effects).await.map(Answer::Sts)
-            }
+            Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await
                 .map(|()| Answer::Timer),
             Task::Timer(TimerRequest::ConnectKeyStore { id }) => {
                 Box::pin(self.connect_now(id, ctx, &mut effects)).await.map(|()| Answer::Timer)
+            }
+            Task::Timer(TimerRequest::MakeManagedKey(wanted)) => {
+                Box::pin(self.make_managed_key(wanted, resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
+            }
+            Task::Timer(TimerRequest::SessionKeys) => {
+                Box::pin(self.keep_session_keys(ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
             Task::Timer(TimerRequest::Rotate { .. }) => {
                 Box::pin(self.rotate_by_timer(resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use super::{NAMESPACE, escape};
 use crate::authn::AuthnError;
+use crate::authn::federation::FederationError;
+use crate::ops::{OpError, StsRefusal};
 
 /// Why an STS request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,8 +20,18 @@ pub enum StsError {
     /// The form does not decode, or names a parameter twice.
     #[error("malformed query: {0}")]
     Malformed(&'static str),
+    /// X-Amz-Kms-On-Behalf-Of: credentials are for whoever signs.
+    #[error("on behalf of somebody")]
+    NotOnBehalf,
     #[error("authentication: {0}")]
     Authn(AuthnError),
+    /// An identity provider's token is not believed.
+    #[error("web identity: {0}")]
+    Federation(FederationError),
+    #[error("{0}")]
+    Refused(StsRefusal),
+    #[error("throttled")]
+    Throttled,
     /// Our fault; the text is for the log.
     #[error("internal: {0}")]
     Internal(String),
@@ -31,7 +43,32 @@ impl From<AuthnError> for StsError {
     }
 }
 
+impl From<FederationError> for StsError {
+    fn from(error: FederationError) -> Self {
+        StsError::Federation(error)
+    }
+}
+
+impl From<&OpError> for StsError {
+    fn from(error: &OpError) -> Self {
+        match error {
+            OpError::Sts(refusal) => StsError::Refused(refusal.clone()),
+            OpError::Throttled => StsError::Throttled,
+            // Nothing of STS ends in these.
+            other => StsError::Internal(other.to_string()),
+        }
+    }
+}
+
 impl StsError {
+    pub fn validation(text: impl Into<String>) -> Self {
+        StsError::Refused(StsRefusal::Validation(text.into()))
+    }
+
+    pub fn denied(text: String) -> Self {
+        StsError::Refused(StsRefusal::Denied(text))
+    }
+
     /// RULE authorization.md §3.1, error mapping, column STS.
     pub fn code(&self) -> &'static str {
         self.row().1
@@ -46,12 +83,19 @@ impl StsError {
             StsError::MissingAction => (400, "MissingAction"),
             StsError::InvalidAction { .. } => (400, "InvalidAction"),
             StsError::NotServed(_) => (400, "UnsupportedOperation"),
+            StsError::NotOnBehalf => (403, "AccessDenied"),
             StsError::Malformed(_) => (400, "MalformedQueryString"),
             StsError::Authn(AuthnError::MissingAuthenticationToken) => (403, "MissingAuthenticationToken"),
             StsError::Authn(AuthnError::IncompleteSignature(_)) => (400, "IncompleteSignature"),
             StsError::Authn(AuthnError::InvalidSignature(_)) => (403, "SignatureDoesNotMatch"),
             StsError::Authn(AuthnError::UnrecognizedClient) => (403, "InvalidClientTokenId"),
             StsError::Authn(AuthnError::ExpiredToken) => (403, "ExpiredToken"),
+            StsError::Federation(error) => (error.status(), error.code()),
+            StsError::Refused(StsRefusal::Validation(_)) => (400, "ValidationError"),
+            StsError::Refused(StsRefusal::MalformedPolicy(_)) => (400, "MalformedPolicyDocument"),
+            StsError::Refused(StsRefusal::PackedPolicyTooLarge { .. }) => (400, "PackedPolicyTooLarge"),
+            StsError::Refused(StsRefusal::Denied(_)) => (403, "AccessDenied"),
+            StsError::Throttled => (400, "Throttling"),
             StsError::Authn(AuthnError::Internal(_)) | StsError::Internal(_) => (500, "InternalFailure"),
         }
     }
@@ -65,11 +109,15 @@ impl StsError {
                 format!("Could not find operation {} for version {}", shown(action), shown(version))
             }
             StsError::NotServed(action) => format!("The action {action} is not served by this version of hsm-bridge."),
+            StsError::NotOnBehalf => "STS serves whoever signs: X-Amz-Kms-On-Behalf-Of is for KMS.".to_owned(),
             StsError::Malformed(what) => format!("The query string is malformed: {what}."),
             StsError::Authn(AuthnError::Internal(_)) | StsError::Internal(_) => {
                 "The request processing has failed because of an internal error.".to_owned()
             }
             StsError::Authn(error) => error.to_string(),
+            StsError::Federation(error) => error.message(),
+            StsError::Refused(refusal) => refusal.to_string(),
+            StsError::Throttled => "Rate exceeded".to_owned(),
         }
     }
 }
@@ -135,12 +183,51 @@ mod tests {
                 "Could not find operation Get for version NO_VERSION_SPECIFIED",
             ),
             (
-                StsError::NotServed("AssumeRole"),
+                StsError::NotServed("AssumeRoleWithSAML"),
                 400,
                 "UnsupportedOperation",
-                "The action AssumeRole is not served by this version of hsm-bridge.",
+                "The action AssumeRoleWithSAML is not served by this version of hsm-bridge.",
             ),
-        ] as [(StsError, u16, &str, &str); 9]
+            (StsError::validation("text"), 400, "ValidationError", "text"),
+            (StsError::denied("text".to_owned()), 403, "AccessDenied", "text"),
+            (
+                StsError::from(&OpError::Sts(StsRefusal::MalformedPolicy("text".to_owned()))),
+                400,
+                "MalformedPolicyDocument",
+                "text",
+            ),
+            (
+                StsError::Refused(StsRefusal::PackedPolicyTooLarge { percent: 114 }),
+                400,
+                "PackedPolicyTooLarge",
+                "Packed policy consumes 114% of allotted space, please use smaller policy.",
+            ),
+            (
+                StsError::from(FederationError::MissingClaim("sub")),
+                400,
+                "InvalidIdentityToken",
+                "Missing a required claim: sub",
+            ),
+            (
+                StsError::from(FederationError::NotYet { claim: "nbf", value: 5 }),
+                403,
+                "IDPRejectedClaim",
+                "The identity provider (IDP) reported a claim that is not valid yet: nbf",
+            ),
+            (
+                StsError::from(FederationError::Expired { now: 5, expiry: 4 }),
+                400,
+                "ExpiredTokenException",
+                "Token expired: current date/time 5 must be before the expiration date/time 4",
+            ),
+            (StsError::from(&OpError::Throttled), 400, "Throttling", "Rate exceeded"),
+            (
+                StsError::from(&OpError::Token("CKR_DEVICE_ERROR".to_owned())),
+                500,
+                "InternalFailure",
+                "The request processing has failed because of an internal error.",
+            ),
+        ] as [(StsError, u16, &str, &str); 18]
         {
             let xml = error_xml(&error, "id-1");
             let fault = if status == 500 { "Receiver" } else { "Sender" };

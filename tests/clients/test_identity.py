@@ -100,8 +100,10 @@ def requests(bridge):
 
 
 def denial(bridge, name, action, resource):
+    # Only the grant itself lets somebody retire it.
+    kind = "resource-based" if action == "kms:RetireGrant" else "identity-based"
     return (f"User: arn:aws:iam::{bridge.account}:user/{name} is not authorized to perform: {action} on resource: {resource} "
-            f"because no identity-based policy allows the {action} action")
+            f"because no {kind} policy allows the {action} action")
 
 
 def test_a_user_is_denied_everything(bridge, user):

@@ -32,6 +32,7 @@ impl Ops {
             new_arn: &self.locality.key_arn(&KeyId::new([0; 16], false)),
             spec,
             grants,
+            by_service: false,
         };
         let refused: Vec<_> = self.refusals(&wanted, snapshot).iter().map(ToString::to_string).collect();
         let others: Vec<&AliasName> = snapshot
