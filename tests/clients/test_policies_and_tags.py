@@ -89,7 +89,8 @@ LOCKED_OUT = "The new key policy will not allow you to update the key policy in 
 
 def test_lockout_check(bridge):
     key = bridge.new_key()
-    alice = json.dumps(policy(f"arn:aws:iam::{bridge.account}:user/alice"))
+    bridge.run("access-key", "create", "--user", "locking-out", "--json")
+    alice = json.dumps(policy(f"arn:aws:iam::{bridge.account}:user/locking-out"))
     reading = json.dumps(policy(f"arn:aws:iam::{bridge.account}:root", action=["kms:Get*", "kms:Describe*", "kms:List*"]))
     for text in (alice, reading):
         with refused("MalformedPolicyDocumentException", LOCKED_OUT):
