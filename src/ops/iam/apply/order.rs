@@ -197,7 +197,7 @@ fn specs<'a>(roles: &'a [&'a IamEntity]) -> impl Iterator<Item = (&'a IamEntity,
 }
 
 /// Never stored: it stands for a trust policy that is not looked at yet.
-fn trusts_account(account: &AccountId) -> String {
+pub(super) fn trusts_account(account: &AccountId) -> String {
     format!(
         r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::{account}:root"}},"Action":"sts:AssumeRole"}}]}}"#
     )
