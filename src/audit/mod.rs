@@ -318,9 +318,23 @@ pub struct Additional {
     pub count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_seconds: Option<u64>,
+    /// Where a service signed for the caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<SignedBy>,
     /// Facts of system records (reason of a start, ticket, what recovery found…).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<serde_json::Value>,
+}
+
+/// The service that signed for the caller, and from where: `sourceIPAddress` is its name then, as in CloudTrail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedBy {
+    pub service: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_ip_address: Option<String>,
 }
 
 #[derive(Debug, Clone)]

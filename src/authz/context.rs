@@ -95,6 +95,8 @@ impl<'a> Keys<'a> {
         let identity = !matches!(principal, Principal::Service { .. } | Principal::WebIdentity(_));
         let now = self.environment.now.div_euclid(1000);
         match rest {
+            // Of a caller behind a service only the service's address is known.
+            "sourceip" if caller.via().is_some() => None,
             "sourceip" => one(self.environment.source_ip?.to_string()),
             "securetransport" => truth(self.environment.secure_transport),
             "currenttime" => date(now),

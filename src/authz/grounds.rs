@@ -41,6 +41,8 @@ pub enum Source {
     NoSuchResource,
     /// The caller is gone, replaced or revoked since its credentials were issued.
     NoIdentity,
+    /// An AWS managed key: only its service uses it, nobody manages it.
+    ManagedKey,
     /// The resource's policy cannot be read.
     UnreadablePolicy,
     /// No check was asked, or by somebody who may not ask it.
@@ -67,6 +69,7 @@ impl Source {
             Source::OwnIdentity => "OwnIdentity",
             Source::NoSuchResource => "NoSuchResource",
             Source::NoIdentity => "NoIdentity",
+            Source::ManagedKey => "ManagedKey",
             Source::UnreadablePolicy => "UnreadablePolicy",
             Source::NotAsked => "NotAsked",
         }

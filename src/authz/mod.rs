@@ -10,6 +10,7 @@ pub mod evaluate;
 mod grounds;
 pub mod identities;
 pub mod language;
+mod managed;
 #[cfg(test)]
 mod tests;
 
@@ -260,6 +261,10 @@ fn judged(
         (verdict, refusal)
     });
     match decided {
+        Ok((verdict, None)) if verdict.allowed && managed::forbids(identity.caller, check) => {
+            let refusal = managed::told(identity.caller, check.action, shown(&check.resource));
+            (CheckGrounds::plain(check.action, shown(&check.resource), false, Source::ManagedKey), Some(refusal))
+        }
         Ok((verdict, refusal)) => {
             let version = match check.resource {
                 Resource::Key { record, .. } => Some(record.policy_version),

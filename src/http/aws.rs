@@ -1,11 +1,11 @@
 //! The AWS front: KMS (AWS JSON 1.1) and STS (Query protocol) on one port. Tells the two apart, and makes the answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ::http::Method;
 
 use crate::audit::{AuditError, EventType, Recorded};
-use crate::authn::{AuthnError, Caller, PlainRequest, Service, claimed_access_key};
+use crate::authn::{self, AuthnError, Caller, PlainRequest, Service, claimed_access_key, is_on_behalf};
 use crate::http::pipeline::{Failure, Front, Services, run};
 use crate::http::request::{Handler, WireReply, WireRequest};
 use crate::http::sheet::Scene;
@@ -31,6 +31,8 @@ struct AwsFront {
     request: WireRequest,
     service: Service,
     scene: Scene,
+    /// Why the signer may not say on whose behalf it calls: it is known, so this is recorded as any refusal.
+    not_on_behalf: OnceLock<Failure>,
 }
 
 impl AwsFront {
@@ -54,7 +56,25 @@ impl AwsFront {
             host: request.tls.is_some().then(|| text("host")).flatten(),
             tls: request.tls.clone(),
         };
-        Self { request, service, scene }
+        Self { request, service, scene, not_on_behalf: OnceLock::new() }
+    }
+
+    /// The caller for whom a registered service signed.
+    fn behalf(&self, signer: Caller, request: &PlainRequest<'_>, directory: &SnapshotDirectory) -> Caller {
+        if self.service == Service::Sts {
+            // Nobody asks for credentials, or who it is, in another's name. What services say of their resources is for KMS.
+            if is_on_behalf(request) {
+                let _ = self.not_on_behalf.set(Failure::Sts(StsError::NotOnBehalf));
+            }
+            return signer;
+        }
+        match authn::behalf(signer, request, directory) {
+            Ok(caller) => caller,
+            Err((signer, text)) => {
+                let _ = self.not_on_behalf.set(Failure::Denied(text));
+                signer
+            }
+        }
     }
 
     fn json_error(&self, error: &WireError) -> WireReply {
@@ -126,7 +146,7 @@ impl Front for AwsFront {
         let now = (services.now)() / 1000;
         let secrets = services.secrets.as_ref();
         let error = match services.authenticator.authenticate(&plain, self.service, &directory, secrets, now).await {
-            Ok(caller) => return Ok(caller),
+            Ok(signer) => return Ok(self.behalf(signer, &plain, &directory)),
             Err(error) => error,
         };
         match &error {
@@ -149,6 +169,9 @@ impl Front for AwsFront {
     }
 
     fn task(&self) -> Result<Task, Failure> {
+        if let Some(refusal) = self.not_on_behalf.get() {
+            return Err(refusal.clone());
+        }
         let body = self.request.body.as_slice();
         match self.service {
             Service::Kms => {

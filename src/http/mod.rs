@@ -7,6 +7,7 @@
 
 mod aws;
 mod connection;
+mod first_use;
 mod guard;
 pub mod health;
 mod limits;

@@ -11,6 +11,7 @@ use crate::audit::{AuditError, Journal, Recorded, Strangers};
 use crate::authn::federation::FederatedIdentity;
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
 use crate::authz::{self, Environment, Permit, Rules};
+use crate::http::first_use;
 use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
 use crate::ids::KeyId;
@@ -40,7 +41,7 @@ pub struct Services {
 }
 
 /// Why a task was not done. `code` and `message` of each are safe to tell.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Failure {
     /// The KMS front did not understand the request.
     Front(WireError),
@@ -120,6 +121,10 @@ async fn steps<F: Front>(
         Ok(task) => task,
         Err(error) => return refuse(services, sheet, failed(of_sts, error)).await,
     };
+    // An AWS managed key that its service names for the first time is made now.
+    if let Err(failure) = first_use::make_managed_key(services, &task, &caller).await {
+        return refuse(services, sheet, failure).await;
+    }
     // 2. on what: names become things, once, from one snapshot
     let new_id = new_key_id(&task);
     let principal = fair_share_of(&caller);
@@ -239,7 +244,9 @@ fn new_key_id(task: &Task) -> KeyId {
         | Task::Operator(
             OperatorRequest::Rotate { .. } | OperatorRequest::KeyAdopt(_) | OperatorRequest::KeyCreate(_),
         )
-        | Task::Timer(TimerRequest::Rotate { .. }) => KeyId::new(uuid::Uuid::new_v4().into_bytes(), false),
+        | Task::Timer(TimerRequest::Rotate { .. } | TimerRequest::MakeManagedKey(_)) => {
+            KeyId::new(uuid::Uuid::new_v4().into_bytes(), false)
+        }
         _ => KeyId::new([0; 16], false),
     }
 }

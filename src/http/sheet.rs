@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::audit::{
     Additional, Authorization, AuthorizationCheck, Basis, Event, EventType, HsmFacts, Resource, SessionAttributes,
-    SessionContext, SessionIssuer, TlsDetails, UserIdentity, WebIdFederationData,
+    SessionContext, SessionIssuer, SignedBy, TlsDetails, UserIdentity, WebIdFederationData,
 };
 use crate::authn::{Caller, Principal, Session};
 use crate::authz::{AliasGeneration, CheckGrounds, Grounds};
@@ -36,6 +36,8 @@ pub struct Scene {
 pub struct Sheet<'a> {
     scene: &'a Scene,
     identity: UserIdentity,
+    /// The service that signed for the caller.
+    signed_by: Option<SignedBy>,
     account: String,
     name: &'static str,
     read_only: bool,
@@ -51,6 +53,11 @@ impl<'a> Sheet<'a> {
         Self {
             scene,
             identity: identity(caller),
+            signed_by: caller.via().map(|service| SignedBy {
+                service: service.to_string(),
+                access_key_id: caller.access_key().map(ToString::to_string),
+                source_ip_address: scene.source_ip.map(|address| address.to_string()),
+            }),
             account: caller.account().to_string(),
             name: scene.fallback_name,
             read_only: true,
@@ -172,7 +179,9 @@ impl<'a> Sheet<'a> {
             source: self.scene.event_source,
             name: self.name.to_owned(),
             region: services.ops.locality().region.to_string(),
+            // Of a caller behind a service CloudTrail shows the service: where the caller is, only the service knows.
             source_ip: match self.scene.source_ip {
+                Some(_) if let Some(signed_by) = &self.signed_by => signed_by.service.clone(),
                 Some(address) => address.to_string(),
                 None if service_event => "AWS Internal".to_owned(),
                 None => "localhost".to_owned(),
@@ -195,6 +204,7 @@ impl<'a> Sheet<'a> {
             additional: Additional {
                 alias_generation: self.alias_generation,
                 authorization: self.authorization.clone(),
+                on_behalf_of: self.signed_by.clone(),
                 ..Additional::default()
             },
         }
@@ -280,6 +290,11 @@ pub fn identity(caller: &Caller) -> UserIdentity {
             identity.arn = None;
             identity.invoked_by = Some("AWS Internal".to_owned());
         }
+    }
+    if let Some(service) = caller.via() {
+        // The access key is the service's, not the caller's.
+        identity.access_key_id = None;
+        identity.invoked_by = Some(service.to_string());
     }
     identity
 }

@@ -206,7 +206,7 @@ fn key_metadata(key: &KeyMetadata, o: &mut Object<'_>) {
     o.flag("Enabled", key.enabled);
     o.names("EncryptionAlgorithms", key.encryption_algorithms.iter().map(|a| a.as_str()));
     o.text("KeyId", &key.key_id.to_string());
-    o.text("KeyManager", "CUSTOMER");
+    o.text("KeyManager", key.key_manager());
     o.text("KeySpec", key.spec.as_str());
     o.text("KeyState", key.state.as_str());
     o.text("KeyUsage", key.usage.as_str());

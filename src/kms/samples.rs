@@ -114,6 +114,7 @@ pub fn metadata() -> KeyMetadata {
         signing_algorithms: vec![],
         mac_algorithms: vec![],
         custom_store: None,
+        managed: false,
     }
 }
 

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::authn::federation::{self, KeyLocation, OidcProvider, Providers};
-use crate::authn::{self, Credential, Directory, Holder, Principal, SessionClaims, SessionKeyId};
+use crate::authn::{
+    self, Credential, Directory, EndCaller, Holder, NotForThem, Principal, SessionClaims, SessionKeyId,
+};
 use crate::ids::{AccessKeyId, AccountId, ServiceName, UserName};
 use crate::keystore::{CallContext, KeyRef, SystemKey, Token};
 use crate::ops::iam::{self, IamChange, UserSpec};
 use crate::ops::{
-    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, operator::date, sealed, token_error,
+    AccessKeyLine, Context, Effects, OpError, OperatorResponse, Ops, ShownOnce, behalf, operator::date, sealed,
+    token_error,
 };
 use crate::secret::{SecretBytes, SecretString};
 use crate::store::{AccessKeyRecord, KeySource, Owner, Snapshot, Write, root_path};
@@ -33,6 +36,10 @@ impl Directory for SnapshotDirectory {
             wrapped_secret: record.wrapped_secret.as_slice().into(),
             created: record.created,
         })
+    }
+
+    fn end_caller(&self, service: &ServiceName, named: &str) -> Result<EndCaller, NotForThem> {
+        if named.starts_with("arn:") { behalf::by_arn(&self.0, service, named) } else { Err(NotForThem::Token) }
     }
 
     // RULE AWS: a session of GetSessionToken or GetFederationToken outlives the access key it was got with, not its user.

@@ -240,6 +240,7 @@ impl Ops {
             signing_algorithms: self.signing_algorithms(record),
             mac_algorithms: spec.mac_algorithm().into_iter().collect(),
             custom_store: self.custom_store(record),
+            managed: record.managed_by.is_some(),
         }
     }
 

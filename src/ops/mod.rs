@@ -3,6 +3,7 @@
 
 mod aliases;
 mod attributes;
+mod behalf;
 pub mod ciphertext;
 pub mod clock;
 mod crypto;
@@ -14,6 +15,7 @@ mod key_policy;
 mod key_stores;
 mod keys;
 mod last_use;
+mod managed;
 mod marker;
 mod officer;
 pub mod operation;
@@ -45,6 +47,7 @@ pub use clock::ClockWatch;
 pub use error::OpError;
 pub use iam::*;
 pub use last_use::{KeyUse, LastUses, USES};
+pub use managed::{FirstUse, ManagedKey};
 pub use officer::ReadPin;
 pub use operation::{Operation, Service};
 pub use operator::RESTORED_DELETIONS_WAIT_MS;
@@ -80,6 +83,8 @@ pub struct Ops {
     rotation: RotationSettings,
     /// One rotation at a time: whoever comes second finds what the first one did.
     rotating: tokio::sync::Mutex<()>,
+    /// One AWS managed key at a time: whoever comes second finds the first one's.
+    first_use: tokio::sync::Mutex<()>,
     /// Keys with a change whose outcome is not settled: their changes are refused, their use goes on.
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Who reads PINs for `token pin`.
@@ -194,6 +199,7 @@ impl Ops {
             grants_suffice_cross_account: settings.grants_suffice_cross_account,
             rotation: settings.rotation,
             rotating: tokio::sync::Mutex::default(),
+            first_use: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
             session_keys,
@@ -244,6 +250,9 @@ impl Ops {
                 .map(|()| Answer::Timer),
             Task::Timer(TimerRequest::ConnectKeyStore { id }) => {
                 Box::pin(self.connect_now(id, ctx, &mut effects)).await.map(|()| Answer::Timer)
+            }
+            Task::Timer(TimerRequest::MakeManagedKey(wanted)) => {
+                Box::pin(self.make_managed_key(wanted, resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
             Task::Timer(TimerRequest::SessionKeys) => {
                 Box::pin(self.keep_session_keys(ctx, &mut effects)).await.map(|()| Answer::Timer)

@@ -19,7 +19,7 @@ use crate::ops::key_policy::lockout::survives_rotation;
 use crate::ops::keys::supported;
 use crate::ops::resolve::{AliasSubject, KeyTarget, Resolved, Subject};
 use crate::ops::{
-    Context, Effects, OpError, OperatorRequest, OperatorResponse, Ops, Response, RotateGrants, RotationDone,
+    Context, Effects, OpError, OperatorRequest, OperatorResponse, Ops, Response, RotateGrants, RotationDone, Task,
 };
 use crate::store::{KeyRecord, Lifecycle, RotationRecord, Snapshot};
 use commit::{Commit, live_grants};
@@ -110,6 +110,7 @@ impl Ops {
             new_arn: &subject.new.arn,
             spec: subject.new.record.spec,
             grants: subject.grants,
+            by_service: matches!(resolved.task(), Task::Timer(_)),
         };
         if let Some(refusal) = self.refusals(&wanted, &snapshot).into_iter().next() {
             return Err(refusal);
@@ -159,7 +160,7 @@ impl Ops {
 
     /// Everything that forbids this rotation now; `rotate --plan` shows all, a rotation ends with the first.
     fn refusals(&self, wanted: &Wanted<'_>, snapshot: &Snapshot) -> Vec<OpError> {
-        let Wanted { aliases, old, new_arn, spec, grants } = *wanted;
+        let Wanted { aliases, old, new_arn, spec, grants, by_service } = *wanted;
         let old = &match snapshot.keys.get(&old.record.id) {
             Some(record) => KeyTarget { record: record.clone(), arn: old.arn.clone() },
             None => return vec![OpError::KeyNotFound { arn: old.arn.clone() }],
@@ -167,7 +168,10 @@ impl Ops {
         let mut refused = Vec::new();
         let mut check = |result: Result<(), OpError>| refused.extend(result.err());
         for alias in aliases {
-            check(not_reserved(&alias.name));
+            // RULE KMS: nobody rotates an AWS managed key; AWS itself does.
+            if !by_service {
+                check(not_reserved(&alias.name));
+            }
             check(fits(&alias.arn, &old.record, spec, spec.default_usage()));
         }
         check(match old.record.lifecycle {
@@ -205,8 +209,7 @@ impl Ops {
         let snapshot = self.store.snapshot();
         let Some(share) = self.budgets.rotate_at() else { return Vec::new() };
         let due = |id: &KeyId| {
-            let aliases = snapshot.aliases_of.get(id);
-            aliases.is_some_and(|names| names.iter().any(|name| !name.is_reserved()))
+            snapshot.aliases_of.contains_key(id)
                 && snapshot.keys.get(id).is_some_and(|record| {
                     record.lifecycle == Lifecycle::Enabled
                         && self.keystore.token_of(record.key_store.as_ref()).is_some()
@@ -230,6 +233,8 @@ struct Wanted<'a> {
     new_arn: &'a str,
     spec: KeySpec,
     grants: Option<RotateGrants>,
+    /// The usage timer asks.
+    by_service: bool,
 }
 
 /// The policy is copied as it is.

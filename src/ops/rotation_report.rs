@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::ids::{AliasName, KeyId};
+use crate::ops::aliases::not_reserved;
 use crate::ops::keys::state;
 use crate::ops::operator::date;
 use crate::ops::resolve::Resolved;
@@ -118,6 +119,7 @@ impl Ops {
         if !(7..=30).contains(&request.pending_window_in_days) {
             return Err(OpError::Validation("PendingWindowInDays must be between 7 and 30".to_owned()));
         }
+        not_reserved(&request.alias)?;
         let unused_days = request.unused_days.unwrap_or(self.rotation.retire_unused_days);
         let deletion_date = ctx.now + i64::from(request.pending_window_in_days) * DAY_MS;
         let not_found = OpError::AliasNotFound { arn: self.locality.of(&ctx.account).alias_arn(&request.alias) };

@@ -409,9 +409,15 @@ pub struct KeyMetadata {
     pub mac_algorithms: Vec<MacAlgorithm>,
     /// `None`: the default key store, `Origin = AWS_KMS`; else `AWS_CLOUDHSM`.
     pub custom_store: Option<(KeyStoreId, ClusterId)>,
+    /// `KeyManager = AWS`: the key of a service.
+    pub managed: bool,
 }
 
 impl KeyMetadata {
+    pub fn key_manager(&self) -> &'static str {
+        if self.managed { "AWS" } else { "CUSTOMER" }
+    }
+
     pub fn origin(&self) -> &'static str {
         if self.custom_store.is_some() { "AWS_CLOUDHSM" } else { "AWS_KMS" }
     }

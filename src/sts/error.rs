@@ -20,6 +20,9 @@ pub enum StsError {
     /// The form does not decode, or names a parameter twice.
     #[error("malformed query: {0}")]
     Malformed(&'static str),
+    /// X-Amz-Kms-On-Behalf-Of: credentials are for whoever signs.
+    #[error("on behalf of somebody")]
+    NotOnBehalf,
     #[error("authentication: {0}")]
     Authn(AuthnError),
     /// An identity provider's token is not believed.
@@ -80,6 +83,7 @@ impl StsError {
             StsError::MissingAction => (400, "MissingAction"),
             StsError::InvalidAction { .. } => (400, "InvalidAction"),
             StsError::NotServed(_) => (400, "UnsupportedOperation"),
+            StsError::NotOnBehalf => (403, "AccessDenied"),
             StsError::Malformed(_) => (400, "MalformedQueryString"),
             StsError::Authn(AuthnError::MissingAuthenticationToken) => (403, "MissingAuthenticationToken"),
             StsError::Authn(AuthnError::IncompleteSignature(_)) => (400, "IncompleteSignature"),
@@ -105,6 +109,7 @@ impl StsError {
                 format!("Could not find operation {} for version {}", shown(action), shown(version))
             }
             StsError::NotServed(action) => format!("The action {action} is not served by this version of hsm-bridge."),
+            StsError::NotOnBehalf => "STS serves whoever signs: X-Amz-Kms-On-Behalf-Of is for KMS.".to_owned(),
             StsError::Malformed(what) => format!("The query string is malformed: {what}."),
             StsError::Authn(AuthnError::Internal(_)) | StsError::Internal(_) => {
                 "The request processing has failed because of an internal error.".to_owned()

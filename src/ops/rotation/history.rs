@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::ids::KeyId;
+use crate::ops::aliases::not_reserved;
 use crate::ops::operator::date;
 use crate::ops::resolve::AliasSubject;
 use crate::ops::{Context, DAY_MS, Effects, OpError, OperatorResponse, Ops};
@@ -60,6 +61,7 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
+        not_reserved(&alias.name)?;
         let (account, name) = (alias.account.clone(), alias.name.clone());
         let (arn, now) = (alias.arn.clone(), ctx.now);
         let (entries, version) = self
@@ -70,7 +72,7 @@ impl Ops {
             })
             .await?;
         effects.store_version = Some(version);
-        effects.details = Some(json!({ "key": self.locality.key_arn(&key), "entries": entries }));
+        effects.details = Some(json!({ "key": self.locality.of(&alias.account).key_arn(&key), "entries": entries }));
         Ok(OperatorResponse::AliasHistoryDropped { alias: alias.name.clone(), key })
     }
 

@@ -80,8 +80,7 @@ pub fn resolve_key(
         .ok_or_else(|| OpError::KeyNotFound { arn: here.key_arn(key) })?;
     let here = &here.of(&old.record.account);
     let names = snapshot.aliases_of.get(key).map_or(&[][..], Vec::as_slice);
-    let aliases: Vec<_> =
-        names.iter().filter(|name| !name.is_reserved()).map(|name| alias_subject(snapshot, here, name, None)).collect();
+    let aliases: Vec<_> = names.iter().map(|name| alias_subject(snapshot, here, name, None)).collect();
     if aliases.is_empty() {
         return Err(OpError::InvalidState(format!("No alias points to {}.", old.arn)));
     }
@@ -115,7 +114,7 @@ pub(super) fn successor(old: &KeyRecord, id: KeyId, spec: KeySpec) -> KeyRecord 
         materials: Vec::new(),
         key_store: old.key_store.clone(),
         provenance: Provenance::Rotated { from: old.id },
-        managed_by: None,
+        managed_by: old.managed_by.clone(),
     }
 }
 

@@ -255,3 +255,14 @@ fn a_policy_that_names_the_old_key_does_not_lock_the_new_one() {
     assert!(matches!(fits(statement(&old)), Err(OpError::MalformedPolicy(_))));
     assert_eq!(fits(key(1).policy.text().to_string()), Ok(()), "locked before");
 }
+
+#[tokio::test]
+async fn the_service_rotates_an_aws_managed_key_to_one_of_the_same_service() {
+    let (_dir, store) = store().await;
+    let service: crate::ids::ServiceName = "s3.internal.example".parse().unwrap();
+    let managed = KeyRecord { managed_by: Some(service.clone()), ..key(3) };
+    put(&store, vec![Write::PutKey(managed), Write::PutAlias(alias("alias/aws/s3", key_id(3)))]).await;
+    let subject = resolve_key(&key_id(3), &store.snapshot(), &here(), key_id(7)).unwrap();
+    assert_eq!(subject.aliases.len(), 1);
+    assert_eq!(subject.new.record.managed_by, Some(service));
+}
