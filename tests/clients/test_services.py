@@ -166,6 +166,29 @@ def test_a_service_acts_only_for_whom_its_registration_names(bridge, iam, alice)
     assert code_of(narrow.client().list_keys) == "UnrecognizedClientException"
 
 
+def test_a_session_is_named_by_its_token(bridge, iam):
+    user = iam.make_user(f"carol-{secrets.token_hex(4)}", policies={"assume": allow("sts:AssumeRole")})
+    role = iam.role(policies={"use": allow(["kms:Encrypt", "kms:Decrypt"])})
+    key = bridge.new_key()
+    sts = iam.client(iam.access_key(user=user.rsplit("/", 1)[1]), "sts")
+    narrowed = json.dumps(allow("kms:Encrypt", bridge.key_arn(key)))
+    got = sts.assume_role(RoleArn=role, RoleSessionName="s1", Policy=narrowed)
+    token, session_arn = got["Credentials"]["SessionToken"], got["AssumedRoleUser"]["Arn"]
+    service = Service(iam, may_act_for=[role])
+    through = service.client(token)
+    answer = through.encrypt(KeyId=key, Plaintext=b"x")
+    (line,) = lines_of(bridge, answer["ResponseMetadata"]["RequestId"])
+    assert (line["userIdentity"]["arn"], line["userIdentity"]["invokedBy"]) == (session_arn, service.name)
+    # The session policy counts, and the registration.
+    assert "no session policy allows" in denied(through.decrypt, CiphertextBlob=answer["CiphertextBlob"])
+    text = denied(Service(iam, may_act_for=[user]).client(token).encrypt, KeyId=key, Plaintext=b"x")
+    assert "act on behalf of a session because its registration does not name" in text and token not in text
+    broken = token[:-8] + ("AAAAAAA=" if not token.endswith("AAAAAAA=") else "BBBBBBA=")
+    assert "does not open or has expired" in denied(service.client(broken).encrypt, KeyId=key, Plaintext=b"x")
+    iam.run("session", "revoke", got["Credentials"]["AccessKeyId"])
+    assert "does not open or has expired" in denied(through.encrypt, KeyId=key, Plaintext=b"x")
+
+
 def test_a_refusal_is_on_record_as_the_services(bridge, iam, alice):
     narrow = Service(iam, may_act_for=[])
     with pytest.raises(ClientError) as caught:
