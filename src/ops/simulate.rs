@@ -360,3 +360,166 @@ fn answer(check: &Check<'_>, resource: &str, verdict: &Verdict, trace: &Trace, m
 fn wrong(what: impl Into<String>) -> OpError {
     OpError::Validation(what.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ids::{KeyId, Locality};
+    use crate::ops::key_policy::testing::{self, ALICE, ALICE_ID, OPS, ROOT};
+    use crate::store::KeyRecord;
+    use crate::store::testing::{account, alias, key, key_id};
+
+    fn here() -> Locality {
+        Locality { account: account(), region: "eu-central-1".parse().unwrap() }
+    }
+
+    /// Key 1, at `alias/app`: alice may decrypt, whose ARN is bound to `id`, and the account delegates.
+    fn snapshot(id: &str) -> Snapshot {
+        let mut snapshot = testing::snapshot();
+        let statement = |who: &str, action: &str, sid: &str| json!({ "Sid": sid, "Effect": "Allow", "Principal": { "AWS": who }, "Action": action, "Resource": "*" });
+        let statements = [statement(ROOT, "kms:*", "Account"), statement(ALICE, "kms:Decrypt", "Read")];
+        let text = json!({ "Version": "2012-10-17", "Statement": statements }).to_string();
+        let policy = PolicyDocument::new(text, [(ALICE.to_owned(), id.to_owned())].into());
+        snapshot.keys.insert_mut(key_id(1), Arc::new(KeyRecord { policy, ..key(1) }));
+        let name: AliasName = "alias/app".parse().unwrap();
+        snapshot.aliases.insert_mut((account(), name.clone()), Arc::new(alias("alias/app", key_id(1))));
+        snapshot.aliases_of.insert_mut(key_id(1), vec![name]);
+        snapshot
+    }
+
+    fn request(principal: &str, action: &str, key: Option<&str>) -> PolicySimulate {
+        PolicySimulate {
+            principal: principal.to_owned(),
+            action: action.to_owned(),
+            key: key.map(str::to_owned),
+            context: Vec::new(),
+            condition_keys: Vec::new(),
+            session_policy: None,
+            federated_by: None,
+            account: None,
+        }
+    }
+
+    fn ask(snapshot: &Snapshot, request: &PolicySimulate) -> Result<Value, String> {
+        let own = account();
+        let environment = Environment {
+            now: 1_800_000_000_000,
+            source_ip: None,
+            secure_transport: true,
+            user_agent: None,
+            region: here().region,
+        };
+        let asked = Asked { request, snapshot, own: &own, environment, grants_suffice: true };
+        asked.report(&here()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_statement_that_decides_is_named_and_every_policy_is_there() {
+        let snapshot = snapshot(ALICE_ID);
+        let report = ask(&snapshot, &request("user/alice", "kms:decrypt", Some("alias/app"))).unwrap();
+        assert_eq!((&report["allowed"], &report["decidedBy"]), (&json!(true), &json!("key_policy")));
+        assert_eq!((&report["statement"]["sid"], &report["action"]), (&json!("Read"), &json!("kms:Decrypt")));
+        assert_eq!((&report["principal"], &report["resource"]), (&json!(ALICE), &json!(here().key_arn(&key_id(1)))));
+        assert_eq!(report["policies"][0]["statements"].as_array().unwrap().len(), 2);
+        let report = ask(&snapshot, &request(ALICE, "kms:Encrypt", Some("alias/app"))).unwrap();
+        assert_eq!((&report["denyType"], &report["decidedBy"]), (&json!("implicit"), &json!("identity")));
+        assert!(
+            report["message"]
+                .as_str()
+                .unwrap()
+                .ends_with("because no identity-based policy allows the kms:Encrypt action")
+        );
+    }
+
+    #[test]
+    fn it_sees_unique_ids_as_a_request_does() {
+        let report =
+            ask(&snapshot("AIDAANOTHERANOTHERA01"), &request(ALICE, "kms:Decrypt", Some("alias/app"))).unwrap();
+        assert_eq!(report["allowed"], json!(false));
+    }
+
+    #[test]
+    fn aliases_are_asked_about_too() {
+        let report = ask(&snapshot(ALICE_ID), &request(ROOT, "kms:DeleteAlias", Some("alias/app"))).unwrap();
+        let checks: Vec<&str> =
+            report["checks"].as_array().unwrap().iter().filter_map(|c| c["resource"].as_str()).collect();
+        assert_eq!(checks, ["arn:aws:kms:eu-central-1:111122223333:alias/app", &here().key_arn(&key_id(1))]);
+        assert_eq!(report["allowed"], json!(true));
+    }
+
+    #[test]
+    fn callers_of_every_kind() {
+        let snapshot = snapshot(ALICE_ID);
+        let federated = PolicySimulate {
+            federated_by: Some("user/alice".to_owned()),
+            ..request("arn:aws:sts::111122223333:federated-user/carol", "kms:Decrypt", Some("alias/app"))
+        };
+        for (request, arn, by) in [
+            (request("111122223333", "kms:ListKeys", None), ROOT, "root"),
+            (
+                request(OPS, "kms:Decrypt", Some("alias/app")),
+                "arn:aws:sts::111122223333:assumed-role/ops/policy-simulate",
+                "identity",
+            ),
+            (
+                request("arn:aws:sts::111122223333:assumed-role/ops/s1", "kms:Decrypt", Some("alias/app")),
+                "arn:aws:sts::111122223333:assumed-role/ops/s1",
+                "identity",
+            ),
+            (federated, "arn:aws:sts::111122223333:federated-user/carol", "session"),
+        ] {
+            let report = ask(&snapshot, &request).unwrap();
+            assert_eq!((&report["principal"], &report["decidedBy"]), (&json!(arn), &json!(by)));
+        }
+        // Names of services are the account's no more than anybody's: an alias of theirs is looked for in their account.
+        let by_id = here().key_arn(&key_id(1));
+        let report = ask(&snapshot, &request("backup.internal.example", "kms:Decrypt", Some(&by_id))).unwrap();
+        assert_eq!((&report["principal"], &report["allowed"]), (&json!("backup.internal.example"), &json!(false)));
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let snapshot = snapshot(ALICE_ID);
+        let unknown = KeyId::new([9; 16], false).to_string();
+        let with_policy =
+            PolicySimulate { session_policy: Some("{}".to_owned()), ..request(ALICE, "kms:ListKeys", None) };
+        for (request, says) in [
+            (request("user/bob", "kms:Decrypt", Some("alias/app")), "principal `user/bob` does not exist"),
+            (request("arn:aws:iam::444455556666:root", "kms:ListKeys", None), "does not exist"),
+            (request("arn:aws:sts::111122223333:federated-user/carol", "kms:ListKeys", None), "--federated-by"),
+            (request(ALICE, "s3:GetObject", None), "no action of KMS"),
+            (request(ALICE, "kms:RetireGrant", Some("alias/app")), "decided by the grant"),
+            (request(ALICE, "kms:Decrypt", None), "name it with `--key`"),
+            (request(ALICE, "kms:CreateKey", Some("alias/app")), "leave `--key` out"),
+            (request(ALICE, "kms:Decrypt", Some("alias/none")), "does not exist"),
+            (request(ALICE, "kms:Decrypt", Some(&unknown)), "does not exist"),
+            (with_policy, "only sessions have a session policy"),
+        ] {
+            let told = ask(&snapshot, &request).unwrap_err();
+            assert!(told.contains(says), "{told}");
+        }
+    }
+
+    #[test]
+    fn keys_given_by_hand_win() {
+        let snapshot = snapshot(ALICE_ID);
+        let mut request = request(ALICE, "kms:Decrypt", Some("alias/app"));
+        request.condition_keys =
+            [("kms:EncryptionAlgorithm", "RSAES_OAEP_SHA_256"), ("x:y", "1"), ("x:y", "2"), ("aws:TagKeys", "a")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .to_vec();
+        let own = account();
+        let environment =
+            Environment { now: 0, source_ip: None, secure_transport: true, user_agent: None, region: here().region };
+        let asked = Asked { request: &request, snapshot: &snapshot, own: &own, environment, grants_suffice: true };
+        let named = asked.named(Operation::Decrypt, &own, &here()).unwrap();
+        let conditions = asked.conditions(Operation::Decrypt, &named);
+        let first =
+            |name: &str| conditions.iter().find(|(key, _)| key == name).map(|(_, values)| values.clone()).unwrap();
+        assert_eq!(first("kms:EncryptionAlgorithm"), Values::One("RSAES_OAEP_SHA_256".into()));
+        assert_eq!(first("x:y"), Values::Many(vec!["1".into(), "2".into()]));
+        assert_eq!(first("aws:TagKeys"), Values::Many(vec!["a".into()]));
+    }
+}

@@ -6,6 +6,8 @@ mod identities;
 mod organization;
 mod policies;
 mod providers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
