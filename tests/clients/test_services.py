@@ -250,9 +250,10 @@ def test_a_service_as_itself_is_a_service_principal(bridge, iam):
 def test_a_grant_to_a_service_principal(bridge, iam):
     backup, other = Service(iam), Service(iam)
     key = key_for(bridge)
-    bridge.kms.create_grant(KeyId=key, GranteeServicePrincipal=backup.name, Operations=["Encrypt"],
-                            Constraints={"SourceArn": "arn:aws:s3:::my-bucket"})
-    source = {"X_Amz_Source_Arn": "arn:aws:s3:::my-bucket"}
+    resource = f"arn:aws:backup:{bridge.region}:{bridge.account}:vault/v1"
+    bridge.kms.create_grant(KeyId=key, GranteeServicePrincipal=backup.name, RetiringServicePrincipal=backup.name,
+                            Operations=["Encrypt"], Constraints={"SourceArn": resource})
+    source = {"X_Amz_Source_Arn": resource}
     assert backup.client(**source).encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
     denied(backup.client().encrypt, KeyId=key, Plaintext=b"x")
     denied(other.client(**source).encrypt, KeyId=key, Plaintext=b"x")
@@ -376,9 +377,12 @@ def test_it_can_be_read(bridge, s3, managed):
 
 def test_grants_on_it_are_made_through_its_service(bridge, s3, alice, managed):
     through = s3.client(alice)
-    grant = through.create_grant(KeyId=managed, GranteeServicePrincipal=s3.name, Operations=["Decrypt", "RetireGrant"])
+    bucket = f"arn:aws:s3:{bridge.region}:{bridge.account}:bucket/b1"
+    grant = through.create_grant(KeyId=managed, GranteeServicePrincipal=s3.name, RetiringServicePrincipal=s3.name,
+                                 Operations=["Decrypt"], Constraints={"SourceArn": bucket})
     blob = through.encrypt(KeyId=s3.alias, Plaintext=b"x")["CiphertextBlob"]
-    assert s3.client().decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    assert s3.client(X_Amz_Source_Arn=bucket).decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    denied(s3.client().decrypt, CiphertextBlob=blob)
     assert [g["GrantId"] for g in bridge.kms.list_grants(KeyId=managed)["Grants"]] == [grant["GrantId"]]
     denied(bridge.kms.revoke_grant, KeyId=managed, GrantId=grant["GrantId"])
     s3.client().retire_grant(KeyId=bridge.key_arn(managed), GrantId=grant["GrantId"])
