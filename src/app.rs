@@ -11,6 +11,7 @@ mod operator_socket;
 mod pins;
 mod runtime;
 pub mod serve;
+mod session_keys;
 mod settle;
 mod tokens;
 
@@ -20,14 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
+use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
 use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
 use crate::http::{Metrics, Services};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
-use crate::ops::identity::TokenSecrets;
 use crate::ops::store_key::TokenWrap;
-use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress};
+use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
@@ -159,6 +160,7 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let info = token.info();
         let services = Arc::new(Services {
             ops,
@@ -167,7 +169,8 @@ impl App {
                 accepted_regions: accepted_regions(&config),
                 debug_signature_errors: config.authn.debug_signature_errors,
             }),
-            secrets: Box::new(TokenSecrets(token.clone())),
+            secrets: Box::new(secrets),
+            federation: Box::new(Oidc::new(KeySets::new(Arc::new(issuer_keys::IssuerKeys)))),
             strangers: Strangers::new(STRANGERS),
             rules: Rules {
                 operator: OperatorCommands(config.operator.allow.iter().cloned().collect::<BTreeSet<_>>()),

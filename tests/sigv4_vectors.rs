@@ -156,9 +156,9 @@ impl Vector {
         match self.form {
             Form::Header => {
                 let authorization = header("authorization").unwrap();
-                parse_authorization(authorization.as_bytes(), header("x-amz-date").map(Into::into), false)
+                parse_authorization(authorization.as_bytes(), header("x-amz-date").map(Into::into), None)
             }
-            Form::Query => parse_query(&self.request.query, false),
+            Form::Query => parse_query(&self.request.query, None),
         }
     }
 }

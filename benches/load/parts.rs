@@ -187,6 +187,7 @@ fn event() -> Event {
             user_name: None,
             invoked_by: None,
             os_user_id: None,
+            ..UserIdentity::default()
         },
         time: hsm_bridge::app::now_ms(),
         source: "kms.amazonaws.com",

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, settle, tokens,
+    operator_socket, runtime, session_keys, settle, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -79,6 +79,7 @@ pub async fn serve(
     ));
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
+    let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let handler = Arc::new(AwsHandler(services.clone()));
     let mut main = tokio::spawn(main.run(handler, stopped.clone()));
@@ -126,6 +127,7 @@ pub async fn serve(
     let _ = sweeper.await;
     let _ = connector.await;
     let _ = rotator.await;
+    let _ = sessions.await;
     let _ = strangers.await;
     let _ = uses.await;
     let _ = access_keys.await;

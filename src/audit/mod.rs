@@ -12,6 +12,7 @@ mod strangers;
 pub mod tail;
 pub mod verify;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,10 +41,11 @@ impl Recorded {
 }
 
 /// CloudTrail's `userIdentity`, the variants that exist here.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserIdentity {
-    /// `Root`, `IAMUser`, `HsmBridgeOperator`, `Unknown`; none for the service itself.
+    /// `Root`, `IAMUser`, `AssumedRole`, `FederatedUser`, `WebIdentityUser`, `AWSService`, `HsmBridgeOperator`, `Unknown`; none
+    /// for the service itself.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +58,12 @@ pub struct UserIdentity {
     pub access_key_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_name: Option<String>,
+    /// Temporary credentials only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_context: Option<Box<SessionContext>>,
+    /// `WebIdentityUser` only: the issuer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity_provider: Option<String>,
     /// `AWS Internal` for timers of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invoked_by: Option<String>,
@@ -64,11 +72,63 @@ pub struct UserIdentity {
     pub os_user_id: Option<u32>,
 }
 
+/// How the temporary credentials of a call came to be. Source: audit.md §1.2.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionContext {
+    /// The role, or the user of a federated session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_issuer: Option<SessionIssuer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_id_federation_data: Option<WebIdFederationData>,
+    pub attributes: SessionAttributes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_identity: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionIssuer {
+    /// `Role` or `IAMUser`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub principal_id: String,
+    pub arn: String,
+    pub account_id: String,
+    pub user_name: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WebIdFederationData {
+    /// ARN of the identity provider.
+    pub federated_provider: String,
+    /// Condition keys of its token.
+    pub attributes: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAttributes {
+    /// `2026-03-04T08:00:11Z`
+    pub creation_date: String,
+    /// `true` or `false`, a text as in CloudTrail.
+    pub mfa_authenticated: &'static str,
+}
+
+impl SessionAttributes {
+    /// `issued`: seconds since the epoch.
+    pub fn new(issued: i64, mfa: bool) -> Self {
+        let mfa_authenticated = if mfa { "true" } else { "false" };
+        Self { creation_date: format!("{}Z", record::seconds(issued)), mfa_authenticated }
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct Resource {
     #[serde(rename = "accountId")]
     pub account_id: String,
-    /// `AWS::KMS::Key` or `AWS::KMS::Alias`.
+    /// `AWS::KMS::Key`, `AWS::KMS::Alias` or `AWS::IAM::Role`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     #[serde(rename = "ARN")]
@@ -200,6 +260,7 @@ impl Event {
                 user_name: None,
                 invoked_by: Some("AWS Internal".to_owned()),
                 os_user_id: None,
+                ..UserIdentity::default()
             },
             time,
             source: "hsm-bridge",

@@ -351,6 +351,7 @@ pub(super) mod tests {
                 user_name: Some("payments".into()),
                 invoked_by: None,
                 os_user_id: None,
+                ..UserIdentity::default()
             },
             time: 1_772_616_000_103,
             source: "kms.amazonaws.com",

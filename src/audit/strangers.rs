@@ -79,6 +79,7 @@ impl Strangers {
                     user_name: None,
                     invoked_by: None,
                     os_user_id: None,
+                    ..UserIdentity::default()
                 },
                 time: now,
                 source: "kms.amazonaws.com",

@@ -13,6 +13,11 @@ pub fn new_access_key_id(random: [u8; 10]) -> AccessKeyId {
     base32("AKIA", &random, 16).parse().expect("AKIA and 16 characters of A-Z2-7 are an access key id")
 }
 
+/// Of temporary credentials: `ASIA` and 16 base32 characters.
+pub fn new_temporary_key_id(random: [u8; 10]) -> AccessKeyId {
+    base32("ASIA", &random, 16).parse().expect("ASIA and 16 characters of A-Z2-7 are an access key id")
+}
+
 /// `AIDA` and 17 base32 characters, as long as AWS's.
 pub fn new_user_id(random: [u8; 11]) -> String {
     base32("AIDA", &random, 17)

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 
+use super::opened::{Opened, OpenedTokens};
 use super::query::{asks_caller_identity, is_presigned, parse_query};
+use super::session_token::SealedToken;
 use super::sigv4::Claim;
 use super::sigv4::authorization::parse_authorization;
 use super::sigv4::cache::{CacheKey, SigningKeys};
@@ -15,13 +17,15 @@ use super::sigv4::date::Timestamp;
 use super::sigv4::derive::SigningKey;
 use super::sigv4::scope::Scope;
 use super::sigv4::signed_headers::check_signed_headers;
-use super::{AuthnError, Caller, Credential, Directory, OpenSecret, PlainRequest, Service, Settings};
+use super::{AuthnError, Caller, Credential, Directory, OpenSecret, PlainRequest, Principal, Service, Settings};
 use crate::ids::AccessKeyId;
 
 /// How far a client's clock may be off, and how long a signature is good.
 const WINDOW: i64 = 15 * 60;
 /// Derived keys kept; one entry is under 300 bytes.
 const CACHED_KEYS: usize = 10_000;
+/// Opened session tokens kept; one entry is a few kilobytes at most.
+const OPENED_TOKENS: usize = 4096;
 /// Older SDKs sign STS requests for the global endpoint's Region.
 const GLOBAL_STS_REGION: &str = "us-east-1";
 
@@ -31,6 +35,7 @@ pub struct Authenticator {
     global_sts_region: Arc<str>,
     debug_signature_errors: bool,
     keys: SigningKeys,
+    opened: OpenedTokens,
     no_key: Arc<OnceCell<SigningKey>>,
 }
 
@@ -41,6 +46,7 @@ impl Authenticator {
             global_sts_region: GLOBAL_STS_REGION.into(),
             debug_signature_errors: settings.debug_signature_errors,
             keys: SigningKeys::new(CACHED_KEYS),
+            opened: OpenedTokens::new(OPENED_TOKENS),
             no_key: Arc::new(OnceCell::new_with(Some(SigningKey::dummy()))),
         }
     }
@@ -56,8 +62,8 @@ impl Authenticator {
     ) -> Result<Caller, AuthnError> {
         refuse_streams(request)?; // RULE §3.1.1
         let claim = match carrier(request, service)? /* RULE §3.1.2 */ {
-            Carrier::Header(header) => parse_authorization(header, date_header(request), has_token(request))?, // RULE §3.1.3
-            Carrier::Query => parse_query(request.query, has_token(request))?,
+            Carrier::Header(header) => parse_authorization(header, date_header(request), token_header(request))?, // RULE §3.1.3
+            Carrier::Query => parse_query(request.query, token_header(request))?,
         };
         let date = Timestamp::parse(&claim.date)?; // RULE §3.1.4
         check_signed_headers(&claim.signed_headers, request.headers)?; // RULE §3.1.5
@@ -65,10 +71,15 @@ impl Authenticator {
         let region = self.region(scope.region, service);
         scope.check(region.is_some(), service.scope_name(), &date)?;
         check_skew(&date, claim.expires, now)?; // RULE §3.1.7
-        let credential = find(&scope, &claim, directory); // RULE §3.1.8
-        let key = match (&credential, region) {
-            (Some(credential), Some(region)) => {
+        let found = self.find(&scope, &claim, directory, secrets, now).await; // RULE §3.1.8
+        let key = match (&found, region) {
+            (Ok(Found::LongTerm(credential)), Some(region)) => {
                 self.signing_key(credential, region, service, &date, secrets, now).await?
+            }
+            (Ok(Found::Session(opened, _)), Some(region)) => {
+                let secret = opened.claims.secret.expose();
+                let key = SigningKey::derive(secret, date.day(), region, service.scope_name());
+                Arc::new(OnceCell::new_with(Some(key)))
             }
             _ => Arc::clone(&self.no_key),
         };
@@ -77,17 +88,66 @@ impl Authenticator {
             Some(key) => self.verify(request, &claim, &scope, &date, key), // RULE §3.1.9 to §3.1.11
             None => Err(AuthnError::Internal("signing key: cell without a value".to_owned())),
         };
-        let Some(credential) = credential else {
-            return Err(AuthnError::UnrecognizedClient);
+        let found = found?;
+        verdict.map(|()| found.caller())
+    }
+
+    /// RULE authorization.md §3.1.8: the access key as it is now. Temporary ids (`ASIA…`) have a session token, long-term ones
+    /// (`AKIA…`) have none.
+    async fn find(
+        &self,
+        scope: &Scope<'_>,
+        claim: &Claim<'_>,
+        directory: &dyn Directory,
+        secrets: &dyn OpenSecret,
+        now: i64,
+    ) -> Result<Found, AuthnError> {
+        let id: AccessKeyId = scope.access_key_id.parse().map_err(|_| AuthnError::UnrecognizedClient)?;
+        match &claim.token {
+            None if id.as_str().starts_with("AKIA") => directory
+                .credential(&id)
+                .filter(|credential| credential.active && credential.id == id)
+                .map(Found::LongTerm)
+                .ok_or(AuthnError::UnrecognizedClient),
+            Some(token) if id.as_str().starts_with("ASIA") => self.session(&id, token, directory, secrets, now).await,
+            _ => Err(AuthnError::UnrecognizedClient),
+        }
+    }
+
+    /// RULE authorization.md §4.3: opens, is of this access key, is not of the future and not of the past, and whose it is may
+    /// still have it. What the token says is believed; what may have changed since is asked.
+    async fn session(
+        &self,
+        id: &AccessKeyId,
+        token: &str,
+        directory: &dyn Directory,
+        secrets: &dyn OpenSecret,
+        now: i64,
+    ) -> Result<Found, AuthnError> {
+        let opened = match self.opened.known(token) {
+            Some(opened) => opened,
+            None => {
+                let sealed = SealedToken::parse(token).ok_or(AuthnError::UnrecognizedClient)?;
+                let key = secrets.session_key(sealed.key()).await.map_err(AuthnError::Internal)?;
+                let claims = key.and_then(|key| key.open(&sealed)).ok_or(AuthnError::UnrecognizedClient)?;
+                let session = Arc::new(claims.session());
+                self.opened.keep(token, Opened { key: sealed.key(), claims, session }, now)
+            }
         };
-        verdict.map(|()| Caller {
-            principal: credential.principal,
-            account: credential.account,
-            access_key: Some(credential.id),
-            session: None,
-            via: None,
-            source: None,
-        })
+        let claims = &opened.claims;
+        if claims.access_key != *id
+            || claims.issued.div_euclid(1000) > now.saturating_add(WINDOW)
+            || !directory.has_session_key(opened.key)
+        {
+            return Err(AuthnError::UnrecognizedClient);
+        }
+        if claims.expires <= now {
+            return Err(AuthnError::ExpiredToken);
+        }
+        match directory.holder(claims) {
+            Some(principal) => Ok(Found::Session(opened, principal)),
+            None => Err(AuthnError::UnrecognizedClient),
+        }
     }
 
     /// Drops the derived keys of an access key when it is disabled or deleted. (It is refused without this too.)
@@ -188,8 +248,8 @@ impl Authenticator {
 /// The access key id that a request names, unverified, for counting strangers.
 pub fn claimed_access_key(request: &PlainRequest<'_>) -> Option<AccessKeyId> {
     let claim = match header_values(request, "authorization").next() {
-        Some(header) => parse_authorization(header, Some(Cow::Borrowed("")), false).ok()?,
-        None => parse_query(request.query, false).ok()?,
+        Some(header) => parse_authorization(header, Some(Cow::Borrowed("")), None).ok()?,
+        None => parse_query(request.query, None).ok()?,
     };
     claim.credential.split('/').next()?.parse().ok()
 }
@@ -243,8 +303,14 @@ fn date_header<'a>(request: &PlainRequest<'a>) -> Option<Cow<'a, str>> {
     })
 }
 
-fn has_token(request: &PlainRequest<'_>) -> bool {
-    header_values(request, "x-amz-security-token").next().is_some()
+/// Several lines are one value, which is no token.
+fn token_header<'a>(request: &PlainRequest<'a>) -> Option<Cow<'a, str>> {
+    let mut values = header_values(request, "x-amz-security-token");
+    let first = values.next()?;
+    if values.next().is_some() {
+        return Some(Cow::Borrowed(""));
+    }
+    Some(Cow::Borrowed(std::str::from_utf8(first.trim_ascii()).unwrap_or_default()))
 }
 
 /// RULE authorization.md §3.1.7; a pre-signed request may say that it is good for a shorter time.
@@ -275,14 +341,34 @@ fn span(seconds: i64) -> String {
     if seconds % 60 == 0 { format!("{} min", seconds / 60) } else { format!("{seconds} sec") }
 }
 
-/// RULE authorization.md §3.1.8: the access key as it is now. There are no session tokens yet, so an `ASIA…` id, or a token
-/// beside an `AKIA…` id, is nobody.
-fn find(scope: &Scope<'_>, claim: &Claim<'_>, directory: &dyn Directory) -> Option<Credential> {
-    if claim.has_token || !scope.access_key_id.starts_with("AKIA") {
-        return None;
+/// Whose access key a request names.
+enum Found {
+    LongTerm(Credential),
+    /// A session, and whose it is as that is now.
+    Session(Arc<Opened>, Principal),
+}
+
+impl Found {
+    fn caller(self) -> Caller {
+        match self {
+            Found::LongTerm(credential) => Caller {
+                principal: credential.principal,
+                account: credential.account,
+                access_key: Some(credential.id),
+                session: None,
+                via: None,
+                source: None,
+            },
+            Found::Session(opened, principal) => Caller {
+                principal,
+                account: opened.claims.account.clone(),
+                access_key: Some(opened.claims.access_key.clone()),
+                session: Some(Arc::clone(&opened.session)),
+                via: None,
+                source: None,
+            },
+        }
     }
-    let id = scope.access_key_id.parse().ok()?;
-    directory.credential(&id).filter(|credential| credential.active && credential.id == id)
 }
 
 /// RULE authorization.md §3.1.9, payload: the body is always hashed, and a stated hash must be that hash.

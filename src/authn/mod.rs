@@ -5,7 +5,9 @@ mod access_key;
 mod authenticator;
 mod behalf;
 pub mod federation;
+mod opened;
 pub mod query;
+pub mod session_token;
 pub mod sigv4;
 #[cfg(test)]
 mod tests;
@@ -15,9 +17,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use access_key::{new_access_key_id, new_secret, new_unique_id, new_user_id, seal_aad};
+pub use access_key::{new_access_key_id, new_secret, new_temporary_key_id, new_unique_id, new_user_id, seal_aad};
 pub use authenticator::{Authenticator, claimed_access_key};
 pub use behalf::{EndCaller, NotForThem, Source, behalf, is_on_behalf};
+pub use session_token::{Holder, SealError, SessionClaims, SessionKey, SessionKeyId};
 
 use crate::ids::{AccessKeyId, AccountId, IamPath, PolicyArn, PolicyDocument, RoleName, ServiceName, UserName};
 use crate::secret::SecretString;
@@ -171,14 +174,32 @@ pub trait Directory: Send + Sync {
     fn end_caller(&self, _service: &ServiceName, _named: &str) -> Result<EndCaller, NotForThem> {
         Err(NotForThem::NotRegistered)
     }
+
+    /// Whose session it is, as that is now. `None`: gone, or the session was revoked.
+    fn holder(&self, _claims: &SessionClaims) -> Option<Principal> {
+        None
+    }
+
+    /// Whether tokens of this key count: a key that is removed takes its sessions with it.
+    fn has_session_key(&self, _id: SessionKeyId) -> bool {
+        false
+    }
 }
 
-/// Opens the sealed secret of an access key with a token key.
+/// Opens what a token key sealed: secrets of access keys, and keys of session tokens.
 pub trait OpenSecret: Send + Sync {
     fn open<'a>(
         &'a self,
         credential: &'a Credential,
     ) -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send + 'a>>;
+
+    /// `None`: there is no such key, or it was made with another token. Errors are for the log.
+    fn session_key<'a>(
+        &'a self,
+        _id: SessionKeyId,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<SessionKey>>, String>> + Send + 'a>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// Who asks. Only this module makes it.
@@ -269,6 +290,24 @@ impl Caller {
     /// are made come from a signature.
     pub fn simulated(principal: Principal, account: AccountId, session: Option<Session>) -> Caller {
         Caller { session: session.map(Arc::new), ..Caller::plain(principal, account) }
+    }
+
+    /// The bearer of a verified token of an identity provider of `account`.
+    pub fn web_identity(assertion: &federation::Assertion, account: AccountId) -> Caller {
+        let identity = WebIdentity {
+            provider_arn: assertion.provider_arn().to_owned(),
+            issuer: assertion.issuer().to_owned(),
+            subject: assertion.subject().to_owned(),
+            audience: assertion.client().unwrap_or_default().to_owned(),
+            claims: assertion.claims().to_vec(),
+        };
+        Caller::plain(Principal::WebIdentity(Arc::new(identity)), account)
+    }
+
+    /// A caller with temporary credentials, for the unit tests of the steps that come after.
+    #[cfg(test)]
+    pub(crate) fn session_in_test(principal: Principal, account: AccountId, session: Session) -> Caller {
+        Caller { session: Some(Arc::new(session)), ..Caller::plain(principal, account) }
     }
 
     /// A caller without a signature, for the unit tests of the steps that come after.

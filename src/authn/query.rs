@@ -23,7 +23,7 @@ pub(super) fn asks_caller_identity(query: &str) -> bool {
 }
 
 /// RULE authorization.md §3.1, query form: each parameter decoded once; what is missing is one message.
-pub fn parse_query<'a>(query: &'a str, token_in_header: bool) -> Result<Claim<'a>, AuthnError> {
+pub fn parse_query<'a>(query: &'a str, token_in_header: Option<Cow<'a, str>>) -> Result<Claim<'a>, AuthnError> {
     let incomplete = |text: String| Err(AuthnError::IncompleteSignature(text));
     let mut parts = Parts::default();
     for (name, value) in pairs(query) {
@@ -62,8 +62,12 @@ pub fn parse_query<'a>(query: &'a str, token_in_header: bool) -> Result<Claim<'a
             }
         };
     let expires = parts.expires.map(|text| expires(&text)).transpose()?;
-    let has_token = token_in_header || parts.token.is_some();
-    Ok(Claim { credential, signed_headers, signature, date, expires, has_token, form: Form::Query })
+    let token = match (token_in_header, parts.token) {
+        // Two tokens are none that opens.
+        (Some(_), Some(_)) => Some(Cow::Borrowed("")),
+        (header, parameter) => header.or(parameter),
+    };
+    Ok(Claim { credential, signed_headers, signature, date, expires, token, form: Form::Query })
 }
 
 #[derive(Default)]
@@ -116,12 +120,11 @@ mod tests {
         let query = "Action=GetCallerIdentity&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=A%2Fb%252F&\
                      X-Amz-Date=d&X-Amz-Expires=60&X-Amz-SignedHeaders=host%3Bx&X-Amz-Signature=s";
         assert!(is_presigned(query) && asks_caller_identity(query));
-        let claim =
-            parse_query(query, false).map_err(|error| error.to_string()).unwrap_or_else(|text| panic!("{text}"));
+        let claim = parse_query(query, None).map_err(|error| error.to_string()).unwrap_or_else(|text| panic!("{text}"));
         assert_eq!((&*claim.credential, &*claim.signed_headers), ("A/b%2F", "host;x"));
-        assert_eq!((claim.expires, claim.has_token), (Some(60), false));
+        assert_eq!((claim.expires, claim.token), (Some(60), None));
         let with_token = format!("{query}&X-Amz-Security-Token=t");
-        assert!(parse_query(&with_token, false).is_ok_and(|claim| claim.has_token));
+        assert!(parse_query(&with_token, None).is_ok_and(|claim| claim.token.as_deref() == Some("t")));
     }
 
     #[test]
@@ -159,7 +162,7 @@ mod tests {
                 "X-Amz-Expires must be a number of seconds from 1 to 604800, got '+5'.",
             ),
         ] {
-            let error = parse_query(query, false).err().unwrap();
+            let error = parse_query(query, None).err().unwrap();
             assert_eq!(error, AuthnError::IncompleteSignature(text.to_owned()), "{query}");
         }
     }
@@ -167,8 +170,8 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_text_does_no_harm(text in any::<String>(), tail in "[&=%A-Za-z0-9é-]{0,80}") {
-            let _ = (is_presigned(&text), asks_caller_identity(&text), parse_query(&text, true).is_ok());
-            let _ = parse_query(&format!("X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-{tail}"), false).is_ok();
+            let _ = (is_presigned(&text), asks_caller_identity(&text), parse_query(&text, Some("t".into())).is_ok());
+            let _ = parse_query(&format!("X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-{tail}"), None).is_ok();
         }
     }
 }

@@ -40,7 +40,8 @@ fn defaults() {
     assert_eq!(config.http.drain, Duration::from_secs(25));
     assert_eq!(config.limits.gcm_encryptions, 4_294_967_296);
     assert!(!config.http.danger_plain_http_beyond_loopback && !config.authn.debug_signature_errors);
-    assert_eq!(config.authz, Authz { hide_policy_type: false, grants_suffice_cross_account: true });
+    let authz = Authz { hide_policy_type: false, grants_suffice_cross_account: true, allow_unknown_accounts: false };
+    assert_eq!(config.authz, authz);
     assert!(config.operator.allows("doctor") && !config.operator.allows("Decrypt"));
 }
 

@@ -10,10 +10,10 @@ use crate::http::pipeline::{Failure, Front, Services, run};
 use crate::http::request::{Handler, WireReply, WireRequest};
 use crate::http::sheet::Scene;
 use crate::kms::{self, WireError};
-use crate::ops::identity::SnapshotDirectory;
-use crate::ops::{self, Answer, Operation, StsResponse, Task};
+use crate::ops::identity::{SnapshotDirectory, SnapshotProviders};
+use crate::ops::{self, Answer, Operation, StsRequest, Task};
 use crate::secret::SecretBytes;
-use crate::sts::{self, StsError, StsRequest};
+use crate::sts::{self, StsError};
 
 const JSON: &str = "application/x-amz-json-1.1";
 
@@ -92,10 +92,43 @@ impl AwsFront {
     }
 }
 
+impl AwsFront {
+    /// AssumeRoleWithWebIdentity: an identity provider of the role's account says who asks. A signature is not looked at.
+    async fn authenticate_by_token(&self, services: &Services) -> Result<Caller, WireReply> {
+        let error = match self.believed(services).await {
+            Ok(caller) => return Ok(caller),
+            Err(error) => error,
+        };
+        tracing::debug!(request_id = %self.request.request_id, %error, "a web identity is not believed");
+        let code = error.code();
+        services.strangers.note(code, &self.request.source_ip.to_string(), Some("AssumeRoleWithWebIdentity"), None);
+        services.metrics.stranger(code);
+        Err(self.xml_error(&error))
+    }
+
+    async fn believed(&self, services: &Services) -> Result<Caller, StsError> {
+        let parsed = sts::parse(self.request.method.as_str(), &self.request.query, &self.request.body)?;
+        let (StsRequest::AssumeRoleWithWebIdentity(request), Some(token)) = (parsed.request, parsed.web_identity_token)
+        else {
+            return Err(StsError::Internal("AssumeRoleWithWebIdentity without a token".to_owned()));
+        };
+        let account =
+            ops::account_of_role(&request.role_arn).ok_or_else(|| StsError::validation("Request ARN is invalid"))?;
+        let providers = SnapshotProviders(services.ops.store().snapshot());
+        let now = (services.now)() / 1000;
+        let assertion = services.federation.verify(token.expose(), &account, &providers, now).await?;
+        Ok(Caller::web_identity(&assertion, account))
+    }
+}
+
 impl Front for AwsFront {
     type Reply = WireReply;
 
     async fn authenticate(&self, services: &Services) -> Result<Caller, WireReply> {
+        let (method, query) = (self.request.method.as_str(), self.request.query.as_str());
+        if self.service == Service::Sts && sts::is_web_identity(method, query, &self.request.body) {
+            return self.authenticate_by_token(services).await;
+        }
         let headers: Vec<(&str, &[u8])> =
             self.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         let plain = PlainRequest {
@@ -144,7 +177,7 @@ impl Front for AwsFront {
                 kms::parse(operation, body).map(Task::Kms).map_err(Failure::Front)
             }
             Service::Sts => match sts::parse(self.request.method.as_str(), &self.request.query, body) {
-                Ok(StsRequest::GetCallerIdentity) => Ok(Task::Sts(ops::StsRequest::GetCallerIdentity)),
+                Ok(parsed) => Ok(Task::Sts(parsed.request)),
                 Err(error) => Err(Failure::Sts(error)),
             },
         }
@@ -159,18 +192,19 @@ impl Front for AwsFront {
             Ok(Answer::Kms(response)) => {
                 WireReply { status: 200, content_type: JSON, body: kms::render(&response), extra_headers: Vec::new() }
             }
-            Ok(Answer::Sts(StsResponse::CallerIdentity)) => WireReply {
+            Ok(Answer::Sts(response)) => WireReply {
                 status: 200,
                 content_type: sts::CONTENT_TYPE,
-                body: SecretBytes::new(sts::render(caller, &self.request.request_id).into_bytes()),
+                body: sts::render(&response, caller, &self.request.request_id),
                 extra_headers: Vec::new(),
             },
             // Tasks of the other fronts cannot come out of `task`.
-            Ok(Answer::Operator(_) | Answer::Sts(_) | Answer::Timer) => self.json_error(&kms::internal()),
+            Ok(Answer::Operator(_) | Answer::Timer) => self.json_error(&kms::internal()),
             Err(Failure::Sts(error)) => self.xml_error(&error),
-            Err(failure) => match self.service {
-                Service::Kms => self.json_error(&failure.wire()),
-                Service::Sts => self.xml_error(&StsError::Internal(format!("{failure:?}"))),
+            Err(failure) => match (self.service, failure) {
+                (Service::Kms, failure) => self.json_error(&failure.wire()),
+                (Service::Sts, Failure::Denied(message)) => self.xml_error(&StsError::denied(message)),
+                (Service::Sts, failure) => self.xml_error(&StsError::Internal(format!("{failure:?}"))),
             },
         }
     }

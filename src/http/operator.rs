@@ -63,6 +63,14 @@ pub async fn connect_key_store(services: &Services, id: crate::ids::KeyStoreId) 
     run(services, &front).await.map(|_| ())
 }
 
+/// Makes a key for session tokens, and removes what no session needs any more: the service's own doing.
+pub async fn keep_session_keys(services: &Services) -> Result<(), Told> {
+    let caller = Caller::bridge(services.ops.locality().account.clone());
+    let scene = local_scene(EventType::HsmBridgeSystem, "hsm-bridge", None);
+    let front = LocalFront { scene, caller, task: Task::Timer(TimerRequest::SessionKeys), progress: None };
+    run(services, &front).await.map(|_| ())
+}
+
 fn local_scene(event_type: EventType, event_source: &'static str, user_agent: Option<String>) -> Scene {
     Scene {
         request_id: Arc::from(uuid::Uuid::new_v4().to_string()),

@@ -8,6 +8,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::audit::{AuditError, Journal, Recorded, Strangers};
+use crate::authn::federation::FederatedIdentity;
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
 use crate::authz::{self, Environment, Permit, Rules};
 use crate::http::first_use;
@@ -24,6 +25,7 @@ pub struct Services {
     pub journal: Journal,
     pub authenticator: Authenticator,
     pub secrets: Box<dyn OpenSecret>,
+    pub federation: Box<dyn FederatedIdentity>,
     pub strangers: Strangers,
     pub rules: Rules,
     pub metrics: Arc<Metrics>,
@@ -114,6 +116,11 @@ async fn steps<F: Front>(
     };
     sheet.asked(&task);
     Span::current().record("call", sheet.name());
+    let of_sts = matches!(task, Task::Sts(_));
+    let task = match task.asked_by(&caller) {
+        Ok(task) => task,
+        Err(error) => return refuse(services, sheet, failed(of_sts, error)).await,
+    };
     // An AWS managed key that its service names for the first time is made now.
     if let Err(failure) = first_use::make_managed_key(services, &task, &caller).await {
         return refuse(services, sheet, failure).await;
@@ -123,7 +130,7 @@ async fn steps<F: Front>(
     let principal = fair_share_of(&caller);
     let resolved = match services.ops.resolve(task, caller.account(), &principal, new_id) {
         Ok(resolved) => resolved,
-        Err(error) => return refuse(services, sheet, Failure::Op(error)).await,
+        Err(error) => return refuse(services, sheet, failed(of_sts, error)).await,
     };
     sheet.resolved(&resolved);
     if let Some(arn) = resolved.key_arn() {
@@ -149,7 +156,9 @@ async fn steps<F: Front>(
         Ok(permit) => permit,
         Err(denied) => {
             sheet.decided(&denied.grounds);
-            return refuse(services, sheet, Failure::Denied(denied.message)).await;
+            let action = denied.grounds.checks.last().map_or("", |check| check.action);
+            let told = denied.resolved.told_instead(&denied.caller, action);
+            return refuse(services, sheet, Failure::Denied(told.unwrap_or(denied.message))).await;
         }
     };
     sheet.decided(permit.grounds());
@@ -165,7 +174,7 @@ async fn steps<F: Front>(
         log_cause(scene, sheet.name(), error);
     }
     // 6. the outcome on disk before the answer
-    let outcome = acted.result.map_err(Failure::Op);
+    let outcome = acted.result.map_err(|error| failed(of_sts, error));
     let event = sheet.outcome(services, &outcome, permit.resolved(), &acted.effects);
     let at = event.time;
     let recorded = services.journal.append(event).await?;
@@ -196,6 +205,11 @@ async fn refuse(
 ) -> Result<(Result<Answer, Failure>, Recorded), AuditError> {
     let recorded = services.journal.append(sheet.refusal(services, &failure)).await?;
     Ok((Err(failure), recorded))
+}
+
+/// An operation's error in the words of the front that was asked.
+fn failed(of_sts: bool, error: OpError) -> Failure {
+    if of_sts { Failure::Sts((&error).into()) } else { Failure::Op(error) }
 }
 
 impl Failure {

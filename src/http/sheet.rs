@@ -6,15 +6,16 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::audit::{
-    Additional, Authorization, AuthorizationCheck, Basis, Event, EventType, HsmFacts, Resource, SignedBy, TlsDetails,
-    UserIdentity,
+    Additional, Authorization, AuthorizationCheck, Basis, Event, EventType, HsmFacts, Resource, SessionAttributes,
+    SessionContext, SessionIssuer, SignedBy, TlsDetails, UserIdentity, WebIdFederationData,
 };
-use crate::authn::{Caller, Principal};
+use crate::authn::{Caller, Principal, Session};
 use crate::authz::{AliasGeneration, CheckGrounds, Grounds};
 use crate::http::pipeline::{Failure, Services};
 use crate::http::request::TlsFacts;
 use crate::kms;
 use crate::ops::{Answer, Effects, Request, Resolved, Task};
+use crate::sts;
 
 /// Where a request came from, before anything is known of it.
 #[derive(Debug, Clone)]
@@ -84,14 +85,19 @@ impl<'a> Sheet<'a> {
         self.parameters = match task {
             Task::Kms(request) => kms::audit_parameters(request),
             Task::Operator(request) => request.recorded(),
-            Task::Sts(_) | Task::Timer(_) => None,
+            Task::Sts(request) => sts::audit_parameters(request),
+            Task::Timer(_) => None,
         };
     }
 
     pub fn resolved(&mut self, resolved: &Resolved) {
         let resources = resolved.resources().into_iter();
         self.resources = resources
-            .map(|(kind, arn)| Resource { account_id: self.account.clone(), kind, arn: arn.to_owned() })
+            .map(|(kind, arn)| {
+                // A resource of another account says so in its ARN.
+                let account = arn.split(':').nth(4).filter(|account| !account.is_empty()).unwrap_or(&self.account);
+                Resource { account_id: account.to_owned(), kind, arn: arn.to_owned() }
+            })
             .collect();
         self.key_arn = resolved.key_arn().map(str::to_owned);
         self.alias_generation = resolved.alias_generation().map(AliasGeneration::as_str);
@@ -128,6 +134,9 @@ impl<'a> Sheet<'a> {
                 if let Request::DeleteAlias { .. } = request {
                     event.response_elements = None;
                 }
+            }
+            (Ok(Answer::Sts(response)), _) => {
+                event.response_elements = sts::audit_response(response, |at| kms::JavaDate(at).to_string());
             }
             (Ok(Answer::Timer), _) if self.key_arn.is_some() => {
                 let told = serde_json::json!({ "keyId": self.key_arn });
@@ -245,14 +254,12 @@ fn fail(event: &mut Event, failure: &Failure) {
 /// CloudTrail's `userIdentity` of a caller.
 pub fn identity(caller: &Caller) -> UserIdentity {
     let mut identity = UserIdentity {
-        kind: None,
         principal_id: Some(caller.unique_id()),
         arn: Some(caller.arn()),
         account_id: Some(caller.account().to_string()),
         access_key_id: caller.access_key().map(ToString::to_string),
-        user_name: None,
-        invoked_by: None,
-        os_user_id: None,
+        session_context: caller.session().map(|session| Box::new(session_context(caller, session))),
+        ..UserIdentity::default()
     };
     match caller.principal() {
         Principal::Root => identity.kind = Some("Root"),
@@ -266,7 +273,13 @@ pub fn identity(caller: &Caller) -> UserIdentity {
             identity.kind = Some("AWSService");
             identity.invoked_by = Some(name.to_string());
         }
-        Principal::WebIdentity(_) => identity.kind = Some("WebIdentityUser"),
+        Principal::WebIdentity(web) => {
+            identity.kind = Some("WebIdentityUser");
+            identity.arn = None;
+            identity.account_id = None;
+            identity.user_name = Some(web.subject.clone());
+            identity.identity_provider = Some(web.issuer.clone());
+        }
         Principal::Operator { os_user_id } => {
             identity.kind = Some("HsmBridgeOperator");
             identity.os_user_id = Some(*os_user_id);
@@ -284,4 +297,32 @@ pub fn identity(caller: &Caller) -> UserIdentity {
         identity.invoked_by = Some(service.to_string());
     }
     identity
+}
+
+/// CloudTrail's `sessionContext`: who issued the temporary credentials, and when.
+fn session_context(caller: &Caller, session: &Session) -> SessionContext {
+    let account = caller.account();
+    let issuer = |kind, principal_id: &str, arn, user_name: String| {
+        let (principal_id, account_id) = (principal_id.to_owned(), account.to_string());
+        Some(SessionIssuer { kind, principal_id, arn, account_id, user_name })
+    };
+    let session_issuer = match caller.principal() {
+        Principal::AssumedRole { role, role_id, .. } => {
+            issuer("Role", role_id, caller.principal_arn(), role.to_string())
+        }
+        Principal::FederatedUser { user, user_path, user_id, .. } => {
+            issuer("IAMUser", user_id, format!("arn:aws:iam::{account}:user{user_path}{user}"), user.to_string())
+        }
+        _ => None,
+    };
+    let claims = session.claims.iter().map(|(name, values)| (name.clone(), values.join(",")));
+    SessionContext {
+        session_issuer,
+        web_id_federation_data: session
+            .federated_provider
+            .clone()
+            .map(|federated_provider| WebIdFederationData { federated_provider, attributes: claims.collect() }),
+        attributes: SessionAttributes::new(session.issued, session.mfa_at.is_some()),
+        source_identity: session.source_identity.clone(),
+    }
 }

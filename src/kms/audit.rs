@@ -499,7 +499,7 @@ fn key_id<S: Serializer>(key: &Option<&KeyIdText>, serializer: S) -> Result<S::O
 }
 
 /// Milliseconds since the epoch as CloudTrail shows dates inside parameters: `Mar 4, 2026, 9:31:22 AM`, UTC.
-struct JavaDate(i64);
+pub struct JavaDate(pub i64);
 
 impl Serialize for JavaDate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -99,6 +99,8 @@ pub fn wire_error(error: &OpError) -> WireError {
             unsupported(format!("{arn} origin is {origin} which is not valid for this operation."))
         }
         OpError::InvalidState(text) => invalid_state(text.clone()),
+        // KMS asks for no session.
+        OpError::Sts(_) => internal(),
         OpError::Unsettled { arn } => {
             invalid_state(format!("{arn} has a change of unknown outcome that is being settled."))
         }

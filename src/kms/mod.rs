@@ -13,7 +13,7 @@ mod rotate_alias;
 mod validate;
 mod value;
 
-pub use audit::{audit_parameters, audit_response};
+pub use audit::{JavaDate, audit_parameters, audit_response};
 pub use errors::{
     ALL_CODES, access_denied, audit_unavailable, authn_error, internal, limit_exceeded, serialization, throttled,
     unknown_operation, unsupported, validation, wire_error,

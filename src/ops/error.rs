@@ -104,6 +104,9 @@ pub enum OpError {
     LimitExceeded(String),
     #[error("{0}")]
     Unsupported(String),
+    /// What only STS refuses.
+    #[error("{0}")]
+    Sts(crate::ops::StsRefusal),
     #[error("dry run would have succeeded")]
     DryRun,
     /// The queue is full or the deadline passed in it.

@@ -1,14 +1,15 @@
 //! Access keys and users: made by the operator, looked up by authn at every request. Secrets are sealed under a token key
 //! and leave this folder once, on their way to the terminal.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::authn::{self, Credential, Directory, EndCaller, NotForThem, OpenSecret, Principal};
+use crate::authn::federation::{self, KeyLocation, OidcProvider, Providers};
+use crate::authn::{
+    self, Credential, Directory, EndCaller, Holder, NotForThem, Principal, SessionClaims, SessionKeyId,
+};
 use crate::ids::{AccessKeyId, AccountId, ServiceName, UserName};
 use crate::keystore::{CallContext, KeyRef, SystemKey, Token};
 use crate::ops::iam::{self, IamChange, UserSpec};
@@ -17,10 +18,7 @@ use crate::ops::{
     token_error,
 };
 use crate::secret::{SecretBytes, SecretString};
-use crate::store::{AccessKeyRecord, Owner, Snapshot, Write, root_path};
-
-/// How long authn waits for the token to open a secret.
-const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+use crate::store::{AccessKeyRecord, KeySource, Owner, Snapshot, Write, root_path};
 
 const KEYS_PER_OWNER: usize = 2;
 
@@ -42,6 +40,49 @@ impl Directory for SnapshotDirectory {
 
     fn end_caller(&self, service: &ServiceName, named: &str) -> Result<EndCaller, NotForThem> {
         if named.starts_with("arn:") { behalf::by_arn(&self.0, service, named) } else { Err(NotForThem::Token) }
+    }
+
+    // RULE AWS: a session of GetSessionToken or GetFederationToken outlives the access key it was got with, not its user.
+    fn holder(&self, claims: &SessionClaims) -> Option<Principal> {
+        let (snapshot, account) = (&self.0, &claims.account);
+        let key = claims.access_key.as_str();
+        if !snapshot.has_account(account) || snapshot.revoked_sessions.contains_key(key) {
+            return None;
+        }
+        let user = |id: &str, name| snapshot.user(account, name).filter(|user| user.user_id == id);
+        match &claims.holder {
+            Holder::Root => {
+                let enabled = snapshot.accounts.get(account).is_none_or(|account| account.root_enabled);
+                enabled.then_some(Principal::Root)
+            }
+            Holder::User { id, name } => {
+                let user = user(id, name)?;
+                Some(Principal::User { name: name.clone(), path: user.path.clone(), user_id: id.clone() })
+            }
+            Holder::Federated { name, id, user: user_name } => {
+                let user = user(id, user_name)?;
+                Some(Principal::FederatedUser {
+                    name: name.clone(),
+                    user: user_name.clone(),
+                    user_path: user.path.clone(),
+                    user_id: id.clone(),
+                })
+            }
+            Holder::Role { id, name, session } => {
+                let role = snapshot.role(account, name).filter(|role| role.role_id == *id)?;
+                let revoked = role.sessions_revoked_before.is_some_and(|before| claims.issued < before);
+                (!revoked).then(|| Principal::AssumedRole {
+                    role: name.clone(),
+                    path: role.path.clone(),
+                    role_id: id.clone(),
+                    session_name: session.clone(),
+                })
+            }
+        }
+    }
+
+    fn has_session_key(&self, id: SessionKeyId) -> bool {
+        self.0.session_keys.contains_key(&id.to_string())
     }
 }
 
@@ -67,34 +108,52 @@ fn principal(owner: &Owner, account: &AccountId, snapshot: &Snapshot) -> Option<
     }
 }
 
-/// Opens sealed secrets with the token key `hsm-bridge/iam-wrap`.
-pub struct TokenSecrets(pub Token);
+/// The identity providers of one snapshot, as authn sees them.
+pub struct SnapshotProviders(pub Arc<Snapshot>);
 
-impl OpenSecret for TokenSecrets {
-    fn open<'a>(
-        &'a self,
-        credential: &'a Credential,
-    ) -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send + 'a>> {
-        Box::pin(async move {
-            let (iv, sealed) = sealed::split(&credential.wrapped_secret)
-                .ok_or_else(|| format!("the sealed secret of {} is too short", credential.id))?;
-            let aad = authn::seal_aad(&credential.id, &credential.account, credential.principal.owner());
-            let call = CallContext {
-                principal: credential.id.as_str().into(),
-                deadline: Instant::now() + OPEN_DEADLINE,
-                request_id: "open-secret".into(),
-            };
-            let key = KeyRef::System(SystemKey::IamWrap);
-            let done = self
-                .0
-                .decrypt(&call, &key, iv.to_vec(), aad, sealed.to_vec())
-                .await
-                .map_err(|error| error.to_string())?;
-            match std::str::from_utf8(done.value.expose()) {
-                Ok(secret) => Ok(SecretString::new(secret.to_owned())),
-                Err(_) => Err(format!("the secret of {} is no text", credential.id)),
-            }
-        })
+impl Providers for SnapshotProviders {
+    fn oidc(&self, account: &AccountId, issuer: &str) -> Option<Arc<OidcProvider>> {
+        let record = self.0.oidc_providers.get(&OidcProvider::arn_of(account, issuer))?;
+        // A name that a later version knows is no algorithm of this one.
+        let algorithms = record.algorithms.iter().filter_map(|name| name.parse().ok()).collect();
+        let keys = match &record.keys {
+            KeySource::Static { jwks } => federation::KeySource::Given(jwks.as_str().into()),
+            KeySource::Fetched { url, ca } => federation::KeySource::Fetched(KeyLocation {
+                issuer: record.url.clone(),
+                jwks_url: Some(url.clone()),
+                ca: ca.as_deref().map(Arc::from),
+            }),
+        };
+        Some(Arc::new(OidcProvider {
+            arn: record.arn.clone(),
+            url: record.url.clone(),
+            client_ids: record.client_ids.clone(),
+            algorithms,
+            keys,
+        }))
+    }
+}
+
+/// Opens a sealed secret with the token key `hsm-bridge/iam-wrap`. Errors are for the log.
+pub(super) async fn open_access_key(
+    token: &Token,
+    credential: &Credential,
+    within: Duration,
+) -> Result<SecretString, String> {
+    let (iv, sealed) = sealed::split(&credential.wrapped_secret)
+        .ok_or_else(|| format!("the sealed secret of {} is too short", credential.id))?;
+    let aad = authn::seal_aad(&credential.id, &credential.account, credential.principal.owner());
+    let call = CallContext {
+        principal: credential.id.as_str().into(),
+        deadline: Instant::now() + within,
+        request_id: "open-secret".into(),
+    };
+    let key = KeyRef::System(SystemKey::IamWrap);
+    let done =
+        token.decrypt(&call, &key, iv.to_vec(), aad, sealed.to_vec()).await.map_err(|error| error.to_string())?;
+    match std::str::from_utf8(done.value.expose()) {
+        Ok(secret) => Ok(SecretString::new(secret.to_owned())),
+        Err(_) => Err(format!("the secret of {} is no text", credential.id)),
     }
 }
 

@@ -89,6 +89,7 @@ pub struct Ops {
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Who reads PINs for `token pin`.
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
+    session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
 }
@@ -181,6 +182,7 @@ pub struct RotationSettings {
 impl Ops {
     pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
+        let session_keys = Arc::new(SessionKeys::new(store.clone(), keystore.token().clone()));
         let budgets = Budgets::new(store.clone(), settings.gcm_limit, settings.rotation.at_usage);
         Ok(Self {
             store,
@@ -200,6 +202,7 @@ impl Ops {
             first_use: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
+            session_keys,
             finished: std::sync::Mutex::default(),
         })
     }
@@ -240,9 +243,7 @@ impl Ops {
             Task::Operator(request) => Box::pin(self.operator(request, permit.caller(), resolved, ctx, &mut effects))
                 .await
                 .map(Answer::Operator),
-            Task::Sts(request) => {
-                self.sts(request, permit.caller(), resolved, ctx, &mut effects).await.map(Answer::Sts)
-            }
+            Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await
@@ -252,6 +253,9 @@ impl Ops {
             }
             Task::Timer(TimerRequest::MakeManagedKey(wanted)) => {
                 Box::pin(self.make_managed_key(wanted, resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
+            }
+            Task::Timer(TimerRequest::SessionKeys) => {
+                Box::pin(self.keep_session_keys(ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
             Task::Timer(TimerRequest::Rotate { .. }) => {
                 Box::pin(self.rotate_by_timer(resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)

@@ -11,11 +11,15 @@ mod tests;
 
 use std::sync::Arc;
 
+use crate::authn::Caller;
 use crate::authz::AliasGeneration;
 use crate::ids::{AccountId, AliasName, Arn, KeyId, Locality};
 use crate::ops::ciphertext::{Blob, Header};
 use crate::ops::rotation::{self, RotationSubject};
-use crate::ops::{KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, Task, TimerRequest};
+use crate::ops::{
+    FederatedUserSubject, KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, RoleSubject, StsRequest, Task,
+    TimerRequest,
+};
 use crate::store::{AliasRecord, KeyRecord, Lifecycle, Snapshot};
 
 use named::how_named;
@@ -57,6 +61,9 @@ pub enum Subject {
         destination: KeyTarget,
     },
     Rotation(Box<RotationSubject>),
+    /// What a session is asked of.
+    Role(Box<RoleSubject>),
+    FederatedUser(Box<FederatedUserSubject>),
     Command,
     Timer,
 }
@@ -110,10 +117,13 @@ impl Resolved {
     pub fn resources(&self) -> Vec<(&'static str, &str)> {
         const KEY: &str = "AWS::KMS::Key";
         const ALIAS: &str = "AWS::KMS::Alias";
+        const ROLE: &str = "AWS::IAM::Role";
         match &self.subject {
             Subject::Account | Subject::Foreign { .. } | Subject::Command | Subject::Timer => Vec::new(),
             Subject::Key(key) | Subject::Blob { key, .. } => vec![(KEY, &key.arn)],
             Subject::NewKey { arn, .. } => vec![(KEY, arn)],
+            Subject::Role(role) => vec![(ROLE, &role.arn)],
+            Subject::FederatedUser(_) => Vec::new(),
             Subject::Alias(alias) => {
                 let keys = alias.target.iter().chain(&alias.current);
                 std::iter::once((ALIAS, alias.arn.as_str())).chain(keys.map(|k| (KEY, k.arn.as_str()))).collect()
@@ -123,6 +133,19 @@ impl Resolved {
                 let aliases = rotation.aliases.iter().map(|alias| (ALIAS, alias.arn.as_str()));
                 aliases.chain([(KEY, rotation.old.arn.as_str()), (KEY, rotation.new.arn.as_str())]).collect()
             }
+        }
+    }
+
+    /// A refusal of STS, which never says why nor whether there is such a role. `action`: the one that was refused.
+    pub fn told_instead(&self, caller: &Caller, action: &str) -> Option<String> {
+        match (&self.task, &self.subject) {
+            (Task::Sts(StsRequest::AssumeRoleWithWebIdentity(_)), _) => {
+                Some("Not authorized to perform sts:AssumeRoleWithWebIdentity".to_owned())
+            }
+            (Task::Sts(_), Subject::Role(role)) => {
+                Some(format!("User: {} is not authorized to perform: {action} on resource: {}", caller.arn(), role.arn))
+            }
+            _ => None,
         }
     }
 
@@ -142,7 +165,12 @@ impl Resolved {
             Subject::Alias(alias) => alias.target.as_ref().or(alias.current.as_ref()).map(|k| k.arn.as_str()),
             Subject::ReEncrypt { destination, .. } => Some(&destination.arn),
             Subject::Rotation(rotation) => Some(&rotation.new.arn),
-            Subject::Account | Subject::Foreign { .. } | Subject::Command | Subject::Timer => None,
+            Subject::Account
+            | Subject::Foreign { .. }
+            | Subject::Role(_)
+            | Subject::FederatedUser(_)
+            | Subject::Command
+            | Subject::Timer => None,
         }
     }
 }
@@ -232,7 +260,7 @@ fn subject(
     let request = match task {
         Task::Kms(request) => request,
         Task::Operator(request) => return Ok((of_command(request, who, snapshot, here, new_id)?, None)),
-        Task::Sts(_) => return Ok((Subject::Account, None)),
+        Task::Sts(request) => return Ok((of_sts(request, snapshot, here)?, None)),
         Task::Timer(timer) => return Ok((of_timer(timer, snapshot, here, new_id)?, None)),
     };
     let operation = request.operation();
@@ -325,6 +353,20 @@ fn subject(
     Ok((subject, None))
 }
 
+fn of_sts(request: &StsRequest, snapshot: &Snapshot, here: &Locality) -> Result<Subject, OpError> {
+    let role = match request {
+        StsRequest::AssumeRole(request) => RoleSubject::of_assume_role(request, snapshot)?,
+        StsRequest::AssumeRoleWithWebIdentity(request) => RoleSubject::of_web_identity(request, snapshot)?,
+        StsRequest::GetCallerIdentity | StsRequest::GetSessionToken { .. } | StsRequest::GetAccessKeyInfo { .. } => {
+            return Ok(Subject::Account);
+        }
+        StsRequest::GetFederationToken(request) => {
+            return Ok(Subject::FederatedUser(Box::new(FederatedUserSubject::new(request, &here.account))));
+        }
+    };
+    Ok(Subject::Role(Box::new(role)))
+}
+
 fn of_command(
     request: &OperatorRequest,
     who: &str,
@@ -367,7 +409,7 @@ fn of_timer(
     new_id: KeyId,
 ) -> Result<Subject, Unresolved> {
     match request {
-        TimerRequest::ConnectKeyStore { .. } => Ok(Subject::Timer),
+        TimerRequest::ConnectKeyStore { .. } | TimerRequest::SessionKeys => Ok(Subject::Timer),
         TimerRequest::DeleteKey { key } => match snapshot.keys.get(key) {
             Some(record) => Ok(Subject::Key(target(record, here))),
             None => Err(OpError::KeyNotFound { arn: here.key_arn(key) }.into()),

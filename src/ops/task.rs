@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    IamRequest, ManagedKey, Operation, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
+    IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -308,6 +309,8 @@ pub enum TimerRequest {
     MakeManagedKey(ManagedKey),
     /// The key behind these aliases has used its share of the GCM budget (`rotation.at_usage`).
     Rotate { key: KeyId },
+    /// A key for session tokens where one is needed; what no session needs any more goes.
+    SessionKeys,
 }
 
 /// What an operation answers.
@@ -494,7 +497,16 @@ impl Task {
             Task::Timer(TimerRequest::ConnectKeyStore { .. }) => "KeyStoreConnection",
             Task::Timer(TimerRequest::Rotate { .. }) => "RotateAlias",
             Task::Timer(TimerRequest::MakeManagedKey(_)) => "CreateKey",
+            Task::Timer(TimerRequest::SessionKeys) => "SessionKeys",
             Task::Sts(request) => request.name(),
+        }
+    }
+
+    /// With what the caller's session brings along.
+    pub fn asked_by(self, caller: &Caller) -> Result<Self, OpError> {
+        match self {
+            Task::Sts(request) => request.asked_by(caller).map(Task::Sts),
+            other => Ok(other),
         }
     }
 

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use super::{NAMESPACE, escape};
 use crate::authn::AuthnError;
+use crate::authn::federation::FederationError;
+use crate::ops::{OpError, StsRefusal};
 
 /// Why an STS request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +25,13 @@ pub enum StsError {
     NotOnBehalf,
     #[error("authentication: {0}")]
     Authn(AuthnError),
+    /// An identity provider's token is not believed.
+    #[error("web identity: {0}")]
+    Federation(FederationError),
+    #[error("{0}")]
+    Refused(StsRefusal),
+    #[error("throttled")]
+    Throttled,
     /// Our fault; the text is for the log.
     #[error("internal: {0}")]
     Internal(String),
@@ -34,7 +43,32 @@ impl From<AuthnError> for StsError {
     }
 }
 
+impl From<FederationError> for StsError {
+    fn from(error: FederationError) -> Self {
+        StsError::Federation(error)
+    }
+}
+
+impl From<&OpError> for StsError {
+    fn from(error: &OpError) -> Self {
+        match error {
+            OpError::Sts(refusal) => StsError::Refused(refusal.clone()),
+            OpError::Throttled => StsError::Throttled,
+            // Nothing of STS ends in these.
+            other => StsError::Internal(other.to_string()),
+        }
+    }
+}
+
 impl StsError {
+    pub fn validation(text: impl Into<String>) -> Self {
+        StsError::Refused(StsRefusal::Validation(text.into()))
+    }
+
+    pub fn denied(text: String) -> Self {
+        StsError::Refused(StsRefusal::Denied(text))
+    }
+
     /// RULE authorization.md §3.1, error mapping, column STS.
     pub fn code(&self) -> &'static str {
         self.row().1
@@ -56,6 +90,12 @@ impl StsError {
             StsError::Authn(AuthnError::InvalidSignature(_)) => (403, "SignatureDoesNotMatch"),
             StsError::Authn(AuthnError::UnrecognizedClient) => (403, "InvalidClientTokenId"),
             StsError::Authn(AuthnError::ExpiredToken) => (403, "ExpiredToken"),
+            StsError::Federation(error) => (error.status(), error.code()),
+            StsError::Refused(StsRefusal::Validation(_)) => (400, "ValidationError"),
+            StsError::Refused(StsRefusal::MalformedPolicy(_)) => (400, "MalformedPolicyDocument"),
+            StsError::Refused(StsRefusal::PackedPolicyTooLarge { .. }) => (400, "PackedPolicyTooLarge"),
+            StsError::Refused(StsRefusal::Denied(_)) => (403, "AccessDenied"),
+            StsError::Throttled => (400, "Throttling"),
             StsError::Authn(AuthnError::Internal(_)) | StsError::Internal(_) => (500, "InternalFailure"),
         }
     }
@@ -75,6 +115,9 @@ impl StsError {
                 "The request processing has failed because of an internal error.".to_owned()
             }
             StsError::Authn(error) => error.to_string(),
+            StsError::Federation(error) => error.message(),
+            StsError::Refused(refusal) => refusal.to_string(),
+            StsError::Throttled => "Rate exceeded".to_owned(),
         }
     }
 }
@@ -140,12 +183,51 @@ mod tests {
                 "Could not find operation Get for version NO_VERSION_SPECIFIED",
             ),
             (
-                StsError::NotServed("AssumeRole"),
+                StsError::NotServed("AssumeRoleWithSAML"),
                 400,
                 "UnsupportedOperation",
-                "The action AssumeRole is not served by this version of hsm-bridge.",
+                "The action AssumeRoleWithSAML is not served by this version of hsm-bridge.",
             ),
-        ] as [(StsError, u16, &str, &str); 9]
+            (StsError::validation("text"), 400, "ValidationError", "text"),
+            (StsError::denied("text".to_owned()), 403, "AccessDenied", "text"),
+            (
+                StsError::from(&OpError::Sts(StsRefusal::MalformedPolicy("text".to_owned()))),
+                400,
+                "MalformedPolicyDocument",
+                "text",
+            ),
+            (
+                StsError::Refused(StsRefusal::PackedPolicyTooLarge { percent: 114 }),
+                400,
+                "PackedPolicyTooLarge",
+                "Packed policy consumes 114% of allotted space, please use smaller policy.",
+            ),
+            (
+                StsError::from(FederationError::MissingClaim("sub")),
+                400,
+                "InvalidIdentityToken",
+                "Missing a required claim: sub",
+            ),
+            (
+                StsError::from(FederationError::NotYet { claim: "nbf", value: 5 }),
+                403,
+                "IDPRejectedClaim",
+                "The identity provider (IDP) reported a claim that is not valid yet: nbf",
+            ),
+            (
+                StsError::from(FederationError::Expired { now: 5, expiry: 4 }),
+                400,
+                "ExpiredTokenException",
+                "Token expired: current date/time 5 must be before the expiration date/time 4",
+            ),
+            (StsError::from(&OpError::Throttled), 400, "Throttling", "Rate exceeded"),
+            (
+                StsError::from(&OpError::Token("CKR_DEVICE_ERROR".to_owned())),
+                500,
+                "InternalFailure",
+                "The request processing has failed because of an internal error.",
+            ),
+        ] as [(StsError, u16, &str, &str); 18]
         {
             let xml = error_xml(&error, "id-1");
             let fault = if status == 500 { "Receiver" } else { "Sender" };

@@ -1,36 +1,19 @@
-//! The STS front: Query protocol, version 2011-06-15, for GetCallerIdentity alone. A client with a global
-//! `AWS_ENDPOINT_URL` sends its STS calls to the KMS endpoint. Source: authorization.md §4.2 and §3.1 (error mapping).
-//!
-//! GetCallerIdentity needs no permission: who is told apart may know who they are.
+//! The STS front: Query protocol, version 2011-06-15. A client with a global `AWS_ENDPOINT_URL` sends its STS calls to the KMS
+//! endpoint. Source: authorization.md §4.2 and §3.1 (error mapping).
 
+mod audit;
 mod error;
+mod form;
 mod query;
+mod render;
 
-use std::fmt::Write;
-
+pub use audit::{audit_parameters, audit_response};
 pub use error::{StsError, error_xml};
-pub use query::{StsRequest, parse};
-
-use crate::authn::Caller;
+pub use query::{Parsed, is_web_identity, parse};
+pub use render::render;
 
 pub const CONTENT_TYPE: &str = "text/xml";
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
-
-/// The answer to GetCallerIdentity.
-pub fn render(caller: &Caller, request_id: &str) -> String {
-    let mut xml = String::with_capacity(480);
-    let _ = write!(
-        xml,
-        "<GetCallerIdentityResponse xmlns=\"{NAMESPACE}\">\n  <GetCallerIdentityResult>\n    <Arn>{}</Arn>\n    \
-         <UserId>{}</UserId>\n    <Account>{}</Account>\n  </GetCallerIdentityResult>\n  <ResponseMetadata>\n    \
-         <RequestId>{}</RequestId>\n  </ResponseMetadata>\n</GetCallerIdentityResponse>\n",
-        escape(&caller.arn()),
-        escape(&caller.unique_id()),
-        escape(caller.account().as_str()),
-        escape(request_id),
-    );
-    xml
-}
 
 /// Text as XML 1.0 may hold it: markup escaped, characters that XML forbids replaced.
 fn escape(text: &str) -> String {
@@ -52,7 +35,9 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authn::Principal;
+    use crate::authn::{Caller, Principal};
+    use crate::ops::{Credentials, RoleCredentials, StsResponse};
+    use crate::secret::SecretString;
     use proptest::prelude::*;
     use quick_xml::events::Event;
 
@@ -92,7 +77,9 @@ mod tests {
             (Principal::Root, "arn:aws:iam::111122223333:root", "111122223333"),
             (user, "arn:aws:iam::111122223333:user/Alice", "AIDAAAAAAAAAAAAAAAAAA"),
         ] {
-            let xml = render(&Caller::in_test(principal, account.clone()), "5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11");
+            let caller = Caller::in_test(principal, account.clone());
+            let xml = render(&StsResponse::CallerIdentity, &caller, "5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11");
+            let xml = std::str::from_utf8(xml.expose()).unwrap();
             assert!(
                 xml.starts_with("<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n")
             );
@@ -107,7 +94,73 @@ mod tests {
             ];
             let expected: Vec<_> =
                 expected.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-            assert_eq!(texts(&xml), expected);
+            assert_eq!(texts(xml), expected);
+        }
+    }
+
+    #[test]
+    fn credentials_have_the_shape_of_aws() {
+        let credentials = Credentials {
+            access_key: "ASIAGAYTEMZUGU3DOOBZ".parse().unwrap(),
+            secret: SecretString::new("s+/=".into()),
+            session_token: SecretString::new("t+/=".into()),
+            expiration: 1_767_231_000,
+        };
+        let role = RoleCredentials {
+            credentials: credentials.clone(),
+            arn: "arn:aws:sts::111122223333:assumed-role/ops/one".into(),
+            id: "AROAAAAAAAAAAAAAAAAAA:one".into(),
+            packed_policy_size: 6,
+            source_identity: Some("alice".into()),
+            web_identity: None,
+        };
+        let web = RoleCredentials {
+            source_identity: None,
+            web_identity: Some(("sub".into(), "aud".into(), "https://issuer.example".into())),
+            ..role.clone()
+        };
+        let in_credentials = "AccessKeyId=ASIAGAYTEMZUGU3DOOBZ SecretAccessKey=s+/= SessionToken=t+/= \
+                              Expiration=2026-01-01T01:30:00Z";
+        let in_role = format!(
+            "AssumedRoleUser= Arn=arn:aws:sts::111122223333:assumed-role/ops/one AssumedRoleId=AROAAAAAAAAAAAAAAAAAA:one \
+             Credentials= {in_credentials} PackedPolicySize=6"
+        );
+        let federated = StsResponse::Federated {
+            credentials: Box::new(credentials.clone()),
+            arn: "arn:f".into(),
+            id: "111122223333:f".into(),
+            packed_policy_size: 0,
+        };
+        for (response, name, expected) in [
+            (StsResponse::Role(Box::new(role)), "AssumeRole", format!("SourceIdentity=alice {in_role}")),
+            (
+                StsResponse::Role(Box::new(web)),
+                "AssumeRoleWithWebIdentity",
+                format!("SubjectFromWebIdentityToken=sub Audience=aud Provider=https://issuer.example {in_role}"),
+            ),
+            (StsResponse::Session(Box::new(credentials)), "GetSessionToken", format!("Credentials= {in_credentials}")),
+            (
+                federated,
+                "GetFederationToken",
+                format!(
+                    "Credentials= {in_credentials} FederatedUser= FederatedUserId=111122223333:f Arn=arn:f PackedPolicySize=0"
+                ),
+            ),
+            (
+                StsResponse::AccessKeyInfo { account: "111122223333".into() },
+                "GetAccessKeyInfo",
+                "Account=111122223333".to_owned(),
+            ),
+        ] {
+            let caller = Caller::in_test(Principal::Root, "111122223333".parse().unwrap());
+            let xml = render(&response, &caller, "id-1");
+            let found = texts(std::str::from_utf8(xml.expose()).unwrap());
+            let found: Vec<_> = found.into_iter().map(|(name, text)| format!("{name}={text}")).collect();
+            let expected = format!("{name}Response= {name}Result= {expected} ResponseMetadata= RequestId=id-1");
+            assert_eq!(found.join(" "), expected);
+            let date = |ms: i64| ms.to_string();
+            let recorded = audit_response(&response, date).map_or(String::new(), |told| told.get().to_owned());
+            assert!(!recorded.contains("s+/=") && !recorded.contains("t+/="), "{recorded}");
         }
     }
 

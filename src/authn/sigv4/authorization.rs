@@ -6,11 +6,11 @@ use super::{ALGORITHM, Claim, Form, echo};
 use crate::authn::AuthnError;
 
 /// RULE authorization.md §3.1.3. `date` is the `X-Amz-Date` or `Date` header, whose absence belongs to the same message as
-/// that of the other parts.
+/// that of the other parts. `token` is the `X-Amz-Security-Token` header.
 pub fn parse_authorization<'a>(
     header: &'a [u8],
     date: Option<Cow<'a, str>>,
-    has_token: bool,
+    token: Option<Cow<'a, str>>,
 ) -> Result<Claim<'a>, AuthnError> {
     let incomplete = |text: String| Err(AuthnError::IncompleteSignature(text));
     let Ok(header) = std::str::from_utf8(header) else {
@@ -49,7 +49,7 @@ pub fn parse_authorization<'a>(
             signature: signature.into(),
             date,
             expires: None,
-            has_token,
+            token,
             form: Form::Header,
         }),
         (credential, signed_headers, signature, date) => incomplete(missing(&[
@@ -85,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(header: &str) -> Result<Claim<'_>, String> {
-        parse_authorization(header.as_bytes(), Some("20260101T000000Z".into()), false).map_err(|error| match error {
+        parse_authorization(header.as_bytes(), Some("20260101T000000Z".into()), None).map_err(|error| match error {
             AuthnError::IncompleteSignature(text) => text,
             other => panic!("{other:?}"),
         })
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn all_missing_parts_are_one_message() {
-        let error = parse_authorization(b"AWS4-HMAC-SHA256", None, false).err().unwrap();
+        let error = parse_authorization(b"AWS4-HMAC-SHA256", None, None).err().unwrap();
         assert_eq!(
             error.to_string(),
             "Authorization header requires 'Credential' parameter. Authorization header requires 'Signature' parameter. \
@@ -147,12 +147,12 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse_authorization(&bytes, None, false);
+            let _ = parse_authorization(&bytes, None, None);
         }
 
         #[test]
         fn arbitrary_parts_do_no_harm(rest in "[A-Za-z=,; /é]{0,120}") {
-            let _ = parse_authorization(format!("AWS4-HMAC-SHA256 {rest}").as_bytes(), Some(rest.into()), true);
+            let _ = parse_authorization(format!("AWS4-HMAC-SHA256 {rest}").as_bytes(), Some(rest.into()), Some(rest.into()));
         }
     }
 }

@@ -25,8 +25,8 @@ pub struct Claim<'a> {
     pub date: Cow<'a, str>,
     /// Seconds; only in the query form.
     pub expires: Option<i64>,
-    /// A session token came along.
-    pub has_token: bool,
+    /// The session token that came along.
+    pub token: Option<Cow<'a, str>>,
     pub form: Form,
 }
 

@@ -8,7 +8,7 @@ use super::{AliasSubject, KeyTarget, Named, Resolved, Subject};
 use crate::authz::evaluate::{self, Asks};
 use crate::authz::{AliasGeneration, Check, Checks, Conditions, Resource};
 use crate::ops::rotation::RotationSubject;
-use crate::ops::{Operation, ReEncrypt, Request, StsRequest, Task};
+use crate::ops::{Operation, ReEncrypt, Request, Task};
 use crate::store::Snapshot;
 
 const TAG: &str = "kms:TagResource";
@@ -20,10 +20,7 @@ impl Checks for Resolved {
                 vec![Check::new(request.permission(), Resource::Command(request.permission()))]
             }
             Task::Timer(_) => vec![Check::new("timer", Resource::Timer(self.task.name()))],
-            Task::Sts(StsRequest::GetCallerIdentity) => {
-                vec![Check::new("sts:GetCallerIdentity", Resource::Identity)]
-            }
-            Task::Sts(_) => vec![Check::new("sts:", Resource::Any)],
+            Task::Sts(request) => request.checks(&self.subject),
             Task::Kms(request) => self.of_kms(request, &self.subject),
         }
     }

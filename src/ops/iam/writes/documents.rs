@@ -57,7 +57,6 @@ pub fn trust(snapshot: &Snapshot, text: &str, whose: &str) -> Result<PolicyDocum
                 (name, known_service(snapshot, name).is_some() || name.ends_with(".amazonaws.com"))
             }
             NamedPrincipal::Federated(arn) => (arn, snapshot.oidc_providers.contains_key(arn)),
-            NamedPrincipal::UniqueId(id) => (id, false),
         };
         if !known {
             return Err(OpError::MalformedPolicy(format!(
