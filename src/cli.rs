@@ -119,10 +119,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::AccessKey(AccessKeyCommand::Disable { id, json }) => {
             operate(&config.load()?, OperatorRequest::AccessKeyDisable { id }, json)
         }
-        Command::Iam(command) => {
-            let (request, json) = command.request()?;
-            operate(&config.load()?, request, json)
-        }
+        Command::Iam(command) => command.run(&config.load()?),
         Command::Store(StoreCommand::Backup { path, json }) => {
             operate(&config.load()?, OperatorRequest::StoreBackup { path: absolute(path)? }, json)
         }

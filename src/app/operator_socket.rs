@@ -19,8 +19,8 @@ use crate::http::Services;
 use crate::http::operator::{self, Told};
 use crate::ops::{OperatorRequest, OperatorResponse, Progress};
 
-/// Bytes of one command at most.
-const LINE_LIMIT: u64 = 64 * 1024;
+/// Bytes of one command at most: `iam apply` sends a folder of ten thousand users.
+const LINE_LIMIT: u64 = 64 * 1024 * 1024;
 /// How long a client of the socket waits for a line: much longer than the server takes between two.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a long command says how far it is.

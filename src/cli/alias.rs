@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::args::key_id;
-use crate::ids::{AliasName, KeyId};
+use crate::ids::{AccountId, AliasName, KeyId};
 use crate::ops::OperatorRequest;
 
 #[derive(Subcommand)]
@@ -23,6 +23,9 @@ pub struct HistoryCommand {
     /// `alias/…`
     #[arg(required = true, value_name = "ALIAS")]
     alias: Option<AliasName>,
+    /// The account that the name is of; by default the deployment's.
+    #[arg(long, value_name = "ID")]
+    account: Option<AccountId>,
     #[arg(long)]
     json: bool,
     #[command(subcommand)]
@@ -35,6 +38,9 @@ enum HistoryChange {
     Drop {
         #[arg(long, value_name = "ALIAS")]
         alias: AliasName,
+        /// The account that the name is of; by default the deployment's.
+        #[arg(long, value_name = "ID")]
+        account: Option<AccountId>,
         /// Key id or key ARN.
         #[arg(long, value_name = "KEY", value_parser = key_id)]
         key: KeyId,
@@ -48,12 +54,13 @@ impl AliasCommand {
     pub fn request(self) -> (OperatorRequest, bool) {
         match self {
             AliasCommand::List { json } => (OperatorRequest::AliasList, json),
-            AliasCommand::History(HistoryCommand { drop: Some(HistoryChange::Drop { alias, key, json }), .. }) => {
-                (OperatorRequest::AliasHistoryDrop { alias, key }, json)
-            }
-            AliasCommand::History(HistoryCommand { alias, json, drop: None }) => {
+            AliasCommand::History(HistoryCommand {
+                drop: Some(HistoryChange::Drop { alias, account, key, json }),
+                ..
+            }) => (OperatorRequest::AliasHistoryDrop { alias, account, key }, json),
+            AliasCommand::History(HistoryCommand { alias, account, json, drop: None }) => {
                 let alias = alias.expect("clap asks for ALIAS where there is no subcommand");
-                (OperatorRequest::AliasHistory { alias }, json)
+                (OperatorRequest::AliasHistory { alias, account }, json)
             }
         }
     }

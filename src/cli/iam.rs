@@ -1,6 +1,7 @@
 //! `iam …`: accounts, users, groups, roles, policies, access keys. Policy documents come from files or standard input.
 
 mod access_key;
+mod apply;
 mod identity;
 mod organization;
 mod policy;
@@ -11,7 +12,8 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::Failed;
+use super::{Failed, operate};
+use crate::config::Config;
 use crate::ids::AccountId;
 use crate::ops::{IamEdit, IamKind, IamQuery, IamRequest, OperatorRequest};
 use access_key::{AccessKeyCommand, RootCommand, SessionCommand};
@@ -69,12 +71,17 @@ pub enum IamCommand {
     /// The root user of an account.
     #[command(subcommand)]
     Root(RootCommand),
+    /// Make it so as a folder of AWS-format documents says: shows the difference, then changes all or nothing.
+    Apply(apply::ApplyArguments),
+    /// Write all identities into a folder as `iam apply` reads it.
+    Export(apply::ExportArguments),
 }
 
 impl IamArguments {
-    /// What is asked, and whether the answer shall be JSON.
-    pub fn request(self) -> Result<(OperatorRequest, bool), Failed> {
+    pub fn run(self, config: &Config) -> Result<u8, Failed> {
         let asked = match self.command {
+            IamCommand::Apply(arguments) => return apply::run(arguments, self.account, self.json, config),
+            IamCommand::Export(arguments) => return apply::export(&arguments, self.json, config),
             IamCommand::Account(command) => command.asked(),
             IamCommand::Unit(command) => command.asked(),
             IamCommand::User(command) => command.asked()?,
@@ -95,7 +102,7 @@ impl IamArguments {
             Asked::RevokeSessions(role) => IamRequest::RoleRevokeSessions { account: self.account, role },
             Asked::Request(request) => request,
         };
-        Ok((OperatorRequest::Iam(request), self.json))
+        operate(config, OperatorRequest::Iam(request), self.json)
     }
 }
 

@@ -21,6 +21,9 @@ pub enum KeyCommand {
     Show {
         /// Key id, key ARN, alias name or alias ARN.
         key: String,
+        /// The account that the name is of; by default the deployment's.
+        #[arg(long, value_name = "ID")]
+        account: Option<AccountId>,
         #[arg(long)]
         json: bool,
     },
@@ -39,6 +42,9 @@ pub enum KeyCommand {
         hsm-bridge key adopt --id 4a01 --alias alias/signer"
     )]
     Adopt {
+        /// The account whose key it will be; by default the deployment's.
+        #[arg(long, value_name = "ID")]
+        account: Option<AccountId>,
         /// The custom key store whose token has it; by default the default key store.
         #[arg(long, value_name = "CKS-ID")]
         key_store: Option<KeyStoreId>,
@@ -73,6 +79,9 @@ pub enum KeyCommand {
     Attest {
         /// Key id, key ARN, alias name or alias ARN.
         key: String,
+        /// The account that the name is of; by default the deployment's.
+        #[arg(long, value_name = "ID")]
+        account: Option<AccountId>,
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         #[arg(long)]
@@ -146,8 +155,9 @@ impl KeyCommand {
                 (OperatorRequest::KeyCreate((*arguments).into()), json, None)
             }
             KeyCommand::List { json } => (OperatorRequest::KeyList, json, None),
-            KeyCommand::Show { key, json } => (OperatorRequest::KeyShow { key }, json, None),
+            KeyCommand::Show { key, account, json } => (OperatorRequest::KeyShow { key, account }, json, None),
             KeyCommand::Adopt {
+                account,
                 key_store,
                 id,
                 label,
@@ -158,12 +168,21 @@ impl KeyCommand {
                 encryptions_so_far,
                 json,
             } => {
-                let adopt =
-                    KeyAdopt { key_store, id, label, usage, description, alias, allow_extractable, encryptions_so_far };
+                let adopt = KeyAdopt {
+                    account,
+                    key_store,
+                    id,
+                    label,
+                    usage,
+                    description,
+                    alias,
+                    allow_extractable,
+                    encryptions_so_far,
+                };
                 (OperatorRequest::KeyAdopt(adopt), json, None)
             }
-            KeyCommand::Attest { key, out, json } => {
-                (OperatorRequest::KeyAttest { key }, json, out.map(absolute).transpose()?)
+            KeyCommand::Attest { key, account, out, json } => {
+                (OperatorRequest::KeyAttest { key, account }, json, out.map(absolute).transpose()?)
             }
         };
         Ok(KeyRequest { request, json, out })

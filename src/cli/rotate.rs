@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::args::{key_id, key_spec};
 use crate::ids::spec::KeySpec;
-use crate::ids::{AliasName, KeyId};
+use crate::ids::{AccountId, AliasName, KeyId};
 use crate::ops::{OperatorRequest, RotateGrants, RotateRetire};
 
 #[derive(Args)]
@@ -13,6 +13,9 @@ pub struct RotateCommand {
     /// The alias whose key is replaced by a new one with the same usage, policy, tags and description.
     #[arg(long, required = true, value_name = "ALIAS")]
     alias: Option<AliasName>,
+    /// The account that the name is of; by default the deployment's.
+    #[arg(long, value_name = "ID")]
+    account: Option<AccountId>,
     /// KeySpec of the new key; by default the old one's.
     #[arg(long, value_name = "SPEC", value_parser = key_spec)]
     key_spec: Option<KeySpec>,
@@ -51,6 +54,9 @@ enum AfterRotation {
     Retire {
         #[arg(long, value_name = "ALIAS")]
         alias: AliasName,
+        /// The account that the name is of; by default the deployment's.
+        #[arg(long, value_name = "ID")]
+        account: Option<AccountId>,
         /// Key id or key ARN; by default every key of the alias's history that nothing forbids.
         #[arg(long, value_name = "KEY", value_parser = key_id)]
         key: Option<KeyId>,
@@ -75,8 +81,8 @@ impl RotateCommand {
             Some(AfterRotation::Report { max_age_days, json }) => {
                 (OperatorRequest::RotateReport { max_age_days }, json)
             }
-            Some(AfterRotation::Retire { alias, key, unused_days, pending_window_in_days, force, json }) => {
-                let retire = RotateRetire { alias, key, unused_days, pending_window_in_days, force };
+            Some(AfterRotation::Retire { alias, account, key, unused_days, pending_window_in_days, force, json }) => {
+                let retire = RotateRetire { alias, account, key, unused_days, pending_window_in_days, force };
                 (OperatorRequest::RotateRetire(retire), json)
             }
             None => {
@@ -86,8 +92,16 @@ impl RotateCommand {
                     Grants::Leave => RotateGrants::Leave,
                 });
                 let request = match self.plan {
-                    true => OperatorRequest::RotatePlan { alias, key_spec: self.key_spec, grants },
-                    false => OperatorRequest::Rotate { alias, key_spec: self.key_spec, reason: self.reason, grants },
+                    true => {
+                        OperatorRequest::RotatePlan { alias, account: self.account, key_spec: self.key_spec, grants }
+                    }
+                    false => OperatorRequest::Rotate {
+                        alias,
+                        account: self.account,
+                        key_spec: self.key_spec,
+                        reason: self.reason,
+                        grants,
+                    },
                 };
                 (request, self.json)
             }

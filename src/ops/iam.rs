@@ -1,6 +1,7 @@
 //! Identities: accounts, users, groups, roles, policies, organisation units, identity providers, services. Changed by the
 //! operator (`hsm-bridge iam …`), one at a time or as a whole folder.
 
+pub mod apply;
 mod builtin;
 pub mod change;
 pub mod edit;
@@ -13,6 +14,7 @@ mod writes;
 
 use serde::{Deserialize, Serialize};
 
+pub use apply::{IamApply, IamDesired, IamEntity, IamManaged};
 pub use change::*;
 pub use edit::*;
 
@@ -84,11 +86,9 @@ pub enum IamRequest {
         access_key: AccessKeyId,
     },
     /// A folder of AWS-format documents, read by the command line: what they say shall be so.
-    Apply {
-        desired: serde_json::Value,
-        dry_run: bool,
-        prune: bool,
-    },
+    Apply(Box<IamApply>),
+    /// All identities, for such a folder.
+    Export,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ pub struct IamQuery {
     pub name: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum IamKind {
     Account,
@@ -119,8 +119,9 @@ impl IamRequest {
     pub fn permission(&self) -> &'static str {
         match self {
             IamRequest::Show { what: IamQuery { kind: IamKind::AccessKey, .. } } => "access-key:list",
-            IamRequest::Show { .. } | IamRequest::RootStatus { .. } => "iam:read",
-            IamRequest::Change { dry_run: true, .. } | IamRequest::Apply { dry_run: true, .. } => "iam:read",
+            IamRequest::Show { .. } | IamRequest::RootStatus { .. } | IamRequest::Export => "iam:read",
+            IamRequest::Change { dry_run: true, .. } => "iam:read",
+            IamRequest::Apply(apply) if apply.dry_run => "iam:read",
             IamRequest::AccessKeyCreate { .. } | IamRequest::AccessKeyUpdate { active: true, .. } => {
                 "access-key:create"
             }
@@ -132,7 +133,7 @@ impl IamRequest {
             | IamRequest::Edit { .. }
             | IamRequest::RoleRevokeSessions { .. }
             | IamRequest::SessionRevoke { .. }
-            | IamRequest::Apply { .. } => "iam:change",
+            | IamRequest::Apply(_) => "iam:change",
         }
     }
 
@@ -150,12 +151,17 @@ impl IamRequest {
             IamRequest::RootEnable { .. } => "RootEnable",
             IamRequest::RoleRevokeSessions { .. } => "RoleRevokeSessions",
             IamRequest::SessionRevoke { .. } => "SessionRevoke",
-            IamRequest::Apply { .. } => "IamApply",
+            IamRequest::Apply(_) => "IamApply",
+            IamRequest::Export => "IamExport",
         }
     }
 
     /// What the audit log keeps of it: no document in full, of many changes the first.
     pub fn recorded(&self) -> Option<Value> {
+        // A folder of any size is told by its digest.
+        if let IamRequest::Apply(apply) = self {
+            return Some(json!({ "iam": "apply", "apply": apply.recorded() }));
+        }
         Some(shown::recorded(serde_json::to_value(self).ok()?, TOLD_IN_FULL))
     }
 
@@ -222,7 +228,8 @@ impl Ops {
                 json!({ "Changes": self.change_identities(false, ctx, effects, decide).await? })
             }
             IamRequest::SessionRevoke { access_key } => self.revoke_session(access_key, ctx, effects).await?,
-            IamRequest::Apply { .. } => return Err(OpError::Unsupported("iam apply: not built".to_owned())),
+            IamRequest::Export => apply::everything(snapshot, own)?,
+            IamRequest::Apply(request) => self.apply(request, ctx, effects).await?,
         };
         Ok(OperatorResponse::Iam { report })
     }

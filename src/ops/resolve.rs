@@ -379,16 +379,16 @@ fn of_command(
     }
     match request {
         // Any form: the operator asks as DescribeKey does.
-        OperatorRequest::KeyShow { key } | OperatorRequest::KeyAttest { key } => {
+        OperatorRequest::KeyShow { key, .. } | OperatorRequest::KeyAttest { key, .. } => {
             Ok(Subject::Key(find(snapshot, here, Operation::DescribeKey, key)?.0))
         }
         OperatorRequest::KeyAdopt(_) | OperatorRequest::KeyCreate(_) => {
             Ok(Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) })
         }
-        OperatorRequest::AliasHistory { alias }
+        OperatorRequest::AliasHistory { alias, .. }
         | OperatorRequest::AliasHistoryDrop { alias, .. }
         | OperatorRequest::RotatePlan { alias, .. } => Ok(known_alias(alias_subject(snapshot, here, alias, None))?),
-        OperatorRequest::Rotate { alias, key_spec, reason, grants } => {
+        OperatorRequest::Rotate { alias, key_spec, reason, grants, .. } => {
             let request = crate::ops::RotateAlias {
                 alias: alias.clone(),
                 key_spec: *key_spec,

@@ -31,6 +31,8 @@ pub enum OperatorRequest {
     /// Any of the four forms of a key id.
     KeyShow {
         key: String,
+        /// Where the name is; `None`: in the deployment's own account.
+        account: Option<AccountId>,
     },
     /// Without a user: one more access key of the account's root user.
     AccessKeyCreate {
@@ -72,18 +74,22 @@ pub enum OperatorRequest {
     KeyAdopt(KeyAdopt),
     KeyAttest {
         key: String,
+        account: Option<AccountId>,
     },
     AliasList,
     AliasHistory {
         alias: AliasName,
+        account: Option<AccountId>,
     },
     /// From now on Decrypt by this alias refuses the key.
     AliasHistoryDrop {
         alias: AliasName,
+        account: Option<AccountId>,
         key: KeyId,
     },
     Rotate {
         alias: AliasName,
+        account: Option<AccountId>,
         key_spec: Option<KeySpec>,
         reason: Option<String>,
         grants: Option<RotateGrants>,
@@ -91,6 +97,7 @@ pub enum OperatorRequest {
     /// What `Rotate` would do.
     RotatePlan {
         alias: AliasName,
+        account: Option<AccountId>,
         key_spec: Option<KeySpec>,
         grants: Option<RotateGrants>,
     },
@@ -149,6 +156,8 @@ pub struct KeyCreate {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyAdopt {
+    /// Whose key it will be; `None`: the deployment's own account.
+    pub account: Option<AccountId>,
     /// `None`: the default key store.
     pub key_store: Option<KeyStoreId>,
     /// `CKA_ID`, hex; at least one of id and label.
@@ -169,6 +178,7 @@ pub struct KeyAdopt {
 #[serde(deny_unknown_fields)]
 pub struct RotateRetire {
     pub alias: AliasName,
+    pub account: Option<AccountId>,
     /// `None`: every key of the history that nothing forbids.
     pub key: Option<KeyId>,
     /// A key that was used within this many days is refused; `None` takes the configuration's.
@@ -183,7 +193,15 @@ impl OperatorRequest {
     /// The account that names in the command are of; `None`: the deployment's own.
     pub fn account(&self) -> Option<&AccountId> {
         match self {
-            OperatorRequest::KeyCreate(KeyCreate { account, .. })
+            OperatorRequest::KeyShow { account, .. }
+            | OperatorRequest::KeyAttest { account, .. }
+            | OperatorRequest::KeyAdopt(KeyAdopt { account, .. })
+            | OperatorRequest::AliasHistory { account, .. }
+            | OperatorRequest::AliasHistoryDrop { account, .. }
+            | OperatorRequest::Rotate { account, .. }
+            | OperatorRequest::RotatePlan { account, .. }
+            | OperatorRequest::RotateRetire(RotateRetire { account, .. })
+            | OperatorRequest::KeyCreate(KeyCreate { account, .. })
             | OperatorRequest::PolicySimulate(PolicySimulate { account, .. }) => account.as_ref(),
             _ => None,
         }

@@ -6,6 +6,7 @@ import secrets
 import pytest
 from botocore.exceptions import ClientError
 
+from bridge import Bridge
 from iam_tool import Iam
 
 EXTERNAL = "444455556666"
@@ -153,13 +154,32 @@ def test_refusals_make_nothing(bridge, people):
     assert after - before == {first}
 
 
-def test_a_key_of_another_account(bridge):
+@pytest.fixture(scope="module")
+def own_bridge():
+    """Keys of other accounts are on no list of the shared instance."""
+    instance = Bridge()
+    try:
+        yield instance.start()
+    finally:
+        instance.close()
+
+
+def test_a_key_of_another_account(own_bridge):
+    bridge = own_bridge
     iam = Iam(bridge).make_account("777788889999", name="other")
     user = iam.user(user_name := name("other"))
     alias = f"alias/{name('theirs')}"
     key = create(bridge, "--account", "777788889999", "--alias", alias, "--users", f"user/{user_name}")
     assert key["line"]["arn"].split(":")[4] == "777788889999"
     user.encrypt(KeyId=alias, Plaintext=b"x")
+
+    # Names in commands are of the account that is named.
+    there = ("--account", "777788889999", "--json")
+    assert json.loads(bridge.run("key", "show", alias, *there).stdout)["line"]["arn"] == key["line"]["arn"]
+    assert bridge.run("key", "show", alias, check=False).returncode == 1
+    done = json.loads(bridge.run("rotate", "--alias", alias, *there).stdout)
+    assert done["new_key_arn"].split(":")[4] == "777788889999"
+    assert key["line"]["key_id"] in bridge.run("alias", "history", alias, *there).stdout
 
 
 def test_it_is_recorded_as_create_key(bridge, made):

@@ -7,6 +7,7 @@ import secrets
 import pytest
 
 from checks import members, one_validation_error, refused
+from iam_tool import Iam
 
 
 def tag(key, value=""):
@@ -89,7 +90,7 @@ LOCKED_OUT = "The new key policy will not allow you to update the key policy in 
 
 def test_lockout_check(bridge):
     key = bridge.new_key()
-    alice = json.dumps(policy(f"arn:aws:iam::{bridge.account}:user/alice"))
+    alice = json.dumps(policy(Iam(bridge).make_user()))
     reading = json.dumps(policy(f"arn:aws:iam::{bridge.account}:root", action=["kms:Get*", "kms:Describe*", "kms:List*"]))
     for text in (alice, reading):
         with refused("MalformedPolicyDocumentException", LOCKED_OUT):

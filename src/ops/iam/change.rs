@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, GroupName, IamPath, PolicyArn, PolicyName, RoleName, ServiceName, UserName};
-use crate::store::KeySource;
+pub use crate::store::KeySource;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -30,7 +30,7 @@ impl Ops {
             materials.push(self.attest_material(&token, key, material, ctx).await?);
         }
         let info = token.info();
-        let here = &self.locality;
+        let here = self.locality.of(&record.account);
         let statement = json!({
             "format": FORMAT,
             "deploymentId": self.store.deployment_id(),

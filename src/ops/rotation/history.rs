@@ -72,7 +72,7 @@ impl Ops {
             })
             .await?;
         effects.store_version = Some(version);
-        effects.details = Some(json!({ "key": self.locality.key_arn(&key), "entries": entries }));
+        effects.details = Some(json!({ "key": self.locality.of(&alias.account).key_arn(&key), "entries": entries }));
         Ok(OperatorResponse::AliasHistoryDropped { alias: alias.name.clone(), key })
     }
 

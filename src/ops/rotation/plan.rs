@@ -29,7 +29,7 @@ impl Ops {
             aliases: std::slice::from_ref(alias),
             old,
             // No key has this id: its place in the policy is any other than the old key's.
-            new_arn: &self.locality.key_arn(&KeyId::new([0; 16], false)),
+            new_arn: &self.locality.of(&alias.account).key_arn(&KeyId::new([0; 16], false)),
             spec,
             grants,
             by_service: false,

@@ -56,6 +56,8 @@ pub fn trust(snapshot: &Snapshot, text: &str, whose: &str) -> Result<PolicyDocum
             NamedPrincipal::Service(name) => {
                 (name, known_service(snapshot, name).is_some() || name.ends_with(".amazonaws.com"))
             }
+            // RULE §2.2: ids stand for those who are gone.
+            NamedPrincipal::UniqueId(id) => (id, false),
             NamedPrincipal::Federated(arn) => (arn, snapshot.oidc_providers.contains_key(arn)),
         };
         if !known {

@@ -35,13 +35,13 @@ impl World {
 
     /// Applies what the change writes; the text of a refusal.
     fn put(&mut self, change: IamChange) -> Result<Vec<Write>, String> {
-        self.apply(|snapshot, now, ids| writes(snapshot, &change, now, ids))
+        self.apply(|snapshot, now, mut ids| writes(snapshot, &change, now, &mut ids))
     }
 
     fn edit(&mut self, edit: IamEdit) -> Result<Vec<Write>, String> {
-        self.apply(|snapshot, now, ids| {
-            let (change, trust) = edited::change_of(snapshot, &account(OWN), &edit, ids)?;
-            writes_with(snapshot, &change, trust, now, ids)
+        self.apply(|snapshot, now, mut ids| {
+            let (change, trust) = edited::change_of(snapshot, &account(OWN), &edit, &mut ids)?;
+            writes_with(snapshot, &change, trust, now, &mut ids)
         })
     }
 
@@ -418,7 +418,7 @@ fn what_a_role_may_not_be() {
         (RoleSpec { max_session_seconds: 3_599, ..base() }, "3600 to 43200"),
         (RoleSpec { max_session_seconds: 43_201, ..base() }, "3600 to 43200"),
         (RoleSpec { description: "d".repeat(1_001), ..base() }, "more than 1000 characters"),
-        (RoleSpec { trust: ALLOW.to_owned(), ..base() }, "no principal"),
+        (RoleSpec { trust: ALLOW.to_owned(), ..base() }, "may only specify STS AssumeRole actions"),
         (RoleSpec { inline: inline(&[("a", of_size(10_241))]), ..base() }, "Maximum policy size of 10240"),
         (RoleSpec { tags: tags(51), ..base() }, "maximum limit of 50"),
     ];
