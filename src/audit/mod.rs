@@ -307,6 +307,9 @@ pub struct Additional {
     pub backing_keys: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_keys_deletion_status: Option<String>,
+    /// The grant that RetireGrant retired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hsm: Option<HsmFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]

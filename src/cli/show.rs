@@ -168,6 +168,9 @@ fn key_details(out: &mut dyn Write, key: &KeyDetails) -> io::Result<()> {
         let share = 100.0 * reserved as f64 / limit as f64;
         writeln!(out, "{:<20} {reserved} of {limit} set aside ({share:.4} %)", "encryptions")?;
     }
+    if key.grants > 0 {
+        writeln!(out, "{:<20} {}", "grants", key.grants)?;
+    }
     for material in &key.materials {
         writeln!(out, "{:<20} generation {}, material id {}", "material", material.generation, material.material_id)?;
         writeln!(out, "{:<20} CKA_ID {}, CKA_LABEL {}", "", material.cka_id, material.cka_label)?;

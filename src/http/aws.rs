@@ -46,7 +46,11 @@ impl AwsFront {
                 Service::Sts => "sts.amazonaws.com",
             },
             event_type: EventType::AwsApiCall,
-            fallback_name: operation(&request).map_or("Unknown", Operation::name),
+            fallback_name: match service {
+                Service::Kms => operation(&request).map(Operation::name),
+                Service::Sts => sts::action_name(request.method.as_str(), &request.query, &request.body),
+            }
+            .unwrap_or("Unknown"),
             source_ip: Some(request.source_ip),
             user_agent: text("user-agent"),
             host: request.tls.is_some().then(|| text("host")).flatten(),

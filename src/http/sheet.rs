@@ -163,6 +163,7 @@ impl<'a> Sheet<'a> {
             source_key_material_id: effects.source_key_material_id.as_deref().map(str::to_owned),
             destination_key_material_id: effects.destination_key_material_id.as_deref().map(str::to_owned),
             hsm: effects.hsm.as_ref().map(info),
+            grant_id: effects.grant.as_ref().map(ToString::to_string),
             store_version: effects.store_version,
             details: effects.details.clone(),
             ..event.additional

@@ -36,9 +36,14 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
         }
         Request::ListKeys { page } => Parameters::paged(None, page),
         Request::ListAliases { key, page } => Parameters::paged(key.as_ref(), page),
-        Request::ListResourceTags { key, page }
-        | Request::ListKeyPolicies { key, page }
-        | Request::ListGrants { key, page, .. } => Parameters::paged(Some(key), page),
+        Request::ListResourceTags { key, page } | Request::ListKeyPolicies { key, page } => {
+            Parameters::paged(Some(key), page)
+        }
+        Request::CreateGrant(_)
+        | Request::ListGrants { .. }
+        | Request::ListRetirableGrants { .. }
+        | Request::RetireGrant(_)
+        | Request::RevokeGrant { .. } => return super::grants::audit_parameters(request),
         Request::ScheduleKeyDeletion { key, pending_window_in_days } => Parameters {
             key_id: Some(key),
             pending_window_in_days: Some(*pending_window_in_days),
@@ -103,12 +108,7 @@ pub fn audit_parameters(request: &Request) -> Option<Box<RawValue>> {
             ..Parameters::default()
         },
         // AWS logs no parameter of GenerateRandom; the body of a refused operation is not read.
-        Request::CreateGrant(_)
-        | Request::ListRetirableGrants { .. }
-        | Request::RetireGrant(_)
-        | Request::RevokeGrant { .. }
-        | Request::GenerateRandom { .. }
-        | Request::Unsupported { .. } => return None,
+        Request::GenerateRandom { .. } | Request::Unsupported { .. } => return None,
         Request::GetKeyLastUsage { key } | Request::RefusedOnKey { key, .. } => {
             Parameters { key_id: Some(key), ..Parameters::default() }
         }
@@ -163,12 +163,18 @@ pub fn audit_response(request: &Request, response: &Response, key_arn: Option<&s
         (_, Response::CancelKeyDeletion { key_arn }) => Some(raw(&KeyArn { key_id: key_arn })),
         (
             Request::DeleteAlias { .. }
+            | Request::RetireGrant(_)
+            | Request::RevokeGrant { .. }
             | Request::UpdateCustomKeyStore(_)
             | Request::ConnectCustomKeyStore { .. }
             | Request::DisconnectCustomKeyStore { .. }
             | Request::DeleteCustomKeyStore { .. },
             Response::Empty,
         ) => None,
+        // The token is not logged.
+        (_, Response::CreateGrant { grant, token: _ }) => {
+            Some(raw(&Granted { grant_id: grant.as_str(), key_id: key_arn }))
+        }
         (_, Response::CreateCustomKeyStore { id }) => {
             Some(raw(&KeyStoreParameters { custom_key_store_id: Some(id.as_str()), ..KeyStoreParameters::default() }))
         }
@@ -199,7 +205,6 @@ pub fn audit_response(request: &Request, response: &Response, key_arn: Option<&s
             | Response::GetKeyPolicy { .. }
             | Response::ListKeyPolicies
             | Response::GetKeyRotationStatus { .. }
-            | Response::CreateGrant { .. }
             | Response::ListGrants { .. }
             | Response::GetKeyLastUsage(_)
             | Response::DescribeCustomKeyStores { .. },
@@ -207,7 +212,7 @@ pub fn audit_response(request: &Request, response: &Response, key_arn: Option<&s
     }
 }
 
-fn raw(members: &impl Serialize) -> Box<RawValue> {
+pub(super) fn raw(members: &impl Serialize) -> Box<RawValue> {
     to_raw_value(members).expect("structs of texts, numbers and lists always serialise")
 }
 
@@ -377,6 +382,13 @@ impl<'a> ReEncryptParameters<'a> {
             destination_encryption_context: Context::of(&request.destination_context),
         }
     }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Granted<'a> {
+    grant_id: &'a str,
+    key_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]

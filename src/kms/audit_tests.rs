@@ -69,7 +69,20 @@ fn each_operation_shows_its_parameters() {
         ),
         (O::ListKeyPolicies, k()),
         (O::GetKeyRotationStatus, k()),
-        (O::ListGrants, k()),
+        (O::ListGrants, json!({"keyId": "k", "grantId": "g", "granteePrincipal": "arn:aws:iam::111122223333:root"})),
+        (
+            O::CreateGrant,
+            json!({"keyId": "k", "granteePrincipal": "arn:aws:iam::111122223333:user/a",
+                "retiringPrincipal": "arn:aws:iam::111122223333:root", "operations": ["Decrypt", "RetireGrant"],
+                "constraints": {"encryptionContextSubset": {"tenant": "acme"}}, "name": "nightly"}),
+        ),
+        (
+            O::ListRetirableGrants,
+            json!({"retiringPrincipal": "arn:aws:iam::111122223333:root", "limit": 100, "marker": "m"}),
+        ),
+        // A token says nothing to a reader.
+        (O::RetireGrant, json!(null)),
+        (O::RevokeGrant, json!({"keyId": "k", "grantId": "g"})),
         (O::GetKeyLastUsage, k()),
         (O::CreateCustomKeyStore, json!({"customKeyStoreName": "payments", "clusterId": CLUSTER})),
         (
@@ -132,6 +145,8 @@ fn changes_show_their_result() {
         O::ConnectCustomKeyStore,
         O::DisconnectCustomKeyStore,
         O::DeleteCustomKeyStore,
+        O::RetireGrant,
+        O::RevokeGrant,
     ] {
         assert_eq!(shown(operation, &Response::Empty), json!(null), "{operation:?}");
     }
@@ -139,6 +154,9 @@ fn changes_show_their_result() {
         shown(O::CreateCustomKeyStore, &Response::CreateCustomKeyStore { id: STORE.parse().unwrap() }),
         json!({"customKeyStoreId": STORE})
     );
+    let id = "ab".repeat(32);
+    let granted = Response::CreateGrant { grant: id.parse().unwrap(), token: "t".into() };
+    assert_eq!(shown(O::CreateGrant, &granted), json!({"grantId": id, "keyId": ARN}));
     let done = crate::ops::RotationDone {
         aliases: vec!["alias/a".parse().unwrap()],
         old_key_arn: "old".into(),
@@ -221,7 +239,8 @@ fn no_secret_reaches_a_record() {
         }
     }
     assert_eq!(
-        with_canary, 9,
-        "Encrypt, Decrypt, ReEncrypt, Sign, Verify, GenerateMac, VerifyMac, CreateCustomKeyStore, UpdateCustomKeyStore"
+        with_canary, 11,
+        "Encrypt, Decrypt, ReEncrypt, Sign, Verify, GenerateMac, VerifyMac, CreateCustomKeyStore, UpdateCustomKeyStore, \
+         CreateGrant, RetireGrant"
     );
 }

@@ -4,6 +4,7 @@
 mod audit;
 mod create_key;
 mod errors;
+mod grants;
 mod key_stores;
 mod model;
 mod parse;

@@ -58,8 +58,12 @@ pub fn input(operation: Operation) -> &'static [Member] {
 }
 
 /// Ranges that stand only in the model's prose: (operation, member, min, max).
-const PROSE: &[(&str, &str, i64, i64)] =
-    &[("ListAliases", "Limit", 1, 100), ("ListGrants", "Limit", 1, 100), ("ListResourceTags", "Limit", 1, 50)];
+const PROSE: &[(&str, &str, i64, i64)] = &[
+    ("ListAliases", "Limit", 1, 100),
+    ("ListGrants", "Limit", 1, 100),
+    ("ListResourceTags", "Limit", 1, 50),
+    ("ListRetirableGrants", "Limit", 1, 100),
+];
 
 /// By `Operation as usize`.
 static MODEL: LazyLock<Vec<Vec<Member>>> = LazyLock::new(|| {

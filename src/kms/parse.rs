@@ -4,7 +4,7 @@
 use super::errors::{client, unknown_operation, unsupported, validation};
 use super::value::{self, Fields, Value};
 use super::{WireError, model, validate};
-use super::{create_key, key_stores, rotate_alias};
+use super::{create_key, grants, key_stores, rotate_alias};
 use crate::ids::AliasName;
 use crate::ids::spec::{DataKeySpec, EncryptionAlgorithm, MacAlgorithm, MessageType, SigningAlgorithm};
 use crate::ops::{DataKeySize, EncryptionContext, KeyIdText, Operation, Page, ReEncrypt, Request, Service, Tag};
@@ -159,9 +159,8 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
         }
         O::ListKeyPolicies => Request::ListKeyPolicies { key: input.key("KeyId")?, page: input.page() },
         O::GetKeyRotationStatus => Request::GetKeyRotationStatus { key: input.key("KeyId")? },
-        // The other filters choose among grants, of which there are none.
-        O::ListGrants => {
-            Request::ListGrants { key: input.key("KeyId")?, grant: None, grantee: None, page: input.page() }
+        O::CreateGrant | O::ListGrants | O::ListRetirableGrants | O::RetireGrant | O::RevokeGrant => {
+            grants::parse(operation, input)?
         }
         O::GetKeyLastUsage => Request::GetKeyLastUsage { key: input.key("KeyId")? },
         O::ConnectCustomKeyStore
@@ -186,15 +185,11 @@ fn request(operation: Operation, input: &mut Input<'_>) -> Result<Request, WireE
             };
             Request::RefusedOnKey { operation, key: input.key("KeyId")?, reason }
         }
-        O::CreateGrant
-        | O::Decapsulate
+        O::Decapsulate
         | O::DeriveSharedSecret
         | O::Encapsulate
         | O::GenerateDataKeyPair
-        | O::GenerateDataKeyPairWithoutPlaintext
-        | O::ListRetirableGrants
-        | O::RetireGrant
-        | O::RevokeGrant => {
+        | O::GenerateDataKeyPairWithoutPlaintext => {
             return Ok(Request::Unsupported { operation, reason: "this operation is not served by this version" });
         }
     })
@@ -287,11 +282,11 @@ impl Input<'_> {
         })
     }
 
-    fn key(&mut self, name: &str) -> Result<KeyIdText, WireError> {
+    pub(super) fn key(&mut self, name: &str) -> Result<KeyIdText, WireError> {
         self.required(Self::text, name).map(KeyIdText)
     }
 
-    fn optional_key(&mut self, name: &str) -> Option<KeyIdText> {
+    pub(super) fn optional_key(&mut self, name: &str) -> Option<KeyIdText> {
         self.text(name).map(KeyIdText)
     }
 
@@ -314,7 +309,7 @@ impl Input<'_> {
         self.required(Self::bytes, name).map(SecretBytes::new)
     }
 
-    fn texts(&mut self, name: &str) -> Option<Vec<String>> {
+    pub(super) fn texts(&mut self, name: &str) -> Option<Vec<String>> {
         let Some(Value::List(items)) = self.0.take(name) else { return None };
         let text = |item| match item {
             Some(Value::Text(text)) => Some(text.into_string()),
@@ -323,17 +318,28 @@ impl Input<'_> {
         Some(items.into_iter().filter_map(text).collect())
     }
 
+    pub(super) fn structure(&mut self, name: &str) -> Option<Input<'_>> {
+        match self.0.take(name) {
+            Some(Value::Structure(fields)) => Some(Input(fields)),
+            _ => None,
+        }
+    }
+
     /// `{}` equals absent.
     fn context(&mut self, name: &str) -> EncryptionContext {
-        let Some(Value::Map(entries)) = self.0.take(name) else { return Vec::new() };
+        self.map(name).unwrap_or_default()
+    }
+
+    pub(super) fn map(&mut self, name: &str) -> Option<Vec<(String, String)>> {
+        let Some(Value::Map(entries)) = self.0.take(name) else { return None };
         let pair = |(key, value): (std::borrow::Cow<'_, str>, _)| match value {
             Some(Value::Text(text)) => Some((key.into_owned(), text.into_string())),
             _ => None,
         };
-        entries.into_iter().filter_map(pair).collect()
+        Some(entries.into_iter().filter_map(pair).collect())
     }
 
-    fn grant_tokens(&mut self) -> Vec<String> {
+    pub(super) fn grant_tokens(&mut self) -> Vec<String> {
         self.texts("GrantTokens").unwrap_or_default()
     }
 

@@ -27,6 +27,17 @@ pub fn matcher(pattern: &str) -> Option<Matcher> {
                     some(number, |c| c.is_ascii_digit()) && words.iter().all(|w| some(w, |c| c.is_ascii_lowercase()))
                 })
         },
+        r"^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$" => |t| {
+            let name = |text: &str| text.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+            // `.` is no line break, as in Java.
+            let breaks = |c| matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');
+            let parts: Vec<&str> = t.splitn(6, ':').collect();
+            matches!(parts.as_slice(), ["arn", partition, service, region, account, resource]
+                if partition.strip_prefix("aws").is_some_and(name)
+                    && !service.is_empty() && name(service) && name(region)
+                    && account.len() == 12 && some(account, |c| c.is_ascii_digit())
+                    && !resource.is_empty() && !resource.contains(breaks))
+        },
         "^[a-f0-9]+$" => |t| some(t, |c| matches!(c, 'a'..='f' | '0'..='9')),
         r"^[a-zA-Z0-9:/_\s.-]+$" => |t| {
             // Java's `\s`.
@@ -63,6 +74,7 @@ mod tests {
         let cluster = "cluster-[2-7a-zA-Z]{11,16}";
         let hex = "^[a-f0-9]+$";
         let region = r"^([a-z]+-){2,3}\d+$";
+        let source = r"^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$";
         let imported = r"^[a-zA-Z0-9:/_\s.-]+$";
         let marker = r"[\u0020-\u00FF]*";
         for (pattern, text, expected) in [
@@ -98,6 +110,13 @@ mod tests {
             (region, "eu-west-1a", false),
             (region, "a-b-c-d-1", false),
             (region, "EU-west-1", false),
+            (source, "arn:aws:s3:eu-central-1:111122223333:bucket/a:b", true),
+            (source, "arn:aws-cn:iam::111122223333:role/a", true),
+            (source, "arn:aws:s3:::bucket", false),
+            (source, "arn:aws:s3::111122223333:", false),
+            (source, "arn:aws:s3::111122223333:a\nb", false),
+            (source, "arn:aws::eu-central-1:111122223333:a", false),
+            (source, "arn:gcp:s3::111122223333:a", false),
             (hex, "0af", true),
             (hex, "0AF", false),
             (imported, "2026: a/b_c.d-e\t", true),

@@ -8,7 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::WireError;
 use crate::ids::spec::{EncryptionAlgorithm, KeyState};
-use crate::ops::{AliasEntry, KeyLastUsage, KeyMetadata, KeyStoreEntry, Response, Tag};
+use crate::ops::{
+    AliasEntry, GrantConstraints, GrantEntry, GrantPrincipal, KeyLastUsage, KeyMetadata, KeyStoreEntry, Response, Tag,
+};
 use crate::secret::SecretBytes;
 
 /// The body of an answer; empty where AWS answers without one.
@@ -179,8 +181,8 @@ fn members(response: &Response, o: &mut Object<'_>) {
             o.text("GrantId", grant.as_str());
             o.text("GrantToken", token);
         }
-        Response::ListGrants { grants: _, next_marker } => {
-            o.list("Grants", &[] as &[()], |_, ()| {});
+        Response::ListGrants { grants, next_marker } => {
+            o.list("Grants", grants, grant);
             page(next_marker.as_deref(), o);
         }
     }
@@ -261,6 +263,33 @@ fn alias(json: &mut Json, alias: &AliasEntry) {
         o.time("CreationDate", alias.creation_date);
         o.time("LastUpdatedDate", alias.last_updated_date);
         o.text("TargetKeyId", &alias.target.to_string());
+    });
+}
+
+fn grant(json: &mut Json, entry: &GrantEntry) {
+    let GrantEntry { key_arn, grant, grantee, retiring } = entry;
+    let to_service = |principal: &GrantPrincipal| matches!(principal, GrantPrincipal::Service { .. });
+    json.object(|o| {
+        if grant.constraints != GrantConstraints::default() {
+            o.object("Constraints", |o| {
+                let GrantConstraints { equals, subset, source_arn } = &grant.constraints;
+                for (name, pairs) in [("EncryptionContextEquals", equals), ("EncryptionContextSubset", subset)] {
+                    if let Some(pairs) = pairs {
+                        o.object(name, |o| pairs.iter().for_each(|(key, value)| o.text(key, value)));
+                    }
+                }
+                o.optional("SourceArn", source_arn.as_deref());
+            });
+        }
+        o.time("CreationDate", grant.created);
+        o.text("GrantId", grant.id.as_str());
+        o.text(if to_service(&grant.grantee) { "GranteeServicePrincipal" } else { "GranteePrincipal" }, grantee);
+        o.text("IssuingAccount", &format!("arn:aws:iam::{}:root", grant.issuing_account));
+        o.text("KeyId", key_arn);
+        o.optional("Name", grant.name.as_deref());
+        o.names("Operations", grant.operations.iter().map(|operation| operation.as_str()));
+        let by_service = grant.retiring.as_ref().is_some_and(to_service);
+        o.optional(if by_service { "RetiringServicePrincipal" } else { "RetiringPrincipal" }, retiring.as_deref());
     });
 }
 

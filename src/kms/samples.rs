@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::ids::spec::*;
 use crate::ops::{
-    AliasEntry, KeyLastUsage, KeyMetadata, KeyStoreEntry, LastUse, Operation, Response, RotationDone, Tag,
+    AliasEntry, GrantConstraints, GrantEntry, GrantPrincipal, GrantRecord, KeyLastUsage, KeyMetadata, KeyStoreEntry,
+    LastUse, Operation, Response, RotationDone, Tag,
 };
 use crate::secret::SecretBytes;
 
@@ -78,6 +79,16 @@ pub const BODIES: &[(Operation, &str)] = &[
     (Operation::ListKeyPolicies, r#"{"KeyId": "k"}"#),
     (Operation::GetKeyRotationStatus, r#"{"KeyId": "k"}"#),
     (Operation::ListGrants, r#"{"KeyId": "k", "GrantId": "g", "GranteePrincipal": "arn:aws:iam::111122223333:root"}"#),
+    (
+        Operation::CreateGrant,
+        r#"{"KeyId": "k", "GranteePrincipal": "arn:aws:iam::111122223333:user/a", "RetiringPrincipal": "arn:aws:iam::111122223333:root", "Operations": ["Decrypt", "RetireGrant"], "Constraints": {"EncryptionContextSubset": {"tenant": "acme"}}, "GrantTokens": ["canary-of-a-secret-value"], "Name": "nightly"}"#,
+    ),
+    (
+        Operation::ListRetirableGrants,
+        r#"{"RetiringPrincipal": "arn:aws:iam::111122223333:root", "Limit": 100, "Marker": "m"}"#,
+    ),
+    (Operation::RetireGrant, r#"{"GrantToken": "canary-of-a-secret-value"}"#),
+    (Operation::RevokeGrant, r#"{"KeyId": "k", "GrantId": "g", "DryRun": true}"#),
     (Operation::GetKeyLastUsage, r#"{"KeyId": "k"}"#),
     (
         Operation::CreateCustomKeyStore,
@@ -185,6 +196,34 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
         new_key_arn: arn(),
         at: TIME,
     };
+    let user = GrantPrincipal::Aws { arn: "arn:aws:iam::111122223333:user/a".into(), id: Some("AIDA1".into()) };
+    let service = GrantPrincipal::Service { name: "backup.internal.example".parse().unwrap() };
+    let grant = GrantRecord {
+        id: "ab".repeat(32).parse().unwrap(),
+        key: KEY.parse().unwrap(),
+        issuing_account: "111122223333".parse().unwrap(),
+        grantee: user,
+        retiring: None,
+        operations: vec![GrantOperation::Decrypt, GrantOperation::CreateGrant],
+        constraints: GrantConstraints {
+            subset: Some([("a\"".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())].into()),
+            ..GrantConstraints::default()
+        },
+        name: Some("n".into()),
+        created: TIME,
+    };
+    let for_service = GrantRecord {
+        grantee: service.clone(),
+        retiring: Some(service),
+        operations: vec![GrantOperation::Encrypt],
+        constraints: GrantConstraints { equals: Some([].into()), subset: None, source_arn: Some("s".into()) },
+        name: None,
+        ..grant.clone()
+    };
+    let name = || "backup.internal.example".to_owned();
+    let constrained = GrantEntry { key_arn: arn(), grantee: "AIDA1".into(), retiring: None, grant: Arc::new(grant) };
+    let to_service =
+        GrantEntry { key_arn: arn(), grantee: name(), retiring: Some(name()), grant: Arc::new(for_service) };
     vec![
         (Response::DescribeKey(Box::new(in_store)), json!({ "KeyMetadata": in_store_json })),
         (Response::CreateCustomKeyStore { id: STORE.parse().unwrap() }, json!({ "CustomKeyStoreId": STORE })),
@@ -350,5 +389,21 @@ pub fn responses() -> Vec<(Response, serde_json::Value)> {
         (Response::ListKeyPolicies, json!({"PolicyNames": ["default"], "Truncated": false})),
         (Response::GetKeyRotationStatus { key_arn: arn() }, json!({"KeyId": ARN, "KeyRotationEnabled": false})),
         (Response::ListGrants { grants: Vec::new(), next_marker: None }, json!({"Grants": [], "Truncated": false})),
+        (
+            Response::CreateGrant { grant: "ab".repeat(32).parse().unwrap(), token: "t".into() },
+            json!({"GrantId": "ab".repeat(32), "GrantToken": "t"}),
+        ),
+        (
+            Response::ListGrants { grants: vec![constrained, to_service], next_marker: Some("m".into()) },
+            json!({"Grants": [
+                {"Constraints": {"EncryptionContextSubset": {"a\"": "1", "b": ""}}, "CreationDate": 1_772_616_682.55,
+                    "GrantId": "ab".repeat(32), "GranteePrincipal": "AIDA1", "IssuingAccount": "arn:aws:iam::111122223333:root",
+                    "KeyId": ARN, "Name": "n", "Operations": ["Decrypt", "CreateGrant"]},
+                {"Constraints": {"EncryptionContextEquals": {}, "SourceArn": "s"}, "CreationDate": 1_772_616_682.55,
+                    "GrantId": "ab".repeat(32), "GranteeServicePrincipal": "backup.internal.example",
+                    "IssuingAccount": "arn:aws:iam::111122223333:root", "KeyId": ARN, "Operations": ["Encrypt"],
+                    "RetiringServicePrincipal": "backup.internal.example"},
+            ], "NextMarker": "m", "Truncated": true}),
+        ),
     ]
 }

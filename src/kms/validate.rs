@@ -26,6 +26,13 @@ pub fn missing(path: &str) -> WireError {
     told(&[text])
 }
 
+/// The error for a list that must not be empty, by AWS's prose alone.
+pub fn too_short(path: &str) -> WireError {
+    told(&[format!(
+        "Value at '{path}' failed to satisfy constraint: Member must have length greater than or equal to 1"
+    )])
+}
+
 #[derive(Default)]
 struct Violations(Vec<String>);
 

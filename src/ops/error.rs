@@ -92,6 +92,14 @@ pub enum OpError {
     DigestLength(SigningAlgorithm),
     #[error("marker does not open")]
     InvalidMarker,
+    /// GrantId has not the form of one.
+    #[error("`{0}` is no grant id")]
+    InvalidGrantId(String),
+    /// A grant token that is not ours, was changed, or whose grant is gone.
+    #[error("grant token is not valid")]
+    InvalidGrantToken,
+    #[error("grant `{0}` does not exist")]
+    GrantNotFound(String),
     /// TagException with its text.
     #[error("{0}")]
     Tag(&'static str),

@@ -8,6 +8,7 @@ pub mod ciphertext;
 pub mod clock;
 mod crypto;
 pub mod error;
+mod grants;
 pub mod iam;
 pub mod identity;
 mod key_create;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::authz::Permit;
-use crate::ids::{AccountId, ClusterId, KeyStoreId, Locality};
+use crate::ids::{AccountId, ClusterId, GrantId, KeyStoreId, Locality};
 use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenError};
 use crate::store::{Store, StoreError, UpdateError};
 
@@ -57,6 +58,7 @@ pub use task::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
 
+use grants::GrantTokenKey;
 use marker::Markers;
 use resolve::KeyTarget;
 use usage::Budgets;
@@ -70,6 +72,7 @@ pub struct Ops {
     keystore: KeyStores,
     locality: Locality,
     markers: Markers,
+    grant_tokens: GrantTokenKey,
     budgets: Budgets,
     clock: Arc<ClockWatch>,
     last_uses: Arc<LastUses>,
@@ -128,6 +131,8 @@ pub struct Effects {
     pub store_version: Option<u64>,
     /// Of a custom key store and what is in it.
     pub key_store: Option<KeyStoreFacts>,
+    /// The grant that was retired: a token in the request does not tell it.
+    pub grant: Option<GrantId>,
     /// Access keys that are refused from now on: what was derived from their secrets is of no use any more.
     pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
@@ -182,6 +187,7 @@ pub struct RotationSettings {
 impl Ops {
     pub fn new(store: Store, keystore: KeyStores, clock: Arc<ClockWatch>, settings: Settings) -> Result<Self, OpError> {
         let markers = Markers::new(&store.derive("list-marker"))?;
+        let grant_tokens = GrantTokenKey::new(&store.derive("grant-token"));
         let session_keys = Arc::new(SessionKeys::new(store.clone(), keystore.token().clone()));
         let budgets = Budgets::new(store.clone(), settings.gcm_limit, settings.rotation.at_usage);
         Ok(Self {
@@ -189,6 +195,7 @@ impl Ops {
             keystore,
             locality: settings.locality,
             markers,
+            grant_tokens,
             budgets,
             clock,
             last_uses: Arc::new(LastUses::new(settings.now)),
@@ -348,8 +355,20 @@ impl Ops {
                     None => Ok(Response::GetKeyRotationStatus { key_arn: key.arn.clone() }),
                 }
             }
-            (Request::ListGrants { .. }, Subject::Key(_)) => {
-                Ok(Response::ListGrants { grants: Vec::new(), next_marker: None })
+            (Request::CreateGrant(request), Subject::Key(key)) => {
+                Box::pin(self.create_grant(key, request, ctx, effects)).await
+            }
+            (Request::ListGrants { grant, grantee, page, .. }, Subject::Key(key)) => {
+                self.list_grants(key, grant.as_deref(), grantee.as_ref(), page, permit.caller(), resolved.snapshot())
+            }
+            (Request::ListRetirableGrants { retiring, page }, Subject::Account) => {
+                self.list_retirable_grants(retiring, page, permit.caller(), resolved.snapshot())
+            }
+            (Request::RetireGrant(request), Subject::Grant { key, grant }) => {
+                self.retire_grant(key, grant, request.dry_run, ctx, effects).await
+            }
+            (Request::RevokeGrant { grant, dry_run, .. }, Subject::Key(key)) => {
+                self.revoke_grant(key, grant, *dry_run, ctx, effects).await
             }
             (Request::GetKeyLastUsage { .. }, Subject::Key(key)) => self.key_last_usage(key),
             (Request::CreateCustomKeyStore(request), _) => Box::pin(self.create_key_store(request, ctx, effects)).await,

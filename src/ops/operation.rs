@@ -369,6 +369,7 @@ impl Operation {
                 | Operation::CreateAlias
                 | Operation::ConnectCustomKeyStore
                 | Operation::CreateCustomKeyStore
+                | Operation::CreateGrant
                 | Operation::CreateKey
                 | Operation::DeleteAlias
                 | Operation::DeleteCustomKeyStore
@@ -376,6 +377,8 @@ impl Operation {
                 | Operation::DisconnectCustomKeyStore
                 | Operation::EnableKey
                 | Operation::PutKeyPolicy
+                | Operation::RetireGrant
+                | Operation::RevokeGrant
                 | Operation::RotateAlias
                 | Operation::ScheduleKeyDeletion
                 | Operation::TagResource
@@ -406,10 +409,6 @@ impl Operation {
 
     pub fn service(self) -> Service {
         match self {
-            Operation::CreateGrant
-            | Operation::ListRetirableGrants
-            | Operation::RetireGrant
-            | Operation::RevokeGrant => Service::Refused("grants are not served by this version"),
             Operation::Decapsulate | Operation::Encapsulate => {
                 Service::Refused("key encapsulation is not served by this version")
             }
@@ -468,7 +467,11 @@ impl Operation {
             | Operation::PutKeyPolicy
             | Operation::ListKeyPolicies
             | Operation::GetKeyRotationStatus
-            | Operation::ListGrants => Service::Served,
+            | Operation::CreateGrant
+            | Operation::ListGrants
+            | Operation::ListRetirableGrants
+            | Operation::RetireGrant
+            | Operation::RevokeGrant => Service::Served,
         }
     }
 }
@@ -486,6 +489,6 @@ mod tests {
             assert!(!(op.changes() && op.is_read_only()), "{op:?}");
         }
         let served = Operation::ALL.iter().filter(|op| op.service() == Service::Served).count();
-        assert_eq!(served, 39);
+        assert_eq!(served, 43);
     }
 }

@@ -114,6 +114,7 @@ impl Ops {
             materials: materials.collect(),
             gcm_reserved: symmetric.then(|| snapshot.usage.get(&record.id).map_or(0, |u| u.reserved)),
             gcm_limit: symmetric.then(|| self.budgets.limit()),
+            grants: snapshot.grants_of(record.id).count() as u64,
             public_key: record.current().and_then(|m| m.spki.as_deref()).map(pem),
         })
     }

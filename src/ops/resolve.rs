@@ -5,6 +5,7 @@ mod asked;
 mod checks;
 #[cfg(test)]
 mod checks_tests;
+mod grants;
 mod named;
 #[cfg(test)]
 mod tests;
@@ -15,12 +16,13 @@ use crate::authn::Caller;
 use crate::authz::AliasGeneration;
 use crate::ids::{AccountId, AliasName, Arn, KeyId, Locality};
 use crate::ops::ciphertext::{Blob, Header};
+use crate::ops::grants::GrantTokenKey;
 use crate::ops::rotation::{self, RotationSubject};
 use crate::ops::{
     FederatedUserSubject, KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, RoleSubject, StsRequest, Task,
     TimerRequest,
 };
-use crate::store::{AliasRecord, KeyRecord, Lifecycle, Snapshot};
+use crate::store::{AliasRecord, GrantRecord, KeyRecord, Lifecycle, Snapshot};
 
 use named::how_named;
 pub use named::{Named, Stay};
@@ -61,6 +63,11 @@ pub enum Subject {
         destination: KeyTarget,
     },
     Rotation(Box<RotationSubject>),
+    /// RetireGrant: the grant, and its key.
+    Grant {
+        key: KeyTarget,
+        grant: Arc<GrantRecord>,
+    },
     /// What a session is asked of.
     Role(Box<RoleSubject>),
     FederatedUser(Box<FederatedUserSubject>),
@@ -120,7 +127,7 @@ impl Resolved {
         const ROLE: &str = "AWS::IAM::Role";
         match &self.subject {
             Subject::Account | Subject::Foreign { .. } | Subject::Command | Subject::Timer => Vec::new(),
-            Subject::Key(key) | Subject::Blob { key, .. } => vec![(KEY, &key.arn)],
+            Subject::Key(key) | Subject::Blob { key, .. } | Subject::Grant { key, .. } => vec![(KEY, &key.arn)],
             Subject::NewKey { arn, .. } => vec![(KEY, arn)],
             Subject::Role(role) => vec![(ROLE, &role.arn)],
             Subject::FederatedUser(_) => Vec::new(),
@@ -160,7 +167,7 @@ impl Resolved {
     /// The ARN that answers and audit records name as `keyId`.
     pub fn key_arn(&self) -> Option<&str> {
         match &self.subject {
-            Subject::Key(key) | Subject::Blob { key, .. } => Some(&key.arn),
+            Subject::Key(key) | Subject::Blob { key, .. } | Subject::Grant { key, .. } => Some(&key.arn),
             Subject::NewKey { arn, .. } => Some(arn),
             Subject::Alias(alias) => alias.target.as_ref().or(alias.current.as_ref()).map(|k| k.arn.as_str()),
             Subject::ReEncrypt { destination, .. } => Some(&destination.arn),
@@ -181,7 +188,7 @@ impl Ops {
     pub fn resolve(&self, task: Task, account: &AccountId, who: &str, new_id: KeyId) -> Result<Resolved, OpError> {
         let here = self.locality.of(account);
         let history = self.rotation.alias_history_decrypts;
-        let mut resolved = resolve(task, who, self.store.snapshot(), &here, history, new_id)?;
+        let mut resolved = resolve(task, who, self.store.snapshot(), &here, history, new_id, &self.grant_tokens)?;
         if let (
             Task::Kms(Request::DisableKey { .. } | Request::ScheduleKeyDeletion { .. }),
             Subject::Key(KeyTarget { record, .. }),
@@ -200,12 +207,16 @@ pub(super) fn resolve(
     locality: &Locality,
     history: bool,
     new_id: KeyId,
+    tokens: &GrantTokenKey,
 ) -> Result<Resolved, OpError> {
-    let (subject, alias) = match subject(&task, who, &snapshot, locality, history, new_id) {
+    let (subject, alias) = match subject(&task, who, &snapshot, locality, history, new_id, tokens) {
         Ok(found) => found,
         Err(Unresolved::Foreign(after)) => (Subject::Foreign { after }, None),
         Err(Unresolved::Error(error)) => return Err(error),
     };
+    if let (Task::Kms(request), false) = (&task, matches!(subject, Subject::Foreign { .. })) {
+        grants::check_tokens(request, &snapshot, tokens)?;
+    }
     let named_elsewhere = named_elsewhere(&subject, &snapshot, locality);
     Ok(Resolved { task, subject, alias, named_elsewhere, last_used: None, snapshot })
 }
@@ -256,6 +267,7 @@ fn subject(
     here: &Locality,
     history: bool,
     new_id: KeyId,
+    tokens: &GrantTokenKey,
 ) -> Result<Found, Unresolved> {
     let request = match task {
         Task::Kms(request) => request,
@@ -285,12 +297,13 @@ fn subject(
             let (key, alias) = own(find(text)?).ok_or(Unresolved::Foreign(None))?;
             return Ok((Subject::Key(key), alias));
         }
-        Request::ListAliases { key: None, .. } | Request::ListRetirableGrants { .. } => Subject::Account,
+        Request::ListAliases { key: None, .. } => Subject::Account,
+        Request::ListRetirableGrants { retiring, .. } => grants::retirable(retiring, here)?,
         Request::CreateGrant(request) => {
             let (key, alias) = find(&request.key)?;
             return Ok((Subject::Key(key), alias));
         }
-        Request::RetireGrant(_) => return Err(OpError::Unsupported("RetireGrant: not built".to_owned()).into()),
+        Request::RetireGrant(request) => grants::to_retire(request, snapshot, here, tokens)?,
         Request::CreateKey(_) => Subject::NewKey { id: new_id, arn: here.key_arn(&new_id) },
         Request::CreateAlias { alias, target } => {
             let subject = |target| Subject::Alias(alias_subject(snapshot, here, alias, target));

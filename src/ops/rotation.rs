@@ -250,7 +250,7 @@ fn policy_fits(old: &KeyRecord, old_arn: &str, new_arn: &str) -> Result<(), OpEr
 
 fn details(subject: &RotationSubject, again: bool) -> serde_json::Value {
     let aliases: Vec<&str> = subject.aliases.iter().map(|alias| alias.name.as_str()).collect();
-    let mut details = serde_json::json!({ "aliases": aliases, "oldKey": subject.old.arn, "reason": subject.reason });
+    let mut details = serde_json::json!({ "aliases": aliases, "oldKey": subject.old.arn, "reason": subject.reason, "grants": subject.grants });
     if let Some(members) = details.as_object_mut() {
         if again {
             members.insert("answeredBefore".to_owned(), true.into());

@@ -475,6 +475,8 @@ pub struct KeyDetails {
     /// Symmetric keys: encryptions set aside of the budget of the current material.
     pub gcm_reserved: Option<u64>,
     pub gcm_limit: Option<u64>,
+    #[serde(default)]
+    pub grants: u64,
     /// SubjectPublicKeyInfo, PEM; key pairs only.
     pub public_key: Option<String>,
 }

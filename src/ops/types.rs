@@ -6,7 +6,7 @@ use crate::ids::spec::*;
 use crate::ids::{AliasName, ClusterId, GrantId, KeyId, KeyStoreId};
 use crate::ops::Operation;
 use crate::secret::{SecretBytes, SecretString};
-use crate::store::{GrantConstraints, GrantRecord};
+pub use crate::store::{GrantConstraints, GrantPrincipal, GrantRecord};
 
 /// A KeyId member as the caller wrote it: key id, key ARN, alias name or alias ARN. Resolved once, in `ops::resolve`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,7 +169,7 @@ pub enum Request {
     CreateGrant(Box<CreateGrant>),
     ListGrants {
         key: KeyIdText,
-        grant: Option<GrantId>,
+        grant: Option<String>,
         /// GranteePrincipal or GranteeServicePrincipal, as the caller wrote it.
         grantee: Option<GrantPrincipalText>,
         page: Page,
@@ -337,6 +337,24 @@ impl DataKeySize {
 }
 
 impl Request {
+    /// GrantTokens of the operations that take them.
+    pub fn grant_tokens(&self) -> &[String] {
+        match self {
+            Request::CreateGrant(request) => &request.grant_tokens,
+            Request::ReEncrypt(request) => &request.grant_tokens,
+            Request::DescribeKey { grant_tokens, .. }
+            | Request::Encrypt { grant_tokens, .. }
+            | Request::Decrypt { grant_tokens, .. }
+            | Request::GenerateDataKey { grant_tokens, .. }
+            | Request::Sign { grant_tokens, .. }
+            | Request::Verify { grant_tokens, .. }
+            | Request::GetPublicKey { grant_tokens, .. }
+            | Request::GenerateMac { grant_tokens, .. }
+            | Request::VerifyMac { grant_tokens, .. } => grant_tokens,
+            _ => &[],
+        }
+    }
+
     pub fn operation(&self) -> Operation {
         use Operation as O;
         match self {
@@ -442,6 +460,9 @@ pub struct KeyStoreEntry {
 pub struct GrantEntry {
     pub key_arn: String,
     pub grant: Arc<GrantRecord>,
+    /// Grantee and retiring principal as callers see them: the ARN, or the unique id of a principal that is gone.
+    pub grantee: String,
+    pub retiring: Option<String>,
 }
 
 /// GetKeyLastUsage. Times in milliseconds since the epoch.

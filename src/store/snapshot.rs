@@ -32,6 +32,31 @@ impl Snapshot {
         range.map(|(_, grant)| grant).take_while(move |grant| grant.key == key)
     }
 
+    /// Grants of one key in the order of their ids, after `after`.
+    pub fn grants_after(&self, key: KeyId, after: Option<GrantId>) -> impl Iterator<Item = &Arc<GrantRecord>> {
+        let from = match after {
+            Some(after) => Bound::Excluded((key, after)),
+            None => Bound::Included((key, GrantId::first())),
+        };
+        let range = self.grants.range((from, Bound::Unbounded));
+        range.map(|(_, grant)| grant).take_while(move |grant| grant.key == key)
+    }
+
+    /// Grants that one principal (ARN or service name) may retire, over all keys, after `after`.
+    pub fn grants_retired_by(
+        &self,
+        retiring: &str,
+        after: Option<(KeyId, GrantId)>,
+    ) -> impl Iterator<Item = &Arc<GrantRecord>> {
+        let retiring: Arc<str> = retiring.into();
+        let from = match after {
+            Some((key, grant)) => Bound::Excluded((Arc::clone(&retiring), key, grant)),
+            None => Bound::Included((Arc::clone(&retiring), KeyId::new([0; 16], false), GrantId::first())),
+        };
+        let range = self.grants_retired_by.range((from, Bound::Unbounded));
+        range.take_while(move |((by, ..), _)| *by == retiring).map(|(_, grant)| grant)
+    }
+
     /// Grants of one key to one grantee (ARN or service name).
     pub fn grants_to<'s>(&'s self, key: KeyId, grantee: &str) -> impl Iterator<Item = &'s Arc<GrantRecord>> + use<'s> {
         let grantee: Arc<str> = grantee.into();

@@ -9,7 +9,7 @@ mod render;
 
 pub use audit::{audit_parameters, audit_response};
 pub use error::{StsError, error_xml};
-pub use query::{Parsed, is_web_identity, parse};
+pub use query::{Parsed, action_name, is_web_identity, parse};
 pub use render::render;
 
 pub const CONTENT_TYPE: &str = "text/xml";

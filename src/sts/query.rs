@@ -14,6 +14,8 @@ use crate::secret::SecretString;
 const VERSION: &str = "2011-06-15";
 const WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 
+const SERVED: &[&str] =
+    &["AssumeRole", WEB_IDENTITY, "GetAccessKeyInfo", "GetCallerIdentity", "GetFederationToken", "GetSessionToken"];
 /// AWS's other actions, so that a caller learns what is not served from what does not exist.
 const NOT_SERVED: &[&str] = &[
     "AssumeRoleWithSAML",
@@ -84,6 +86,13 @@ fn form<'a>(method: &str, query: &'a str, body: &'a [u8]) -> Result<Form<'a>, St
         "POST" => std::str::from_utf8(body).map_err(|_| StsError::Malformed("it is not text in UTF-8"))?,
         _ => return Err(StsError::Malformed("the method is neither GET nor POST")),
     })
+}
+
+/// The name of the action, from AWS's list: for the record of a request that cannot be read any further.
+pub fn action_name(method: &str, query: &str, body: &[u8]) -> Option<&'static str> {
+    let form = form(method, query, body).ok()?;
+    let action = form.value("Action").ok()??;
+    SERVED.iter().chain(NOT_SERVED).find(|known| **known == action).copied()
 }
 
 /// Whether the sender is to be known by an identity provider's token. A signature beside it means nothing.

@@ -170,11 +170,19 @@ FORMS = [
     ("ListKeyPolicies", "SYMMETRIC_DEFAULT", "KeyId", None),
     ("GetKeyRotationStatus", "SYMMETRIC_DEFAULT", "KeyId", None),
     ("ListGrants", "SYMMETRIC_DEFAULT", "KeyId", None),
+    ("CreateGrant", "SYMMETRIC_DEFAULT", "KeyId",
+     lambda b, k: {"GranteePrincipal": f"arn:aws:iam::{b.account}:root", "Operations": ["Decrypt"]}),
+    ("RetireGrant", "SYMMETRIC_DEFAULT", "KeyId", lambda b, k: {"GrantId": new_grant(b, k)}),
+    ("RevokeGrant", "SYMMETRIC_DEFAULT", "KeyId", lambda b, k: {"GrantId": new_grant(b, k)}),
     ("ListAliases", "SYMMETRIC_DEFAULT", "KeyId", None),
     ("GetKeyLastUsage", "SYMMETRIC_DEFAULT", "KeyId", None),
 ]
 # They take an alias's name, a key store or no key at all.
-WITHOUT_KEY_ID = {"CreateKey", "ListKeys", "GenerateRandom", "CreateAlias", "UpdateAlias", "DeleteAlias"} | vocabulary.KEY_STORES
+WITHOUT_KEY_ID = {"ListRetirableGrants", "CreateKey", "ListKeys", "GenerateRandom", "CreateAlias", "UpdateAlias", "DeleteAlias"} | vocabulary.KEY_STORES
+
+
+def new_grant(bridge, key):
+    return bridge.kms.create_grant(KeyId=key, GranteePrincipal=f"arn:aws:iam::{bridge.account}:root", Operations=["Decrypt"])["GrantId"]
 
 
 def test_the_table_of_forms_is_whole():
@@ -186,13 +194,13 @@ def test_key_id_forms(bridge, operation, spec, member, more):
     # State changes need a key of their own.
     key = bridge.new_key() if spec == "SYMMETRIC_DEFAULT" else bridge.key(spec)
     name = bridge.new_alias(key)
-    params = more(bridge, key) if more else {}
     call = getattr(bridge.kms, vocabulary.method(operation))
     arn = bridge.key_arn(key)
 
     for form in (key, arn):
         if operation == "CancelKeyDeletion":
             bridge.kms.schedule_key_deletion(KeyId=key)
+        params = more(bridge, key) if more else {}
         answer = members(call(**{member: form}, **params))
         if operation == "ScheduleKeyDeletion":
             bridge.kms.cancel_key_deletion(KeyId=key)

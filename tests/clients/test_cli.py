@@ -77,6 +77,17 @@ def keys_and_names(aws):
     assert aws.kms("list-key-policies", "--key-id", key)["PolicyNames"] == ["default"]
     assert aws.kms("get-key-rotation-status", "--key-id", key)["KeyRotationEnabled"] is False
     assert aws.kms("list-grants", "--key-id", key)["Grants"] == []
+    root = f"arn:aws:iam::{bridge.account}:root"
+    by_token, by_id = (aws.kms("create-grant", "--key-id", key, "--grantee-principal", root, "--retiring-principal", root,
+                               "--operations", "Decrypt", "Encrypt", "--constraints", "EncryptionContextSubset={tenant=acme}",
+                               "--name", name) for name in ("one", "two"))
+    (listed,) = aws.kms("list-grants", "--key-id", key, "--grant-id", by_id["GrantId"])["Grants"]
+    assert (listed["Name"], listed["Constraints"]) == ("two", {"EncryptionContextSubset": {"tenant": "acme"}})
+    retirable = aws.kms("list-retirable-grants", "--retiring-principal", root)["Grants"]
+    assert {by_token["GrantId"], by_id["GrantId"]} <= {grant["GrantId"] for grant in retirable}
+    aws.kms("retire-grant", "--grant-token", by_token["GrantToken"])
+    aws.kms("revoke-grant", "--key-id", key, "--grant-id", by_id["GrantId"])
+    assert aws.kms("list-grants", "--key-id", key)["Grants"] == []
 
     name, other = f"alias/cli-{secrets.token_hex(6)}", bridge.key()
     aws.kms("create-alias", "--alias-name", name, "--target-key-id", key)

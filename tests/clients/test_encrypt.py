@@ -216,8 +216,11 @@ def test_a_dry_run_tells_of_state_and_usage(bridge):
 
 def test_grant_tokens_are_checked_for_form(bridge):
     key = bridge.key()
-    blob = bridge.kms.encrypt(KeyId=key, Plaintext=b"p", GrantTokens=["any", "x" * 8192])["CiphertextBlob"]
-    assert bridge.kms.decrypt(CiphertextBlob=blob, GrantTokens=[])["Plaintext"] == b"p"
+    blob = bridge.kms.encrypt(KeyId=key, Plaintext=b"p", GrantTokens=[])["CiphertextBlob"]
+    assert bridge.kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"p"
+    for unknown in (["any"], ["x" * 8192]):
+        with refused("InvalidGrantTokenException"):
+            bridge.kms.encrypt(KeyId=key, Plaintext=b"p", GrantTokens=unknown)
     for wrong in (["t"] * 11, ["x" * 8193], [""]):
         with refused("ValidationException"):
             bridge.client(validate=False).encrypt(KeyId=key, Plaintext=b"p", GrantTokens=wrong)

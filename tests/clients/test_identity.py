@@ -52,6 +52,10 @@ def test_a_user_is_known_by_name(bridge, user):
     assert identity == {"Account": bridge.account, "Arn": f"arn:aws:iam::{bridge.account}:user/{name}"}
 
 
+def root(bridge):
+    return f"arn:aws:iam::{bridge.account}:root"
+
+
 def requests(bridge):
     """Each operation with parameters that would succeed for root, and the resource that a denial names."""
     key, ec, mac = bridge.key(), bridge.key("ECC_NIST_P256"), bridge.key("HMAC_256")
@@ -83,6 +87,11 @@ def requests(bridge):
     }
     for operation in vocabulary.KEY_STORES:
         rows[operation] = ({"CustomKeyStoreId": "cks-1234567890abcdef0"}, "*")
+    grant = bridge.kms.create_grant(KeyId=key, GranteePrincipal=root(bridge), Operations=["Decrypt"])["GrantId"]
+    rows["CreateGrant"] = (on_key | {"GranteePrincipal": root(bridge), "Operations": ["Decrypt"]}, key_arn)
+    for operation in ("RetireGrant", "RevokeGrant"):
+        rows[operation] = (on_key | {"GrantId": grant}, key_arn)
+    rows["ListRetirableGrants"] = ({"RetiringPrincipal": root(bridge)}, "*")
     rows["CreateCustomKeyStore"] = ({"CustomKeyStoreName": "denied"}, "*")
     for operation in ("DescribeKey", "GetKeyLastUsage", "EnableKey", "DisableKey", "CancelKeyDeletion", "ListResourceTags", "GetKeyPolicy",
                       "ListKeyPolicies", "GetKeyRotationStatus", "ListGrants"):
@@ -91,8 +100,10 @@ def requests(bridge):
 
 
 def denial(bridge, name, action, resource):
+    # Only the grant itself lets somebody retire it.
+    kind = "resource-based" if action == "kms:RetireGrant" else "identity-based"
     return (f"User: arn:aws:iam::{bridge.account}:user/{name} is not authorized to perform: {action} on resource: {resource} "
-            f"because no identity-based policy allows the {action} action")
+            f"because no {kind} policy allows the {action} action")
 
 
 def test_a_user_is_denied_everything(bridge, user):

@@ -1,17 +1,17 @@
 """The words of KMS as AWS documents them: which operations, specs and algorithms this version serves. Not taken from our code."""
 
 SERVED = """
-CancelKeyDeletion ConnectCustomKeyStore CreateAlias CreateCustomKeyStore CreateKey Decrypt DeleteAlias DeleteCustomKeyStore
+CancelKeyDeletion ConnectCustomKeyStore CreateAlias CreateCustomKeyStore CreateGrant CreateKey Decrypt DeleteAlias DeleteCustomKeyStore
 DescribeCustomKeyStores DescribeKey DisableKey DisconnectCustomKeyStore EnableKey Encrypt GenerateDataKey
 GenerateDataKeyWithoutPlaintext GenerateMac GenerateRandom GetKeyLastUsage GetKeyPolicy GetKeyRotationStatus GetPublicKey
-ListAliases ListGrants ListKeyPolicies ListKeys ListResourceTags PutKeyPolicy ReEncrypt ScheduleKeyDeletion Sign TagResource
-UntagResource UpdateAlias UpdateCustomKeyStore UpdateKeyDescription Verify VerifyMac
+ListAliases ListGrants ListKeyPolicies ListKeys ListResourceTags ListRetirableGrants PutKeyPolicy ReEncrypt RetireGrant
+RevokeGrant ScheduleKeyDeletion Sign TagResource UntagResource UpdateAlias UpdateCustomKeyStore UpdateKeyDescription Verify VerifyMac
 """.split()
 
 UNSERVED = """
-CreateGrant Decapsulate DeleteImportedKeyMaterial DeriveSharedSecret DisableKeyRotation EnableKeyRotation Encapsulate
+Decapsulate DeleteImportedKeyMaterial DeriveSharedSecret DisableKeyRotation EnableKeyRotation Encapsulate
 GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GetParametersForImport ImportKeyMaterial ListKeyRotations
-ListRetirableGrants ReplicateKey RetireGrant RevokeGrant RotateKeyOnDemand UpdatePrimaryRegion
+ReplicateKey RotateKeyOnDemand UpdatePrimaryRegion
 """.split()
 
 KEY_STORES = {name for name in SERVED if "CustomKeyStore" in name}

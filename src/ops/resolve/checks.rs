@@ -8,7 +8,7 @@ use super::{AliasSubject, KeyTarget, Named, Resolved, Subject};
 use crate::authz::evaluate::{self, Asks};
 use crate::authz::{AliasGeneration, Check, Checks, Conditions, Resource};
 use crate::ops::rotation::RotationSubject;
-use crate::ops::{Operation, ReEncrypt, Request, Task};
+use crate::ops::{Operation, ReEncrypt, Request, RotateGrants, Task};
 use crate::store::Snapshot;
 
 const TAG: &str = "kms:TagResource";
@@ -69,6 +69,13 @@ impl Resolved {
             }
             (_, Subject::Alias(alias)) => self.of_alias(request.operation(), alias),
             (_, Subject::Rotation(rotation)) => self.of_rotation(rotation),
+            (_, Subject::Grant { key, grant }) => {
+                let mut check = self.on_key(action, key);
+                check.conditions.request = asked::constraint_type(&grant.constraints).into_iter().collect();
+                check.encryption_context = Cow::Owned(asked::constrained_context(&grant.constraints));
+                check.asks = Asks::RetireGrant { grant };
+                vec![check]
+            }
             _ => vec![on_account(action, Vec::new())],
         }
     }
@@ -126,6 +133,10 @@ impl Resolved {
         }
         checks.extend(rotation.aliases.iter().map(|alias| on_alias(UPDATE, alias)));
         checks.extend([&rotation.old, &rotation.new].map(|key| self.on_key(UPDATE, key)));
+        let carries = rotation.grants == Some(RotateGrants::Carry);
+        if carries && self.snapshot.grants_of(rotation.old.record.id).next().is_some() {
+            checks.push(self.on_key("kms:CreateGrant", &rotation.new));
+        }
         checks
     }
 

@@ -141,7 +141,9 @@ fn shown(check: &Check<'_>) -> String {
 }
 
 fn asked(store: &Store, request: Request) -> Vec<String> {
-    let resolved = resolve(Task::Kms(request), "root", store.snapshot(), &here(), true, key_id(9)).unwrap();
+    let resolved =
+        resolve(Task::Kms(request), "root", store.snapshot(), &here(), true, key_id(9), &GrantTokenKey::in_test())
+            .unwrap();
     resolved.checks().iter().map(shown).collect()
 }
 
@@ -336,7 +338,7 @@ async fn each_operation_asks_for_its_checks() {
         ),
         (Request::ListGrants { key: id(), grant: None, grantee: None, page: page() }, on_key("ListGrants")),
         (
-            Request::ListRetirableGrants { retiring: GrantPrincipalText::Principal(text("x")), page: page() },
+            Request::ListRetirableGrants { retiring: GrantPrincipalText::Principal(text("arn:aws:iam::111122223333:root")), page: page() },
             on_account("ListRetirableGrants"),
         ),
         (Request::RevokeGrant { key: id(), grant: text("g"), dry_run: false }, on_key("RevokeGrant")),
@@ -413,7 +415,8 @@ async fn other_accounts_keys_are_told_apart_from_nothing_only_by_their_policy() 
         let list = Request::ListAliases { key: Some(theirs(n)), page: page() };
         assert_eq!(asked(&store, list), ["kms:ListAliases @ foreign"]);
         let unknown = Request::UpdateAlias { alias: "alias/none".parse().unwrap(), target: theirs(n) };
-        let refused = resolve(Task::Kms(unknown), "root", store.snapshot(), &here(), true, key_id(9));
+        let refused =
+            resolve(Task::Kms(unknown), "root", store.snapshot(), &here(), true, key_id(9), &GrantTokenKey::in_test());
         assert!(matches!(refused, Err(OpError::AliasNotFound { .. })));
     }
     // Their own ciphertext is decrypted under their key alone.

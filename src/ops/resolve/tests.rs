@@ -44,7 +44,7 @@ fn decrypt(named: &str, made_by: u16) -> Task {
 }
 
 fn resolved(store: &Store, task: Task, history: bool) -> Resolved {
-    resolve(task, "root", store.snapshot(), &here(), history, key_id(999)).unwrap()
+    resolve(task, "root", store.snapshot(), &here(), history, key_id(999), &GrantTokenKey::in_test()).unwrap()
 }
 
 /// Whether the alias means the key, then `kms:RequestAlias` and `hsmbridge:AliasGeneration` of the one check.
@@ -159,7 +159,126 @@ async fn a_key_of_the_history_that_is_gone_is_an_invalid_ciphertext() {
     deleting.lifecycle = Lifecycle::Deleting;
     for write in [Write::PutKey(deleting), Write::DeleteKey(key_id(1))] {
         put(&store, vec![write]).await;
-        let refused = resolve(decrypt("alias/app", 1), "root", store.snapshot(), &here(), HISTORY, key_id(999));
+        let tokens = GrantTokenKey::in_test();
+        let refused =
+            resolve(decrypt("alias/app", 1), "root", store.snapshot(), &here(), HISTORY, key_id(999), &tokens);
         assert_eq!(refused.unwrap_err(), OpError::InvalidCiphertext);
     }
+}
+
+fn grant(key: u16, digit: &str) -> GrantRecord {
+    let owner = |name: &str| crate::store::GrantPrincipal::Aws { arn: name.to_owned(), id: None };
+    GrantRecord {
+        id: digit.repeat(64).parse().unwrap(),
+        key: key_id(key),
+        issuing_account: account(),
+        grantee: owner("a"),
+        retiring: Some(owner("b")),
+        operations: vec![crate::ids::spec::GrantOperation::Decrypt],
+        constraints: crate::store::GrantConstraints::default(),
+        name: None,
+        created: 1,
+    }
+}
+
+fn retire(token: Option<&str>, key: Option<&str>, grant: Option<&str>) -> Task {
+    Task::Kms(Request::RetireGrant(Box::new(crate::ops::RetireGrant {
+        token: token.map(str::to_owned),
+        key: key.map(|key| KeyIdText(key.to_owned())),
+        grant: grant.map(str::to_owned),
+        dry_run: false,
+    })))
+}
+
+#[tokio::test]
+async fn a_grant_to_retire_is_named_by_its_token_or_by_key_and_id() {
+    let (_dir, store) = store(vec![]).await;
+    let tokens = GrantTokenKey::in_test();
+    let foreign = KeyRecord { account: "444455556666".parse().unwrap(), ..key(4) };
+    let abroad = here().of(&foreign.account);
+    put(&store, vec![Write::PutGrant(grant(1, "a")), Write::PutGrant(grant(4, "b")), Write::PutKey(foreign)]).await;
+    let find = |task| resolve(task, "root", store.snapshot(), &here(), HISTORY, key_id(999), &tokens);
+    let (own, theirs) = (here().key_arn(&key_id(1)), abroad.key_arn(&key_id(4)));
+    let (a, b, c) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
+    let token = |key: u16, id: &str| tokens.make(key_id(key), &id.parse().unwrap(), [0; 16]).unwrap();
+    let (token_a, token_b, gone) = (token(1, &a), token(4, &b), token(1, &c));
+    for (task, arn, id) in [
+        (retire(Some(&token_a), None, None), &own, &a),
+        (retire(None, Some(&own), Some(&a)), &own, &a),
+        (retire(None, Some(&key_id(1).to_string()), Some(&a)), &own, &a),
+        // Across accounts, by token and by ARN.
+        (retire(Some(&token_b), None, None), &theirs, &b),
+        (retire(None, Some(&theirs), Some(&b)), &theirs, &b),
+    ] {
+        let resolved = find(task).unwrap();
+        let Subject::Grant { key, grant } = resolved.subject() else { panic!("{resolved:?}") };
+        assert_eq!((&key.arn, grant.id.as_str()), (arn, id.as_str()));
+        let checks = resolved.checks();
+        assert!(matches!(
+            checks.as_slice(),
+            [crate::authz::Check {
+                action: "kms:RetireGrant",
+                asks: crate::authz::evaluate::Asks::RetireGrant { .. },
+                ..
+            }]
+        ));
+        assert_eq!(resolved.resources(), [("AWS::KMS::Key", arn.as_str())]);
+    }
+    let either = OpError::Validation("Specify either a grant token, or both a key id and a grant id.".to_owned());
+    for (task, error) in [
+        (retire(Some(&gone), None, None), OpError::InvalidGrantToken),
+        (retire(Some("x"), None, None), OpError::InvalidGrantToken),
+        (retire(None, Some(&own), Some(&c)), OpError::GrantNotFound(c.clone())),
+        (retire(None, Some(&own), Some("g")), OpError::InvalidGrantId("g".to_owned())),
+        (retire(None, Some("x"), Some(&a)), OpError::InvalidKeyId("x".to_owned())),
+        (
+            retire(None, Some(&here().key_arn(&key_id(9))), Some(&a)),
+            OpError::KeyNotFound { arn: here().key_arn(&key_id(9)) },
+        ),
+        (retire(Some(&token_a), Some(&own), Some(&a)), either.clone()),
+        (retire(None, Some(&own), None), either.clone()),
+        (retire(None, None, Some(&a)), either.clone()),
+        (retire(None, None, None), either),
+    ] {
+        assert_eq!(find(task).unwrap_err(), error);
+    }
+    // A key that is not there and one without such a grant are the same to another account.
+    for arn in [&theirs, &abroad.key_arn(&key_id(9))] {
+        let resolved = find(retire(None, Some(arn), Some(&a))).unwrap();
+        assert!(matches!(resolved.subject(), Subject::Foreign { .. }));
+    }
+}
+
+#[tokio::test]
+async fn grant_tokens_name_grants_of_ours() {
+    let (_dir, store) = store(vec![]).await;
+    let tokens = GrantTokenKey::in_test();
+    put(&store, vec![Write::PutGrant(grant(1, "a")), Write::PutGrant(grant(2, "b"))]).await;
+    let token = |key: u16, digit: &str| tokens.make(key_id(key), &digit.repeat(64).parse().unwrap(), [0; 16]).unwrap();
+    let describe = |grant_tokens: &[&str]| {
+        let grant_tokens = grant_tokens.iter().map(|token| (*token).to_owned()).collect();
+        let task = Task::Kms(Request::DescribeKey { key: KeyIdText(key_id(1).to_string()), grant_tokens });
+        resolve(task, "root", store.snapshot(), &here(), HISTORY, key_id(999), &tokens).map(drop)
+    };
+    let (own, other, gone) = (token(1, "a"), token(2, "b"), token(1, "b"));
+    assert_eq!(describe(&[]), Ok(()));
+    assert_eq!(describe(&[&own, &other, &own]), Ok(()), "one for another key does no harm");
+    for wrong in [&[gone.as_str()][..], &[&own, "x"]] {
+        assert_eq!(describe(wrong), Err(OpError::InvalidGrantToken));
+    }
+    put(&store, vec![Write::DeleteGrant(key_id(1), "a".repeat(64).parse().unwrap())]).await;
+    assert_eq!(describe(&[&own]), Err(OpError::InvalidGrantToken));
+}
+
+#[tokio::test]
+async fn retirable_grants_are_those_of_a_principal_of_the_own_account() {
+    let (_dir, store) = store(vec![]).await;
+    let find = |retiring: &str| {
+        let retiring = crate::ops::GrantPrincipalText::Principal(retiring.to_owned());
+        let task = Task::Kms(Request::ListRetirableGrants { retiring, page: crate::ops::Page::default() });
+        resolve(task, "root", store.snapshot(), &here(), HISTORY, key_id(999), &GrantTokenKey::in_test())
+    };
+    assert!(matches!(find("arn:aws:iam::111122223333:user/a").unwrap().subject(), Subject::Account));
+    assert!(matches!(find("arn:aws:iam::444455556666:user/a").unwrap().subject(), Subject::Foreign { .. }));
+    assert_eq!(find("alice").unwrap_err(), OpError::MalformedArn("alice".to_owned()));
 }

@@ -1,10 +1,12 @@
-//! The one transaction of a rotation: new key, aliases, history and ClientToken, or nothing. Pure over the newest snapshot.
+//! The one transaction of a rotation: new key, aliases, history, grants and ClientToken, or nothing. A function of the newest
+//! snapshot, but for the ids of carried grants.
 
 use crate::ids::{AliasName, KeyId};
+use crate::ops::grants::new_grant_id;
 use crate::ops::keys::{newest, not_pending};
 use crate::ops::rotation::subject::{RotationSubject, Ticket};
-use crate::ops::{OpError, RotationDone};
-use crate::store::{AliasHistory, KeyRecord, RotationRecord, Snapshot, Write};
+use crate::ops::{OpError, RotateGrants, RotationDone};
+use crate::store::{AliasHistory, GrantRecord, KeyRecord, RotationRecord, Snapshot, Write};
 
 /// How long a ClientToken is known at least.
 const TOKENS_KEPT_MS: i64 = 24 * 3_600_000;
@@ -17,6 +19,7 @@ pub(super) struct Commit {
     old_arn: String,
     new: KeyRecord,
     new_arn: String,
+    grants: Option<RotateGrants>,
     ticket: Option<Ticket>,
     now: i64,
 }
@@ -30,6 +33,7 @@ impl Commit {
             old_arn: subject.old.arn.clone(),
             new,
             new_arn: subject.new.arn.clone(),
+            grants: subject.grants,
             ticket: subject.ticket.clone(),
             now,
         }
@@ -62,6 +66,7 @@ impl Commit {
             record.updated = self.now;
             writes.push(Write::PutAlias(record));
         }
+        writes.extend(self.carried(snapshot)?);
         writes.extend(forgotten(snapshot, self.now));
         if let Some(Ticket { client_token, request }) = self.ticket {
             writes.push(Write::PutRotation(RotationRecord {
@@ -78,13 +83,32 @@ impl Commit {
     }
 }
 
+impl Commit {
+    /// The old key's grants as grants of the new key: to the same principals, who keep the unique ids that they were bound to.
+    fn carried(&self, snapshot: &Snapshot) -> Result<Vec<Write>, OpError> {
+        match self.grants {
+            Some(RotateGrants::Leave) => Ok(Vec::new()),
+            Some(RotateGrants::Carry) => snapshot
+                .grants_of(self.old.id)
+                .map(|grant| {
+                    let (id, created) = (new_grant_id()?, self.now);
+                    Ok(Write::PutGrant(GrantRecord { id, key: self.new.id, created, ..grant.as_ref().clone() }))
+                })
+                .collect(),
+            // Made since the rotation was found to need no word about grants.
+            None if live_grants(snapshot, &self.old.id) > 0 => Err(OpError::Throttled),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
 /// ClientTokens that nobody can come back with any more.
 fn forgotten(snapshot: &Snapshot, now: i64) -> impl Iterator<Item = Write> {
     let old = snapshot.rotations.iter().filter(move |(_, r)| r.at.saturating_add(TOKENS_KEPT_MS) < now);
     old.take(TOKENS_FORGOTTEN_AT_ONCE).map(|(token, _)| Write::DeleteRotation(token.clone()))
 }
 
-/// Live grants of a key. This version has no grants: the question is asked here and nowhere else.
-pub(super) fn live_grants(_snapshot: &Snapshot, _key: &KeyId) -> u64 {
-    0
+/// Live grants of a key.
+pub(super) fn live_grants(snapshot: &Snapshot, key: &KeyId) -> u64 {
+    snapshot.grants_of(*key).count() as u64
 }

@@ -179,6 +179,57 @@ fn each_member_of_a_request_counts() {
 }
 
 #[tokio::test]
+async fn grants_are_carried_or_left_as_was_said() {
+    use crate::ids::spec::GrantOperation;
+    use crate::store::{GrantConstraints, GrantPrincipal, GrantRecord};
+    let (_dir, store) = store().await;
+    let grant = |digit: &str, key| GrantRecord {
+        id: digit.repeat(64).parse().unwrap(),
+        key,
+        issuing_account: account(),
+        grantee: GrantPrincipal::Aws { arn: "arn:aws:iam::111122223333:user/a".into(), id: Some("AIDA1".into()) },
+        retiring: Some(GrantPrincipal::Aws { arn: "arn:aws:iam::111122223333:root".into(), id: None }),
+        operations: vec![GrantOperation::Decrypt],
+        constraints: GrantConstraints { source_arn: Some("arn".into()), ..GrantConstraints::default() },
+        name: Some("n".into()),
+        created: 1,
+    };
+    let old = [grant("a", key_id(1)), grant("b", key_id(1))];
+    let others = grant("c", key_id(2));
+    let writes = old.iter().chain([&others]).map(|grant| Write::PutGrant(grant.clone()));
+    put(&store, writes.collect()).await;
+    let back = || put(&store, vec![Write::PutAlias(alias("alias/app", key_id(1)))]);
+    let asked = |grants, new| RotationSubject { grants, ..subject(&store, None, new) };
+    // Nobody was asked: they came after the refusal had been looked for.
+    assert_eq!(commit(&store, &asked(None, 7), NOW).await.unwrap_err(), OpError::Throttled);
+    commit(&store, &asked(Some(RotateGrants::Leave), 7), NOW).await.unwrap();
+    assert_eq!(live_grants(&store.snapshot(), &key_id(7)), 0);
+    back().await;
+    commit(&store, &asked(Some(RotateGrants::Carry), 8), NOW).await.unwrap();
+    let snapshot = store.snapshot();
+    assert_eq!((live_grants(&snapshot, &key_id(1)), live_grants(&snapshot, &key_id(8))), (2, 2));
+    for carried in snapshot.grants_of(key_id(8)) {
+        assert!(old.iter().all(|grant| grant.id != carried.id), "ids are never used again");
+        assert_eq!((carried.key, carried.created), (key_id(8), NOW));
+        assert_eq!(
+            GrantRecord { id: old[0].id.clone(), key: key_id(1), created: 1, ..carried.as_ref().clone() },
+            old[0]
+        );
+    }
+    back().await;
+    let carry = RotateAlias { grants: Some(RotateGrants::Carry), ..request(None) };
+    let carry = resolved(&store, crate::ops::Task::Kms(Request::RotateAlias(carry)));
+    let new = here().key_arn(&key_id(7));
+    let of_grants = |check: &crate::authz::Check<'_>| {
+        check.action == "kms:CreateGrant" && matches!(&check.resource, Resource::Key { arn, .. } if *arn == new)
+    };
+    assert!(carry.checks().iter().any(of_grants));
+    let leave = RotateAlias { grants: Some(RotateGrants::Leave), ..request(None) };
+    let leave = resolved(&store, crate::ops::Task::Kms(Request::RotateAlias(leave)));
+    assert!(!leave.checks().iter().any(of_grants));
+}
+
+#[tokio::test]
 async fn everything_that_a_rotation_does_is_asked_for() {
     let (_dir, store) = store().await;
     let asked = |tags: bool| {
@@ -222,7 +273,8 @@ async fn everything_that_a_rotation_does_is_asked_for() {
 }
 
 fn resolved(store: &Store, task: crate::ops::Task) -> Resolved {
-    crate::ops::resolve::resolve(task, "root", store.snapshot(), &here(), true, key_id(7)).unwrap()
+    let tokens = crate::ops::grants::GrantTokenKey::in_test();
+    crate::ops::resolve::resolve(task, "root", store.snapshot(), &here(), true, key_id(7), &tokens).unwrap()
 }
 
 #[test]

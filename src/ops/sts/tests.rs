@@ -20,7 +20,7 @@ fn session(tags: &[(&str, &str)], transitive: &[&str], source_identity: Option<&
         claims: Vec::new(),
         chained: false,
     };
-    Caller::session_in_test(role, "111122223333".parse().unwrap(), session)
+    Caller::simulated(role, "111122223333".parse().unwrap(), Some(session))
 }
 
 fn request(tags: &[(&str, &str)], source_identity: Option<&str>) -> AssumeRole {
