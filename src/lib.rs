@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  TCP/TLS ── http ──┬── kms  (AWS JSON 1.1, X-Amz-Target: TrentService.*) ──┐
-//!                    └── sts  (Query protocol, Action=GetCallerIdentity)   ──┤
+//!                    └── sts  (Query protocol, Action=AssumeRole…)         ──┤
 //!  operator socket ── cli ───────────────────────────────────────────────────┤
 //!                                                                            ▼
 //!   authn    who asks                                             → Caller

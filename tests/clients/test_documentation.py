@@ -108,6 +108,16 @@ def test_custom_key_stores(shell_with_stores):
     assert "hsm-bridge/store-kek" in shell_with_stores(blocks(README, "sh tour")[0]).stdout
 
 
+def test_who_may(shell):
+    done = shell(blocks(README, "sh authorization")[0])
+    lines = done.stdout.splitlines()
+    assert "order 1" in lines and "assumed-role/reader/tour" in done.stdout and "decided by grant: grant " in done.stdout, done.stdout
+    assert lines.count("refused, as it should") == 1 and "no identity-based policy allows the kms:Encrypt action" in done.stderr
+    asked = shell('hsm-bridge policy simulate --principal user/dave --action kms:Decrypt --key "$KEY" --context app=orders'
+                  .replace("$KEY", re.search(r"arn:aws:kms:\S+:key/[0-9a-f-]{36}", done.stdout).group()))
+    assert asked.stdout.startswith("denied (implicit)\n")
+
+
 def test_rotation_by_alias(shell):
     done = shell(blocks(README, "sh rotation")[0])
     assert "written before" in done.stdout and "Keys rotated away" in done.stdout
