@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::authn::session_token::NONCE_LEN;
 use crate::authn::{self, Holder, SealError, SessionClaims};
+use crate::authz::builtin::builtin;
 use crate::authz::language::{Policy, PolicyKind};
 use crate::ids::{AccountId, Arn, PolicyArn};
 use crate::ops::sts::{Credentials, SessionPolicyInput, StsRefusal};
@@ -101,7 +102,8 @@ fn managed(text: &str, account: &AccountId, snapshot: &Snapshot) -> Result<Polic
     let arn: PolicyArn = text.parse().map_err(|_| absent())?;
     let parts = Arn::parse(arn.as_str()).map_err(|_| absent())?;
     let ours = parts.service == "iam" && (parts.account == account.as_str() || parts.account == "aws");
-    if ours && snapshot.policies.contains_key(&arn) { Ok(arn) } else { Err(absent()) }
+    let known = snapshot.policies.contains_key(&arn) || builtin(arn.as_str()).is_some();
+    if ours && known { Ok(arn) } else { Err(absent()) }
 }
 
 impl Ops {
@@ -179,7 +181,9 @@ mod tests {
             check(Some(&long), None),
             Err(OpError::Sts(StsRefusal::PackedPolicyTooLarge { percent: 105.. }))
         ));
-        for arn in ["arn:aws:iam::111122223333:policy/none", "arn:aws:iam::444455556666:policy/p", "x"] {
+        assert_eq!(check(None, Some("arn:aws:iam::aws:policy/ReadOnlyAccess")), Ok(()));
+        let scp = "arn:aws:organizations::aws:policy/service_control_policy/FullAWSAccess";
+        for arn in ["arn:aws:iam::111122223333:policy/none", "arn:aws:iam::444455556666:policy/p", scp, "x"] {
             assert!(matches!(check(None, Some(arn)), Err(OpError::Sts(StsRefusal::Validation(_)))), "{arn}");
         }
     }
