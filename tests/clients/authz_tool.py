@@ -146,7 +146,7 @@ def record(bridge, answer):
     """What the log has of the call with this answer (or refusal's response)."""
     request_id = answer["ResponseMetadata"]["RequestId"]
     (found,) = [r for r in map(json.loads, (line for line in bridge.journal_lines() if request_id.encode() in line))
-                if r.get("requestID") == request_id]
+                if r.get("requestID") == request_id and r["eventType"] == "AwsApiCall"]
     return found
 
 

@@ -105,7 +105,12 @@ def test_root_of_another_account_needs_no_policy_of_its_own(bridge, other):
 
 
 
-NOT_
+NOT_CROSS_ACCOUNT = {
+    "CancelKeyDeletion": {}, "DisableKey": {}, "EnableKey": {}, "GetKeyPolicy": {}, "ListKeyPolicies": {}, "ListResourceTags": {},
+    "ScheduleKeyDeletion": {"PendingWindowInDays": 7}, "TagResource": {"Tags": [{"TagKey": "a", "TagValue": "b"}]},
+    "UntagResource": {"TagKeys": ["a"]}, "UpdateKeyDescription": {"Description": "theirs"}, "GetKeyLastUsage": {},
+}
+
 
 def test_which_operations_are_possible_across_accounts(bridge, bob):
     key = Key(bridge, allows(bob, "kms:*"))
@@ -185,7 +190,14 @@ def test_a_stranger_does_not_learn_which_keys_there_are(bridge, bob):
                f"arn:aws:kms:{bridge.region}:{new_account_id()}:alias/x"]
     said = [answer(bob.kms.describe_key, KeyId=alias) for alias in aliases]
     assert said[1:] == said[:-1] and said[0][0]["Error"]["Message"] == hidden_text(bob, "kms:DescribeKey")
-    # DryRun and grant tokens make no difference.
+    # Nor which grants: of a key that is there, of none.
+    grant = bridge.kms.create_grant(KeyId=enabled.id, GranteePrincipal=f"arn:aws:iam::{bridge.account}:root", Operations=["Encrypt"])["GrantId"]
+    for operation in ("RetireGrant", "RevokeGrant"):
+        said = [answer(getattr(bob.kms, method(operation)), KeyId=k, GrantId=g)
+                for k, g in ((enabled.arn, grant), (enabled.arn, "0" * 64), (nowhere[0], grant), (dying.arn, "0" * 64))]
+        assert said[1:] == said[:-1], operation
+        assert said[0][0]["Error"] == {"Code": "AccessDeniedException", "Message": hidden_text(bob, f"kms:{operation}")}
+    # DryRun makes no difference.
     dry = [answer(bob.kms.encrypt, KeyId=k, Plaintext=b"x", DryRun=True) for k in (enabled.arn, disabled.arn, nowhere[0])]
     assert dry[1:] == dry[:-1]
 
