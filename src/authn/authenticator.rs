@@ -109,21 +109,25 @@ impl Authenticator {
                 .filter(|credential| credential.active && credential.id == id)
                 .map(Found::LongTerm)
                 .ok_or(AuthnError::UnrecognizedClient),
-            Some(token) if id.as_str().starts_with("ASIA") => self.session(&id, token, directory, secrets, now).await,
+            Some(token) if id.as_str().starts_with("ASIA") => self
+                .session(Some(&id), token, directory, secrets, now)
+                .await
+                .map(|(opened, who)| Found::Session(opened, who)),
             _ => Err(AuthnError::UnrecognizedClient),
         }
     }
 
-    /// RULE authorization.md §4.3: opens, is of this access key, is not of the future and not of the past, and whose it is may
+    /// `id`: the access key that signed; `None`: the token alone tells whose session it is, and somebody else signed. RULE
+    /// authorization.md §4.3: opens, is of this access key, is not of the future and not of the past, and whose it is may
     /// still have it. What the token says is believed; what may have changed since is asked.
-    async fn session(
+    pub(super) async fn session(
         &self,
-        id: &AccessKeyId,
+        id: Option<&AccessKeyId>,
         token: &str,
         directory: &dyn Directory,
         secrets: &dyn OpenSecret,
         now: i64,
-    ) -> Result<Found, AuthnError> {
+    ) -> Result<(Arc<Opened>, Principal), AuthnError> {
         let opened = match self.opened.known(token) {
             Some(opened) => opened,
             None => {
@@ -135,7 +139,7 @@ impl Authenticator {
             }
         };
         let claims = &opened.claims;
-        if claims.access_key != *id
+        if id.is_some_and(|id| claims.access_key != *id)
             || claims.issued.div_euclid(1000) > now.saturating_add(WINDOW)
             || !directory.has_session_key(opened.key)
         {
@@ -145,7 +149,7 @@ impl Authenticator {
             return Err(AuthnError::ExpiredToken);
         }
         match directory.holder(claims) {
-            Some(principal) => Ok(Found::Session(opened, principal)),
+            Some(principal) => Ok((opened, principal)),
             None => Err(AuthnError::UnrecognizedClient),
         }
     }

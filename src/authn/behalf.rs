@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Caller, Directory, PlainRequest, Principal, Session};
+use super::{Authenticator, AuthnError, Caller, Directory, OpenSecret, PlainRequest, Principal, Session};
 use crate::ids::{AccountId, Arn, ServiceName};
 
 /// On whose behalf: the ARN of a user or of an account's root user, or the session token of temporary credentials.
@@ -38,6 +38,15 @@ pub enum NotForThem {
     Token,
 }
 
+/// Why a request on behalf of somebody goes no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOnBehalf {
+    /// The text for the signer (AccessDenied).
+    Denied(String),
+    /// The session token could not be tried: a fault of ours. The text is for the log.
+    Internal(String),
+}
+
 /// The resource of a service for which it calls. Only services say it: nobody else is believed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Source {
@@ -47,49 +56,81 @@ pub struct Source {
     pub arn: Option<String>,
 }
 
-/// Takes what a service said of its caller into account. `Err`: the signer as it is, and the text for it (AccessDenied).
-pub fn behalf(
-    signer: Caller,
-    request: &PlainRequest<'_>,
-    directory: &dyn Directory,
-) -> Result<Caller, (Caller, String)> {
-    let named = match one(request, ON_BEHALF_OF) {
-        Ok(named) => named,
-        Err(text) => return Err((signer, text)),
-    };
-    let source = match source(request) {
-        Ok(source) => source,
-        Err(text) => return Err((signer, text)),
-    };
-    let Principal::Service { name: service, .. } = &signer.principal else {
-        return match named.map(|_| ON_BEHALF_OF).or(source.map(|_| SOURCE_ARN)) {
-            None => Ok(signer),
-            Some(header) => {
-                let text = format!(
-                    "User: {} is not authorized to send {header} because it is not a registered service",
-                    signer.arn()
-                );
-                Err((signer, text))
+impl Authenticator {
+    /// Takes what a service said of its caller into account. `Err`: the signer as it is, and why.
+    pub async fn behalf(
+        &self,
+        signer: Caller,
+        request: &PlainRequest<'_>,
+        directory: &dyn Directory,
+        secrets: &dyn OpenSecret,
+        now: i64,
+    ) -> Result<Caller, (Caller, NotOnBehalf)> {
+        let named = match one(request, ON_BEHALF_OF) {
+            Ok(named) => named,
+            Err(text) => return Err((signer, NotOnBehalf::Denied(text))),
+        };
+        let source = match source(request) {
+            Ok(source) => source,
+            Err(text) => return Err((signer, NotOnBehalf::Denied(text))),
+        };
+        let Principal::Service { name: service, .. } = &signer.principal else {
+            return match named.map(|_| ON_BEHALF_OF).or(source.map(|_| SOURCE_ARN)) {
+                None => Ok(signer),
+                Some(header) => {
+                    let text = format!(
+                        "User: {} is not authorized to send {header} because it is not a registered service",
+                        signer.arn()
+                    );
+                    Err((signer, NotOnBehalf::Denied(text)))
+                }
+            };
+        };
+        let source = source.map(Arc::new);
+        let Some(named) = named else {
+            return Ok(Caller { source, ..signer });
+        };
+        let end = if named.starts_with("arn:") {
+            directory.end_caller(service, named)
+        } else {
+            match self.end_session(service, named, directory, secrets, now).await {
+                Err(AuthnError::Internal(cause)) => return Err((signer, NotOnBehalf::Internal(cause))),
+                Err(_) => Err(NotForThem::Token),
+                Ok(end) => end,
             }
         };
-    };
-    let source = source.map(Arc::new);
-    let Some(named) = named else {
-        return Ok(Caller { source, ..signer });
-    };
-    match directory.end_caller(service, named) {
-        Ok(end) => Ok(Caller {
-            principal: end.principal,
-            account: end.account,
-            access_key: signer.access_key,
-            session: end.session,
-            via: Some(service.clone()),
-            source,
-        }),
-        Err(why) => {
-            let text = refusal(service, named, why);
-            Err((signer, text))
+        match end {
+            Ok(end) => Ok(Caller {
+                principal: end.principal,
+                account: end.account,
+                access_key: signer.access_key,
+                session: end.session,
+                via: Some(service.clone()),
+                source,
+            }),
+            Err(why) => {
+                let text = refusal(service, named, why);
+                Err((signer, NotOnBehalf::Denied(text)))
+            }
         }
+    }
+
+    /// By the session token that the caller sent to the service: whose session it is, as narrow as it is.
+    async fn end_session(
+        &self,
+        service: &ServiceName,
+        token: &str,
+        directory: &dyn Directory,
+        secrets: &dyn OpenSecret,
+        now: i64,
+    ) -> Result<Result<EndCaller, NotForThem>, AuthnError> {
+        let (opened, principal) = self.session(None, token, directory, secrets, now).await?;
+        let caller = Caller::plain(principal, opened.claims.account.clone());
+        if !directory.acts_for(service, &caller.account, &[&caller.arn(), &caller.principal_arn()]) {
+            return Ok(Err(NotForThem::NotRegistered));
+        }
+        let Caller { principal, account, .. } = caller;
+        Ok(Ok(EndCaller { principal, account, session: Some(Arc::clone(&opened.session)) }))
     }
 }
 
@@ -134,8 +175,11 @@ fn one<'a>(request: &PlainRequest<'a>, name: &str) -> Result<Option<&'a str>, St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authn::Credential;
+    use crate::authn::{Credential, Settings};
     use crate::ids::AccessKeyId;
+    use crate::secret::SecretString;
+    use std::future::Future;
+    use std::pin::Pin;
 
     struct OneUser;
 
@@ -165,52 +209,68 @@ mod tests {
         Caller { access_key: Some("AKIA0000000000000001".parse().unwrap()), ..Caller::plain(principal, account()) }
     }
 
-    fn asked(signer: Caller, headers: &[(&str, &[u8])]) -> Result<Caller, String> {
-        let request = PlainRequest { method: "POST", path: "/", query: "", headers, body: b"" };
-        behalf(signer, &request, &OneUser).map_err(|(_, text)| text)
+    struct NoSecrets;
+
+    impl OpenSecret for NoSecrets {
+        fn open<'a>(
+            &'a self,
+            _: &'a Credential,
+        ) -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send + 'a>> {
+            Box::pin(async { Err("no secret".to_owned()) })
+        }
     }
 
-    #[test]
-    fn a_service_acts_for_whom_the_directory_lets_it() {
-        let caller = asked(service(), &[(ON_BEHALF_OF, b"arn:aws:iam::111122223333:user/alice")]).unwrap();
+    async fn asked(signer: Caller, headers: &[(&str, &[u8])]) -> Result<Caller, String> {
+        let request = PlainRequest { method: "POST", path: "/", query: "", headers, body: b"" };
+        let authenticator =
+            Authenticator::new(Settings { accepted_regions: Vec::new(), debug_signature_errors: false });
+        authenticator.behalf(signer, &request, &OneUser, &NoSecrets, 0).await.map_err(|(_, why)| match why {
+            NotOnBehalf::Denied(text) => text,
+            NotOnBehalf::Internal(cause) => panic!("{cause}"),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_service_acts_for_whom_the_directory_lets_it() {
+        let caller = asked(service(), &[(ON_BEHALF_OF, b"arn:aws:iam::111122223333:user/alice")]).await.unwrap();
         assert_eq!(caller.principal(), &Principal::Root);
         assert_eq!(caller.via().unwrap().as_str(), "s3.internal.example");
         assert_eq!(caller.access_key().unwrap().as_str(), "AKIA0000000000000001");
-        let text = asked(service(), &[(ON_BEHALF_OF, b"arn:aws:iam::111122223333:user/bob")]).unwrap_err();
+        let text = asked(service(), &[(ON_BEHALF_OF, b"arn:aws:iam::111122223333:user/bob")]).await.unwrap_err();
         assert_eq!(
             text,
             "Service: s3.internal.example is not authorized to act on behalf of arn:aws:iam::111122223333:user/bob \
              because its registration does not name that principal"
         );
         // A session token is not echoed.
-        let text = asked(service(), &[(ON_BEHALF_OF, b"AVerySealedToken")]).unwrap_err();
+        let text = asked(service(), &[(ON_BEHALF_OF, b"AVerySealedToken")]).await.unwrap_err();
         assert!(text.contains("on behalf of a session because"), "{text}");
     }
 
-    #[test]
-    fn nobody_else_is_believed() {
+    #[tokio::test]
+    async fn nobody_else_is_believed() {
         let user = || Caller::plain(Principal::Root, account());
         for header in [ON_BEHALF_OF, SOURCE_ACCOUNT, SOURCE_ARN] {
             let value: &[u8] = if header == SOURCE_ACCOUNT { b"111122223333" } else { b"arn:aws:s3:::bucket" };
-            let text = asked(user(), &[(header, value)]).unwrap_err();
+            let text = asked(user(), &[(header, value)]).await.unwrap_err();
             assert!(text.contains("is not a registered service"), "{header}: {text}");
         }
-        let plain = asked(user(), &[("x-amz-target", b"TrentService.Encrypt")]).unwrap();
+        let plain = asked(user(), &[("x-amz-target", b"TrentService.Encrypt")]).await.unwrap();
         assert!(plain.via().is_none() && plain.source().is_none());
     }
 
-    #[test]
-    fn a_service_as_itself_may_name_its_resource() {
+    #[tokio::test]
+    async fn a_service_as_itself_may_name_its_resource() {
         let headers: &[(&str, &[u8])] = &[(SOURCE_ACCOUNT, b"444455556666"), (SOURCE_ARN, b"arn:aws:s3:::bucket")];
-        let caller = asked(service(), headers).unwrap();
+        let caller = asked(service(), headers).await.unwrap();
         assert!(caller.via().is_none());
         let source = caller.source().unwrap();
         assert_eq!(source.account.as_ref().unwrap().as_str(), "444455556666");
         assert_eq!(source.arn.as_deref(), Some("arn:aws:s3:::bucket"));
     }
 
-    #[test]
-    fn ill_formed_headers_are_refused() {
+    #[tokio::test]
+    async fn ill_formed_headers_are_refused() {
         for headers in [
             &[(ON_BEHALF_OF, b"" as &[u8])] as &[(&str, &[u8])],
             &[(ON_BEHALF_OF, b"a b")],
@@ -222,7 +282,7 @@ mod tests {
             &[(SOURCE_ACCOUNT, b"12")],
             &[(SOURCE_ARN, b"bucket")],
         ] {
-            assert!(asked(service(), headers).is_err(), "{headers:?}");
+            assert!(asked(service(), headers).await.is_err(), "{headers:?}");
         }
     }
 }

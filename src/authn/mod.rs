@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use access_key::{new_access_key_id, new_secret, new_temporary_key_id, new_unique_id, new_user_id, seal_aad};
 pub use authenticator::{Authenticator, claimed_access_key};
-pub use behalf::{EndCaller, NotForThem, Source, behalf, is_on_behalf};
+pub use behalf::{EndCaller, NotForThem, NotOnBehalf, Source, is_on_behalf};
 pub use session_token::{Holder, SealError, SessionClaims, SessionKey, SessionKeyId};
 
 use crate::ids::{AccessKeyId, AccountId, IamPath, PolicyArn, PolicyDocument, RoleName, ServiceName, UserName};
@@ -170,9 +170,14 @@ pub struct SessionPolicies {
 pub trait Directory: Send + Sync {
     fn credential(&self, id: &AccessKeyId) -> Option<Credential>;
 
-    /// For whom a service calls. `named`: an ARN, or the session token of temporary credentials.
+    /// For whom a service calls, by ARN.
     fn end_caller(&self, _service: &ServiceName, _named: &str) -> Result<EndCaller, NotForThem> {
         Err(NotForThem::NotRegistered)
+    }
+
+    /// Whether a service may call for a principal of this account that has one of these ARNs.
+    fn acts_for(&self, _service: &ServiceName, _account: &AccountId, _arns: &[&str]) -> bool {
+        false
     }
 
     /// Whose session it is, as that is now. `None`: gone, or the session was revoked.

@@ -39,7 +39,7 @@ fn commands_become_requests() {
         (
             "key adopt --id 4A01 --usage SIGN_VERIFY --encryptions-so-far 9 --alias alias/x --allow-extractable",
             json!({"command": "key-adopt", "key_store": null, "id": "4a01", "label": null, "usage": "SIGN_VERIFY",
-                "description": "", "alias": "alias/x", "allow_extractable": true, "encryptions_so_far": 9}),
+                "description": "", "alias": "alias/x", "account": null, "allow_extractable": true, "encryptions_so_far": 9}),
         ),
         (
             "key adopt --label l --key-store cks-1234567890abcdef0 --description d",

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use ::http::Method;
 
 use crate::audit::{AuditError, EventType, Recorded};
-use crate::authn::{self, AuthnError, Caller, PlainRequest, Service, claimed_access_key, is_on_behalf};
+use crate::authn::{AuthnError, Caller, NotOnBehalf, PlainRequest, Service, claimed_access_key, is_on_behalf};
 use crate::http::pipeline::{Failure, Front, Services, run};
 use crate::http::request::{Handler, WireReply, WireRequest};
 use crate::http::sheet::Scene;
@@ -60,7 +60,13 @@ impl AwsFront {
     }
 
     /// The caller for whom a registered service signed.
-    fn behalf(&self, signer: Caller, request: &PlainRequest<'_>, directory: &SnapshotDirectory) -> Caller {
+    async fn behalf(
+        &self,
+        signer: Caller,
+        request: &PlainRequest<'_>,
+        directory: &SnapshotDirectory,
+        services: &Services,
+    ) -> Caller {
         if self.service == Service::Sts {
             // Nobody asks for credentials, or who it is, in another's name. What services say of their resources is for KMS.
             if is_on_behalf(request) {
@@ -68,10 +74,17 @@ impl AwsFront {
             }
             return signer;
         }
-        match authn::behalf(signer, request, directory) {
+        let (secrets, now) = (services.secrets.as_ref(), (services.now)() / 1000);
+        match services.authenticator.behalf(signer, request, directory, secrets, now).await {
             Ok(caller) => caller,
-            Err((signer, text)) => {
-                let _ = self.not_on_behalf.set(Failure::Denied(text));
+            Err((signer, why)) => {
+                let _ = self.not_on_behalf.set(match why {
+                    NotOnBehalf::Denied(text) => Failure::Denied(text),
+                    NotOnBehalf::Internal(cause) => {
+                        tracing::error!(request_id = %self.request.request_id, %cause, "a session token could not be tried");
+                        Failure::Op(ops::OpError::Internal(cause))
+                    }
+                });
                 signer
             }
         }
@@ -146,7 +159,7 @@ impl Front for AwsFront {
         let now = (services.now)() / 1000;
         let secrets = services.secrets.as_ref();
         let error = match services.authenticator.authenticate(&plain, self.service, &directory, secrets, now).await {
-            Ok(signer) => return Ok(self.behalf(signer, &plain, &directory)),
+            Ok(signer) => return Ok(self.behalf(signer, &plain, &directory, services).await),
             Err(error) => error,
         };
         match &error {

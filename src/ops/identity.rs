@@ -39,7 +39,11 @@ impl Directory for SnapshotDirectory {
     }
 
     fn end_caller(&self, service: &ServiceName, named: &str) -> Result<EndCaller, NotForThem> {
-        if named.starts_with("arn:") { behalf::by_arn(&self.0, service, named) } else { Err(NotForThem::Token) }
+        behalf::by_arn(&self.0, service, named)
+    }
+
+    fn acts_for(&self, service: &ServiceName, account: &AccountId, arns: &[&str]) -> bool {
+        self.0.services.get(service).is_some_and(|record| behalf::covers(record, account, arns))
     }
 
     // RULE AWS: a session of GetSessionToken or GetFederationToken outlives the access key it was got with, not its user.

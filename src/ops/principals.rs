@@ -164,7 +164,8 @@ mod tests {
         put(&store, writes).await;
         let snapshot = store.snapshot();
         use PrincipalKind as K;
-        let cases: &[(&str, Option<(K, Option<&str>)>)] = &[
+        type Expected = Option<(K, Option<&'static str>)>;
+        let cases: &[(&str, Expected)] = &[
             ("arn:aws:iam::111122223333:root", Some((K::Account, None))),
             ("arn:aws:iam::111122223333:user/alice", Some((K::User, Some("AIDA1")))),
             ("arn:aws:iam::111122223333:user/eu/ops/bob", Some((K::User, Some("AIDA2")))),

@@ -329,9 +329,8 @@ fn subject(
             let header = Blob::parse(&request.ciphertext)?.header;
             let source = of_header(snapshot, here, &header)?;
             let named = named.map(|named| how_named(named, &source.record.id, history));
-            let found = find(&request.destination_key).map_err(|error| {
-                error.after(Subject::Blob { header: header.clone(), key: source.clone(), named: named.clone() })
-            });
+            let found = find(&request.destination_key)
+                .map_err(|error| error.after(Subject::Blob { header, key: source.clone(), named: named.clone() }));
             let (destination, alias) = found?;
             return Ok((Subject::ReEncrypt { header, source, named, destination }, alias));
         }

@@ -166,6 +166,29 @@ def test_a_service_acts_only_for_whom_its_registration_names(bridge, iam, alice)
     assert code_of(narrow.client().list_keys) == "UnrecognizedClientException"
 
 
+def test_a_session_is_named_by_its_token(bridge, iam):
+    user = iam.make_user(f"carol-{secrets.token_hex(4)}", policies={"assume": allow("sts:AssumeRole")})
+    role = iam.role(policies={"use": allow(["kms:Encrypt", "kms:Decrypt"])})
+    key = bridge.new_key()
+    sts = iam.client(iam.access_key(user=user.rsplit("/", 1)[1]), "sts")
+    narrowed = json.dumps(allow("kms:Encrypt", bridge.key_arn(key)))
+    got = sts.assume_role(RoleArn=role, RoleSessionName="s1", Policy=narrowed)
+    token, session_arn = got["Credentials"]["SessionToken"], got["AssumedRoleUser"]["Arn"]
+    service = Service(iam, may_act_for=[role])
+    through = service.client(token)
+    answer = through.encrypt(KeyId=key, Plaintext=b"x")
+    (line,) = lines_of(bridge, answer["ResponseMetadata"]["RequestId"])
+    assert (line["userIdentity"]["arn"], line["userIdentity"]["invokedBy"]) == (session_arn, service.name)
+    # The session policy counts, and the registration.
+    assert "no session policy allows" in denied(through.decrypt, CiphertextBlob=answer["CiphertextBlob"])
+    text = denied(Service(iam, may_act_for=[user]).client(token).encrypt, KeyId=key, Plaintext=b"x")
+    assert "act on behalf of a session because its registration does not name" in text and token not in text
+    broken = token[:-8] + ("AAAAAAA=" if not token.endswith("AAAAAAA=") else "BBBBBBA=")
+    assert "does not open or has expired" in denied(service.client(broken).encrypt, KeyId=key, Plaintext=b"x")
+    iam.run("session", "revoke", got["Credentials"]["AccessKeyId"])
+    assert "does not open or has expired" in denied(through.encrypt, KeyId=key, Plaintext=b"x")
+
+
 def test_a_refusal_is_on_record_as_the_services(bridge, iam, alice):
     narrow = Service(iam, may_act_for=[])
     with pytest.raises(ClientError) as caught:
@@ -227,9 +250,10 @@ def test_a_service_as_itself_is_a_service_principal(bridge, iam):
 def test_a_grant_to_a_service_principal(bridge, iam):
     backup, other = Service(iam), Service(iam)
     key = key_for(bridge)
-    bridge.kms.create_grant(KeyId=key, GranteeServicePrincipal=backup.name, Operations=["Encrypt"],
-                            Constraints={"SourceArn": "arn:aws:s3:::my-bucket"})
-    source = {"X_Amz_Source_Arn": "arn:aws:s3:::my-bucket"}
+    resource = f"arn:aws:backup:{bridge.region}:{bridge.account}:vault/v1"
+    bridge.kms.create_grant(KeyId=key, GranteeServicePrincipal=backup.name, RetiringServicePrincipal=backup.name,
+                            Operations=["Encrypt"], Constraints={"SourceArn": resource})
+    source = {"X_Amz_Source_Arn": resource}
     assert backup.client(**source).encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
     denied(backup.client().encrypt, KeyId=key, Plaintext=b"x")
     denied(other.client(**source).encrypt, KeyId=key, Plaintext=b"x")
@@ -353,9 +377,12 @@ def test_it_can_be_read(bridge, s3, managed):
 
 def test_grants_on_it_are_made_through_its_service(bridge, s3, alice, managed):
     through = s3.client(alice)
-    grant = through.create_grant(KeyId=managed, GranteeServicePrincipal=s3.name, Operations=["Decrypt", "RetireGrant"])
+    bucket = f"arn:aws:s3:{bridge.region}:{bridge.account}:bucket/b1"
+    grant = through.create_grant(KeyId=managed, GranteeServicePrincipal=s3.name, RetiringServicePrincipal=s3.name,
+                                 Operations=["Decrypt"], Constraints={"SourceArn": bucket})
     blob = through.encrypt(KeyId=s3.alias, Plaintext=b"x")["CiphertextBlob"]
-    assert s3.client().decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    assert s3.client(X_Amz_Source_Arn=bucket).decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    denied(s3.client().decrypt, CiphertextBlob=blob)
     assert [g["GrantId"] for g in bridge.kms.list_grants(KeyId=managed)["Grants"]] == [grant["GrantId"]]
     denied(bridge.kms.revoke_grant, KeyId=managed, GrantId=grant["GrantId"])
     s3.client().retire_grant(KeyId=bridge.key_arn(managed), GrantId=grant["GrantId"])

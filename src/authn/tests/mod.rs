@@ -1,6 +1,7 @@
 //! The whole procedure against somebody else's signer (`aws-sigv4`).
 
 mod rules;
+mod sessions;
 mod signer;
 
 use std::collections::HashMap;

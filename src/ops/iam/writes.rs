@@ -51,6 +51,14 @@ pub enum Trust {
     AsStored,
 }
 
+/// Whether a new name is compared with all others of its kind: whoever brings thousands keeps a list of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    Compared,
+    /// Known to be free.
+    Free,
+}
+
 /// Nothing at all where what shall be is so already. `now` in milliseconds since the epoch.
 pub fn writes(
     snapshot: &Snapshot,
@@ -68,18 +76,29 @@ pub(super) fn writes_with(
     now: i64,
     ids: &mut impl FnMut(IdKind) -> String,
 ) -> Result<Vec<Write>, OpError> {
+    writes_named(snapshot, change, trust, Names::Compared, now, ids)
+}
+
+pub(super) fn writes_named(
+    snapshot: &Snapshot,
+    change: &IamChange,
+    trust: Trust,
+    names: Names,
+    now: i64,
+    ids: &mut impl FnMut(IdKind) -> String,
+) -> Result<Vec<Write>, OpError> {
     match change {
         IamChange::PutAccount(spec) => organization::put_account(snapshot, spec, now),
         IamChange::DeleteAccount { account } => organization::delete_account(snapshot, account),
         IamChange::PutUnit(spec) => organization::put_unit(snapshot, spec),
         IamChange::DeleteUnit { id } => organization::delete_unit(snapshot, id),
-        IamChange::PutUser(spec) => identities::put_user(snapshot, spec, now, ids),
+        IamChange::PutUser(spec) => identities::put_user(snapshot, spec, names, now, ids),
         IamChange::DeleteUser { account, name } => identities::delete_user(snapshot, account, name),
-        IamChange::PutGroup(spec) => identities::put_group(snapshot, spec, now, ids),
+        IamChange::PutGroup(spec) => identities::put_group(snapshot, spec, names, now, ids),
         IamChange::DeleteGroup { account, name } => identities::delete_group(snapshot, account, name),
-        IamChange::PutRole(spec) => identities::put_role(snapshot, spec, trust, now, ids),
+        IamChange::PutRole(spec) => identities::put_role(snapshot, spec, trust, names, now, ids),
         IamChange::DeleteRole { account, name } => identities::delete_role(snapshot, account, name),
-        IamChange::PutPolicy(spec) => policies::put_policy(snapshot, spec, now, ids),
+        IamChange::PutPolicy(spec) => policies::put_policy(snapshot, spec, names, now, ids),
         IamChange::DeletePolicy { arn } => policies::delete_policy(snapshot, arn),
         IamChange::PutOidcProvider(spec) => providers::put_provider(snapshot, spec, now),
         IamChange::DeleteOidcProvider { arn } => providers::delete_provider(snapshot, arn),

@@ -338,7 +338,10 @@ async fn each_operation_asks_for_its_checks() {
         ),
         (Request::ListGrants { key: id(), grant: None, grantee: None, page: page() }, on_key("ListGrants")),
         (
-            Request::ListRetirableGrants { retiring: GrantPrincipalText::Principal(text("arn:aws:iam::111122223333:root")), page: page() },
+            Request::ListRetirableGrants {
+                retiring: GrantPrincipalText::Principal(text("arn:aws:iam::111122223333:root")),
+                page: page(),
+            },
             on_account("ListRetirableGrants"),
         ),
         (Request::RevokeGrant { key: id(), grant: text("g"), dry_run: false }, on_key("RevokeGrant")),

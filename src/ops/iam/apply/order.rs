@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::settled::{same_json, settled};
-use super::{IamDesired, IamEntity};
+use super::{IamDesired, IamEntity, IamManaged};
 use crate::ids::{AccountId, Arn, GroupName, PolicyArn, RoleName, ServiceName, UserName};
 use crate::ops::OpError;
-use crate::ops::iam::writes::{IdKind, PolicyClass, Trust, kind_of, provider_arn, writes_with};
+use crate::ops::iam::writes::{IdKind, Names, PolicyClass, Trust, kind_of, provider_arn, writes_named, writes_with};
 use crate::ops::iam::{IamChange, IamKind, RoleSpec};
 use crate::store::{Snapshot, Write};
 
@@ -24,7 +24,7 @@ pub fn writes_of(
             entity.file
         )));
     }
-    let mut work = Work { before: snapshot, after: snapshot.clone(), writes: Vec::new(), now };
+    let mut work = Work { before: snapshot, after: snapshot.clone(), names: BTreeSet::new(), writes: Vec::new(), now };
     let gone = if prune { Surplus::of(snapshot, desired) } else { Surplus::default() };
     // Nothing has to be empty or detached for these to go, and nobody new may still trust them.
     work.delete(gone.roles.into_iter().map(|(account, name)| IamChange::DeleteRole { account, name }), ids)?;
@@ -32,6 +32,7 @@ pub fn writes_of(
     work.delete(gone.services.into_iter().map(|name| IamChange::DeleteService { name }), ids)?;
     work.delete(gone.providers.into_iter().map(|arn| IamChange::DeleteOidcProvider { arn }), ids)?;
 
+    work.names = names_in(&work.after);
     let mut entities: Vec<&IamEntity> = desired.entities.iter().collect();
     entities.sort_by_key(|entity| rank(&entity.put));
     let (roles, others): (Vec<_>, Vec<_>) =
@@ -76,16 +77,30 @@ fn rank(put: &IamChange) -> Option<u8> {
 struct Work<'a> {
     before: &'a Snapshot,
     after: Snapshot,
+    /// Of users, groups, roles and policies: so that a new one is not compared with each that is there.
+    names: BTreeSet<Name>,
     writes: Vec<Write>,
     now: i64,
 }
 
+/// Kind, account, and the name without its case.
+type Name = (&'static str, String, String);
+
 impl Work<'_> {
     fn put(&mut self, entity: &IamEntity, ids: &mut impl FnMut(IdKind) -> String) -> Result<(), OpError> {
-        let writes = writes_with(&self.after, &entity.put, Trust::Given, self.now, ids);
+        let names = self.names_for(&entity.put);
+        let writes = writes_named(&self.after, &entity.put, Trust::Given, names, self.now, ids);
         let writes = writes.map_err(|error| in_file(entity, error))?;
         self.take(writes);
         Ok(())
+    }
+
+    /// The name is taken from here on. One that was there already is compared, and the refusal says with which.
+    fn names_for(&mut self, put: &IamChange) -> Names {
+        match name_without_case(put).is_none_or(|name| self.names.insert(name)) {
+            true => Names::Free,
+            false => Names::Compared,
+        }
     }
 
     /// Roles may trust each other, and themselves. So all that are new, or that get another ARN, are there before any trust
@@ -102,7 +117,8 @@ impl Work<'_> {
                 None => (Trust::Given, trusts_account(&spec.account)),
             };
             let stub = IamChange::PutRole(RoleSpec { trust: text, ..spec.clone() });
-            let writes = writes_with(&self.after, &stub, trust, self.now, ids);
+            let names = self.names_for(&stub);
+            let writes = writes_named(&self.after, &stub, trust, names, self.now, ids);
             for write in writes.map_err(|error| in_file(entity, error))? {
                 self.after.apply(write.clone());
                 first.insert((spec.account.clone(), spec.name.clone()), write);
@@ -148,6 +164,31 @@ impl Work<'_> {
     }
 }
 
+fn name_without_case(put: &IamChange) -> Option<Name> {
+    let lower = |kind, account: &str, name: &str| Some((kind, account.to_owned(), name.to_ascii_lowercase()));
+    match put {
+        IamChange::PutUser(spec) => lower("user", spec.account.as_str(), spec.name.as_str()),
+        IamChange::PutGroup(spec) => lower("group", spec.account.as_str(), spec.name.as_str()),
+        IamChange::PutRole(spec) => lower("role", spec.account.as_str(), spec.name.as_str()),
+        IamChange::PutPolicy(spec) => Some(policy_name(&spec.arn)),
+        _ => None,
+    }
+}
+
+fn policy_name(arn: &PolicyArn) -> Name {
+    let name = arn.as_str().rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let of = arn.as_str().split(":policy/").next().unwrap_or_default();
+    ("policy", of.to_owned(), name)
+}
+
+fn names_in(snapshot: &Snapshot) -> BTreeSet<Name> {
+    let lower = |kind, account: &AccountId, name: &str| (kind, account.to_string(), name.to_ascii_lowercase());
+    let users = snapshot.users.keys().map(|(account, name)| lower("user", account, name.as_str()));
+    let groups = snapshot.groups.keys().map(|(account, name)| lower("group", account, name.as_str()));
+    let roles = snapshot.roles.keys().map(|(account, name)| lower("role", account, name.as_str()));
+    users.chain(groups).chain(roles).chain(snapshot.policies.keys().map(policy_name)).collect()
+}
+
 fn specs<'a>(roles: &'a [&'a IamEntity]) -> impl Iterator<Item = (&'a IamEntity, &'a RoleSpec)> {
     roles.iter().filter_map(|entity| match &entity.put {
         IamChange::PutRole(spec) => Some((*entity, spec)),
@@ -156,7 +197,7 @@ fn specs<'a>(roles: &'a [&'a IamEntity]) -> impl Iterator<Item = (&'a IamEntity,
 }
 
 /// Never stored: it stands for a trust policy that is not looked at yet.
-fn trusts_account(account: &AccountId) -> String {
+pub(super) fn trusts_account(account: &AccountId) -> String {
     format!(
         r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::{account}:root"}},"Action":"sts:AssumeRole"}}]}}"#
     )
@@ -207,7 +248,7 @@ struct Surplus {
 impl Surplus {
     fn of(snapshot: &Snapshot, desired: &IamDesired) -> Surplus {
         let managed = |kind: IamKind, account: Option<&AccountId>| {
-            desired.managed.iter().any(|managed| managed.kind == kind && managed.account.as_ref() == account)
+            desired.managed.contains(&IamManaged { kind, account: account.cloned() })
         };
         let mut kept = BTreeSet::new();
         let mut organizations = BTreeSet::new();

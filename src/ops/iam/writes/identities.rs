@@ -1,7 +1,7 @@
 //! Users, groups and roles.
 
 use super::{
-    IdKind, Trust, check_attached, check_tags, documents, known_account, no_repetition, over, policies, refused,
+    IdKind, Names, Trust, check_attached, check_tags, documents, known_account, no_repetition, over, policies, refused,
     short_text, unique,
 };
 use crate::ids::{AccountId, GroupName, PolicyArn, RoleName, UserName};
@@ -20,12 +20,13 @@ const LONGEST_DESCRIPTION: usize = 1_000;
 pub fn put_user(
     snapshot: &Snapshot,
     spec: &UserSpec,
+    names: Names,
     now: i64,
     ids: &mut impl FnMut(IdKind) -> String,
 ) -> Result<Vec<Write>, OpError> {
     known_account(snapshot, &spec.account)?;
     let known = snapshot.user(&spec.account, &spec.name);
-    if known.is_none() {
+    if known.is_none() && names == Names::Compared {
         let others = snapshot.users.iter().filter(|((account, _), _)| *account == spec.account);
         unique(spec.name.as_str(), others.map(|((_, name), _)| name.as_str()), "User with name")?;
     }
@@ -64,12 +65,13 @@ pub fn delete_user(snapshot: &Snapshot, account: &AccountId, name: &UserName) ->
 pub fn put_group(
     snapshot: &Snapshot,
     spec: &GroupSpec,
+    names: Names,
     now: i64,
     ids: &mut impl FnMut(IdKind) -> String,
 ) -> Result<Vec<Write>, OpError> {
     known_account(snapshot, &spec.account)?;
     let known = snapshot.groups.get(&(spec.account.clone(), spec.name.clone()));
-    if known.is_none() {
+    if known.is_none() && names == Names::Compared {
         let others = snapshot.groups.keys().filter(|(account, _)| *account == spec.account);
         unique(spec.name.as_str(), others.map(|(_, name)| name.as_str()), "Group with name")?;
     }
@@ -102,12 +104,13 @@ pub fn put_role(
     snapshot: &Snapshot,
     spec: &RoleSpec,
     trust: Trust,
+    names: Names,
     now: i64,
     ids: &mut impl FnMut(IdKind) -> String,
 ) -> Result<Vec<Write>, OpError> {
     known_account(snapshot, &spec.account)?;
     let known = snapshot.role(&spec.account, &spec.name);
-    if known.is_none() {
+    if known.is_none() && names == Names::Compared {
         let others = snapshot.roles.keys().filter(|(account, _)| *account == spec.account);
         unique(spec.name.as_str(), others.map(|(_, name)| name.as_str()), "Role with name")?;
     }

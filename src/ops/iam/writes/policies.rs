@@ -1,6 +1,6 @@
 //! Managed policies of accounts, and organisation policies.
 
-use super::{IdKind, documents, known_account, refused, short_text, unique};
+use super::{IdKind, Names, documents, known_account, refused, short_text, unique};
 use crate::authz::language::PolicyKind;
 use crate::ids::{AccountId, Arn, IamPath, PolicyArn, PolicyDocument, PolicyName};
 use crate::ops::OpError;
@@ -42,6 +42,7 @@ pub fn kind_of(arn: &PolicyArn) -> Option<PolicyClass> {
 pub fn put_policy(
     snapshot: &Snapshot,
     spec: &PolicySpec,
+    names: Names,
     now: i64,
     ids: &mut impl FnMut(IdKind) -> String,
 ) -> Result<Vec<Write>, OpError> {
@@ -67,7 +68,7 @@ pub fn put_policy(
     };
     name.parse::<PolicyName>().map_err(|error| OpError::Validation(error.to_string()))?;
     let known = snapshot.policies.get(&spec.arn);
-    if known.is_none() {
+    if known.is_none() && names == Names::Compared {
         let others = snapshot.policies.keys().filter_map(|other| {
             let other = Arn::parse(other.as_str()).ok()?;
             let same = other.service == parts.service && other.account == parts.account;
