@@ -4,8 +4,6 @@
 import json
 import secrets
 
-from botocore.exceptions import ClientError
-
 from checks import refused
 from cli import AwsCli, CliError, debian, version_1
 from iam_tool import document, statement
@@ -131,15 +129,6 @@ class Key:
 
     def encrypt(self, context=None, plaintext=b"secret"):
         return self.bridge.kms.encrypt(KeyId=self.id, Plaintext=plaintext, EncryptionContext=context or {})["CiphertextBlob"]
-
-
-def error(call, **params):
-    """Code of the error; None where the call works."""
-    try:
-        call(**params)
-        return None
-    except ClientError as caught:
-        return caught.response["Error"]["Code"]
 
 
 def record(bridge, answer):

@@ -76,6 +76,10 @@ def prepared(operation, spec, prepare):
     return make
 
 
+def root(bridge):
+    return f"arn:aws:iam::{bridge.account}:root"
+
+
 def cancel(bridge, key):
     bridge.kms.schedule_key_deletion(KeyId=key.id, PendingWindowInDays=7)
     return {}
@@ -92,8 +96,7 @@ def macked(bridge, key):
 
 
 def granted(bridge, key):
-    root = f"arn:aws:iam::{bridge.account}:root"
-    return {"GrantId": bridge.kms.create_grant(KeyId=key.id, GranteePrincipal=root, Operations=["Encrypt"])["GrantId"]}
+    return {"GrantId": bridge.kms.create_grant(KeyId=key.id, GranteePrincipal=root(bridge), Operations=["Encrypt"])["GrantId"]}
 
 
 def same_policy(bridge, key):
@@ -126,7 +129,8 @@ def update_alias(bridge, delegating):
 
 def reencrypt(bridge, delegating):
     source, target = Key(bridge, delegating=delegating), Key(bridge)
-    case = Case(bridge, "ReEncrypt", on=source.arn, key=source, SourceKeyId=source.id, DestinationKeyId=target.id, CiphertextBlob=source.encrypt())
+    case = Case(bridge, "ReEncrypt", on=source.arn, key=source, SourceKeyId=source.id, DestinationKeyId=target.id,
+                CiphertextBlob=source.encrypt())
     case.checks = [("kms:ReEncryptFrom", source.arn), ("kms:ReEncryptTo", target.arn)]
     return case
 
@@ -143,7 +147,7 @@ def store(operation, **params):
 
 ROWS = {
     "CancelKeyDeletion": prepared("CancelKeyDeletion", {}, cancel), "CreateAlias": create_alias, "CreateKey": create_key,
-    "CreateGrant": prepared("CreateGrant", {}, lambda bridge, key: {"GranteePrincipal": f"arn:aws:iam::{bridge.account}:root", "Operations": ["Encrypt"]}),
+    "CreateGrant": prepared("CreateGrant", {}, lambda bridge, _: {"GranteePrincipal": root(bridge), "Operations": ["Encrypt"]}),
     "Decrypt": prepared("Decrypt", {}, lambda bridge, key: {"CiphertextBlob": key.encrypt()}), "DeleteAlias": delete_alias,
     "DescribeKey": on_key("DescribeKey"), "DisableKey": on_key("DisableKey"), "EnableKey": on_key("EnableKey"),
     "Encrypt": on_key("Encrypt", Plaintext=b"x"), "GenerateDataKey": on_key("GenerateDataKey", KeySpec="AES_256"),
@@ -153,7 +157,7 @@ ROWS = {
     "GetKeyPolicy": on_key("GetKeyPolicy"), "GetKeyRotationStatus": on_key("GetKeyRotationStatus"),
     "GetPublicKey": prepared("GetPublicKey", SIGNING, lambda *_: {}), "ListAliases": on_account("ListAliases"), "ListGrants": on_key("ListGrants"),
     "ListKeyPolicies": on_key("ListKeyPolicies"), "ListKeys": on_account("ListKeys"), "ListResourceTags": on_key("ListResourceTags"),
-    "ListRetirableGrants": lambda bridge, _: Case(bridge, "ListRetirableGrants", on="*", RetiringPrincipal=f"arn:aws:iam::{bridge.account}:root"),
+    "ListRetirableGrants": lambda bridge, _: Case(bridge, "ListRetirableGrants", on="*", RetiringPrincipal=root(bridge)),
     "PutKeyPolicy": prepared("PutKeyPolicy", {}, same_policy), "ReEncrypt": reencrypt,
     "RetireGrant": prepared("RetireGrant", {}, granted), "RevokeGrant": prepared("RevokeGrant", {}, granted),
     "ScheduleKeyDeletion": on_key("ScheduleKeyDeletion", PendingWindowInDays=7),
