@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hsm_bridge::audit::{
-    Additional, Authorization, Event, EventType, HsmFacts, Journal, Resource, Settings, TlsDetails, UserIdentity,
+    Additional, Authorization, Basis, Event, EventType, HsmFacts, Journal, Resource, Settings, TlsDetails, UserIdentity,
 };
 use serde_json::value::RawValue;
 
@@ -97,8 +97,7 @@ fn event() -> Event {
             account_id: Some("111122223333".into()),
             access_key_id: Some("AKIA7HSMBRIDGE000001".into()),
             user_name: Some("payments".into()),
-            invoked_by: None,
-            os_user_id: None,
+            ..UserIdentity::default()
         },
         time: 1_772_616_000_103,
         source: "kms.amazonaws.com",
@@ -137,9 +136,13 @@ fn event() -> Event {
             }),
             authorization: Some(Authorization {
                 decision: "Allow",
-                source: "KeyPolicy",
-                statement_id: Some("AllowPaymentsUse".into()),
-                policy_version: Some(7),
+                basis: Basis {
+                    source: "KeyPolicy",
+                    statement_id: Some("AllowPaymentsUse".into()),
+                    policy_version: Some(7),
+                    ..Basis::default()
+                },
+                checks: Vec::new(),
             }),
             ..Additional::default()
         },

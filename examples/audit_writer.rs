@@ -52,10 +52,7 @@ fn event(event_type: EventType, request_id: &str) -> Event {
             principal_id: Some("111122223333".into()),
             arn: Some("arn:aws:iam::111122223333:root".into()),
             account_id: Some("111122223333".into()),
-            access_key_id: None,
-            user_name: None,
-            invoked_by: None,
-            os_user_id: None,
+            ..UserIdentity::default()
         },
         time: 1_772_616_000_103,
         source: "kms.amazonaws.com",

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hsm_bridge::app::now_ms;
-use hsm_bridge::authz::policy::default_policy;
 use hsm_bridge::config::Config;
 use hsm_bridge::ids::KeyId;
 use hsm_bridge::ids::spec::KeySpec;
+use hsm_bridge::ops::default_policy;
 use hsm_bridge::ops::store_key::TokenWrap;
-use hsm_bridge::store::{KeyRecord, Lifecycle, Material, Store, StoreError, Write};
+use hsm_bridge::store::{KeyRecord, Lifecycle, Material, PolicyDocument, Store, StoreError, Write};
 use hsm_bridge::token::{CallContext, Curve, KeyKind, MaterialId, Token};
 
 use crate::instance::Keys;
@@ -50,12 +50,13 @@ pub async fn fill(config: &Config, dir: &Path, count: usize) {
             spec,
             usage: spec.default_usage(),
             lifecycle: Lifecycle::Enabled,
-            policy: default_policy(account),
+            policy: PolicyDocument::plain(default_policy(account)),
             policy_version: 1,
             tags: Vec::new(),
             materials: vec![material],
             key_store: None,
             provenance: hsm_bridge::store::Provenance::Generated,
+            managed_by: None,
         }));
         keys.push(id);
         if writes.len() == BATCH || number == count {

@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hsm_bridge::audit::{Additional, Authorization, Event, EventType, HsmFacts, Journal, Resource, UserIdentity};
+use hsm_bridge::audit::{
+    Additional, Authorization, Basis, Event, EventType, HsmFacts, Journal, Resource, UserIdentity,
+};
 use hsm_bridge::authn::{self, Authenticator, Credential, Directory, OpenSecret, PlainRequest, Principal, Service};
 use hsm_bridge::config::Config;
 use hsm_bridge::ids::AccessKeyId;
@@ -214,9 +216,8 @@ fn event() -> Event {
             }),
             authorization: Some(Authorization {
                 decision: "Allow",
-                source: "Root",
-                statement_id: None,
-                policy_version: None,
+                basis: Basis { source: "Root", ..Basis::default() },
+                checks: Vec::new(),
             }),
             ..Additional::default()
         },

@@ -191,6 +191,9 @@ pub trait Directory: Send + Sync {
     }
 }
 
+/// What `OpenSecret::session_key` gives.
+pub type OpenedSessionKey<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<SessionKey>>, String>> + Send + 'a>>;
+
 /// Opens what a token key sealed: secrets of access keys, and keys of session tokens.
 pub trait OpenSecret: Send + Sync {
     fn open<'a>(
@@ -199,10 +202,7 @@ pub trait OpenSecret: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<SecretString, String>> + Send + 'a>>;
 
     /// `None`: there is no such key, or it was made with another token. Errors are for the log.
-    fn session_key<'a>(
-        &'a self,
-        _id: SessionKeyId,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<SessionKey>>, String>> + Send + 'a>> {
+    fn session_key<'a>(&'a self, _id: SessionKeyId) -> OpenedSessionKey<'a> {
         Box::pin(async { Ok(None) })
     }
 }
@@ -307,12 +307,6 @@ impl Caller {
             claims: assertion.claims().to_vec(),
         };
         Caller::plain(Principal::WebIdentity(Arc::new(identity)), account)
-    }
-
-    /// A caller with temporary credentials, for the unit tests of the steps that come after.
-    #[cfg(test)]
-    pub(crate) fn session_in_test(principal: Principal, account: AccountId, session: Session) -> Caller {
-        Caller { session: Some(Arc::new(session)), ..Caller::plain(principal, account) }
     }
 
     /// A caller without a signature, for the unit tests of the steps that come after.

@@ -43,33 +43,33 @@ fn commands_become_requests() {
         ),
         (
             "key adopt --label l --key-store cks-1234567890abcdef0 --description d",
-            json!({"command": "key-adopt", "key_store": "cks-1234567890abcdef0", "id": null, "label": "l", "usage": null,
+            json!({"command": "key-adopt", "account": null, "key_store": "cks-1234567890abcdef0", "id": null, "label": "l", "usage": null,
                 "description": "d", "alias": null, "allow_extractable": false, "encryptions_so_far": 0}),
         ),
-        ("key attest alias/x --out f", json!({"command": "key-attest", "key": "alias/x"})),
+        ("key attest alias/x --out f", json!({"command": "key-attest", "account": null, "key": "alias/x"})),
         ("alias list", json!({"command": "alias-list"})),
-        ("alias history alias/x", json!({"command": "alias-history", "alias": "alias/x"})),
+        ("alias history alias/x", json!({"command": "alias-history", "account": null, "alias": "alias/x"})),
         (
             &format!("alias history drop --alias alias/x --key arn:aws:kms:r:111122223333:key/{KEY}"),
-            json!({"command": "alias-history-drop", "alias": "alias/x", "key": KEY}),
+            json!({"command": "alias-history-drop", "account": null, "alias": "alias/x", "key": KEY}),
         ),
         (
             "rotate --alias alias/x",
-            json!({"command": "rotate", "alias": "alias/x", "key_spec": null, "reason": null, "grants": null}),
+            json!({"command": "rotate", "account": null, "alias": "alias/x", "key_spec": null, "reason": null, "grants": null}),
         ),
         (
             "rotate --alias alias/x --key-spec RSA_3072 --reason yearly --grants carry",
-            json!({"command": "rotate", "alias": "alias/x", "key_spec": "RSA_3072", "reason": "yearly",
+            json!({"command": "rotate", "account": null, "alias": "alias/x", "key_spec": "RSA_3072", "reason": "yearly",
                 "grants": "carry"}),
         ),
         (
             "rotate --alias alias/x --grants leave --plan",
-            json!({"command": "rotate-plan", "alias": "alias/x", "key_spec": null, "grants": "leave"}),
+            json!({"command": "rotate-plan", "account": null, "alias": "alias/x", "key_spec": null, "grants": "leave"}),
         ),
         ("rotate report --max-age-days 90", json!({"command": "rotate-report", "max_age_days": 90})),
         (
             &format!("rotate retire --alias alias/x --key {KEY} --unused-days 0 --force because"),
-            json!({"command": "rotate-retire", "alias": "alias/x", "key": KEY, "unused_days": 0,
+            json!({"command": "rotate-retire", "account": null, "alias": "alias/x", "key": KEY, "unused_days": 0,
                 "pending_window_in_days": 30, "force": "because"}),
         ),
     ] {

@@ -47,6 +47,7 @@ pub use crate::keystore::Facts as HsmUse;
 pub use clock::ClockWatch;
 pub use error::OpError;
 pub use iam::*;
+pub use key_policy::default_policy;
 pub use last_use::{KeyUse, LastUses, USES};
 pub use managed::{FirstUse, ManagedKey};
 pub use officer::ReadPin;

@@ -257,6 +257,9 @@ impl From<OpError> for Unresolved {
     }
 }
 
+/// A key, and the alias by which it was named.
+type NamedKey = (KeyTarget, Option<Arc<AliasRecord>>);
+
 /// The subject, and the alias by which its key was named.
 type Found = (Subject, Option<Arc<AliasRecord>>);
 
@@ -436,11 +439,7 @@ fn of_timer(
 }
 
 /// A key in any of the four forms, with the alias by which it was named. `None`: another account has no such key.
-pub(super) fn find_key(
-    snapshot: &Snapshot,
-    here: &Locality,
-    text: &str,
-) -> Result<Option<(KeyTarget, Option<Arc<AliasRecord>>)>, OpError> {
+pub(super) fn find_key(snapshot: &Snapshot, here: &Locality, text: &str) -> Result<Option<NamedKey>, OpError> {
     match find(snapshot, here, Operation::DescribeKey, text) {
         Ok(found) => Ok(Some(found)),
         Err(Unresolved::Foreign(_)) => Ok(None),
@@ -450,12 +449,7 @@ pub(super) fn find_key(
 
 /// A KeyId in the forms that AWS takes for this operation: all four for cryptographic operations, DescribeKey and
 /// GetPublicKey; key id or key ARN for the rest, where an alias is `Invalid keyId`.
-fn find(
-    snapshot: &Snapshot,
-    here: &Locality,
-    operation: Operation,
-    text: &str,
-) -> Result<(KeyTarget, Option<Arc<AliasRecord>>), Unresolved> {
+fn find(snapshot: &Snapshot, here: &Locality, operation: Operation, text: &str) -> Result<NamedKey, Unresolved> {
     let invalid = || Unresolved::Error(OpError::InvalidKeyId(text.to_owned()));
     let name = if text.starts_with("arn:") {
         let arn = Arn::parse(text).map_err(|_| OpError::MalformedArn(text.to_owned()))?;
@@ -498,7 +492,7 @@ fn foreign(
     there: &Locality,
     operation: Operation,
     resource: &str,
-) -> Result<(KeyTarget, Option<Arc<AliasRecord>>), Unresolved> {
+) -> Result<NamedKey, Unresolved> {
     if let Some(id) = resource.strip_prefix("key/") {
         let id: KeyId = id.parse().map_err(|_| Unresolved::Foreign(None))?;
         return Ok((by_id(snapshot, there, &id).map_err(|_| Unresolved::Foreign(None))?, None));
