@@ -7,8 +7,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from authz_tool import (
-    BY_CIPHERTEXT, IDENTITY_POLICY_DENIES, NO_BOUNDARY, NO_IDENTITY_POLICY, NO_SESSION_POLICY, PROGRAMS, SCP_DENIES, Key, Person, Role, allows,
-    denied, denies, hidden, hidden_text, new_account_id, text, unique)
+    BY_CIPHERTEXT, IDENTITY_POLICY_DENIES, NO_BOUNDARY, NO_IDENTITY_POLICY, NO_SESSION_POLICY, PROGRAMS, SCP_DENIES, Key, Person, Role,
+    allows, denied, denies, hidden, hidden_text, new_account_id, text, unique)
 from checks import refused
 from iam_tool import Iam, allow, deny, document, statement, trusts
 from vocabulary import method
@@ -214,7 +214,8 @@ def test_a_stranger_does_not_learn_which_keys_there_are(bridge, bob):
     said = [answer(bob.kms.describe_key, KeyId=alias) for alias in aliases]
     assert said[1:] == said[:-1] and said[0][0]["Error"]["Message"] == hidden_text(bob, "kms:DescribeKey")
     # Nor which grants: of a key that is there, of none.
-    grant = bridge.kms.create_grant(KeyId=enabled.id, GranteePrincipal=f"arn:aws:iam::{bridge.account}:root", Operations=["Encrypt"])["GrantId"]
+    root = f"arn:aws:iam::{bridge.account}:root"
+    grant = bridge.kms.create_grant(KeyId=enabled.id, GranteePrincipal=root, Operations=["Encrypt"])["GrantId"]
     for operation in ("RetireGrant", "RevokeGrant"):
         said = [answer(getattr(bob.kms, method(operation)), KeyId=k, GrantId=g)
                 for k, g in ((enabled.arn, grant), (enabled.arn, "0" * 64), (nowhere[0], grant), (dying.arn, "0" * 64))]

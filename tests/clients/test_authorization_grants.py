@@ -5,8 +5,8 @@ import json
 import pytest
 
 from authz_tool import (
-    BOUNDARY_DENIES, BY_CIPHERTEXT, IDENTITY_POLICY_DENIES, KEY_POLICY_DENIES, NO_BOUNDARY, NO_IDENTITY_POLICY, NO_KEY_POLICY, NO_SESSION_POLICY,
-    PROGRAMS, SCP_DENIES, SESSION_POLICY_DENIES, Key, Person, Role, allows, arn, denied, denies, hidden, new_account_id, text, unique)
+    BOUNDARY_DENIES, BY_CIPHERTEXT, IDENTITY_POLICY_DENIES, KEY_POLICY_DENIES, NO_BOUNDARY, NO_IDENTITY_POLICY, NO_KEY_POLICY,
+    NO_SESSION_POLICY, PROGRAMS, SCP_DENIES, SESSION_POLICY_DENIES, Key, Person, Role, allows, arn, denied, denies, hidden, new_account_id, text, unique)
 from iam_tool import Iam, allow, deny, document, statement, trusts
 
 IT = {"Department": "IT"}
@@ -71,7 +71,8 @@ def test_a_grant_with_the_cli(bridge, iam, alice, tmp_path, program):
     assert hers.run(*use, "tenant=blue,purpose=cli")["KeyId"] == key.arn
     hers.denied(refusal, *use, "tenant=red")
     hers.denied(text(alice, "kms:ListGrants", key, NO_IDENTITY_POLICY), "kms", "list-grants", "--key-id", key.arn)
-    mine.denied(text(owner, "kms:RevokeGrant", key, NO_IDENTITY_POLICY), "kms", "revoke-grant", "--key-id", key.arn, "--grant-id", made["GrantId"])
+    mine.denied(text(owner, "kms:RevokeGrant", key, NO_IDENTITY_POLICY), "kms", "revoke-grant", "--key-id", key.arn, "--grant-id",
+                made["GrantId"])
     hers.kms("retire-grant", "--key-id", key.arn, "--grant-id", made["GrantId"])
     hers.denied(refusal, *use, "tenant=blue,purpose=cli")
     assert mine.kms("list-grants", "--key-id", key.arn)["Grants"] == []
