@@ -4,8 +4,6 @@
 import json
 import secrets
 
-from botocore.exceptions import ClientError
-
 from checks import refused
 from cli import AwsCli, CliError, debian, version_1
 from iam_tool import document, statement
@@ -133,20 +131,11 @@ class Key:
         return self.bridge.kms.encrypt(KeyId=self.id, Plaintext=plaintext, EncryptionContext=context or {})["CiphertextBlob"]
 
 
-def error(call, **params):
-    """Code of the error; None where the call works."""
-    try:
-        call(**params)
-        return None
-    except ClientError as caught:
-        return caught.response["Error"]["Code"]
-
-
 def record(bridge, answer):
     """What the log has of the call with this answer (or refusal's response)."""
     request_id = answer["ResponseMetadata"]["RequestId"]
     (found,) = [r for r in map(json.loads, (line for line in bridge.journal_lines() if request_id.encode() in line))
-                if r.get("requestID") == request_id]
+                if r.get("requestID") == request_id and r["eventType"] == "AwsApiCall"]
     return found
 
 

@@ -7,10 +7,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from authz_tool import (
-    BY_CIPHERTEXT, IDENTITY_POLICY_DENIES, NO_IDENTITY_POLICY, PROGRAMS, SCP_DENIES, Key, Person, allows, denied, hidden, hidden_text,
-    new_account_id, text, unique)
+    BY_CIPHERTEXT, IDENTITY_POLICY_DENIES, NO_BOUNDARY, NO_IDENTITY_POLICY, NO_SESSION_POLICY, PROGRAMS, SCP_DENIES, Key, Person, Role,
+    allows, denied, denies, hidden, hidden_text, new_account_id, text, unique)
 from checks import refused
-from iam_tool import Iam, allow, deny, document, statement
+from iam_tool import Iam, allow, deny, document, statement, trusts
 from vocabulary import method
 
 
@@ -71,6 +71,29 @@ def test_both_accounts_have_to_allow(bridge, other):
     assert encrypt(dave, key.arn)
 
 
+def test_boundary_and_session_limit_everybody_abroad(bridge, other):
+    """RULE §1.5: for a key of another account also the user, the session or everybody that its policy or a grant names."""
+    limit = other.policy(unique("limit"), allow("kms:DescribeKey"))
+    carol = Person(other, "carol", policies={"all": allow("kms:*")}, boundary=limit)
+    role = Role(other, trust=trusts(carol.arn), policies={"all": allow("kms:*")})
+    narrow = role.session(carol, "one", Policy=json.dumps(allow("kms:DescribeKey")))
+    key = Key(bridge)
+    for principals in ([carol.arn, narrow.arn], [carol.arn, role.arn], "*"):
+        key.put(allows(principals, ["kms:Encrypt", "kms:DescribeKey"]))
+        assert carol.kms.describe_key(KeyId=key.arn) and narrow.kms.describe_key(KeyId=key.arn)
+        with denied(carol, "kms:Encrypt", key, NO_BOUNDARY):
+            encrypt(carol, key.arn)
+        with denied(narrow, "kms:Encrypt", key, NO_SESSION_POLICY):
+            encrypt(narrow, key.arn)
+    key.put()
+    for grantee in (carol.arn, narrow.arn):
+        bridge.kms.create_grant(KeyId=key.id, GranteePrincipal=grantee, Operations=["Encrypt", "DescribeKey"])
+    for who, why in ((carol, NO_BOUNDARY), (narrow, NO_SESSION_POLICY)):
+        assert who.kms.describe_key(KeyId=key.arn)
+        with denied(who, "kms:Encrypt", key, why):
+            encrypt(who, key.arn)
+
+
 def test_a_name_without_account_is_of_the_callers_account(bridge, other, bob):
     key = Key(bridge, allows(bob, "kms:*"))
     alias = bridge.new_alias(key.id)
@@ -105,7 +128,12 @@ def test_root_of_another_account_needs_no_policy_of_its_own(bridge, other):
 
 
 
-NOT_
+NOT_CROSS_ACCOUNT = {
+    "CancelKeyDeletion": {}, "DisableKey": {}, "EnableKey": {}, "GetKeyPolicy": {}, "ListKeyPolicies": {}, "ListResourceTags": {},
+    "ScheduleKeyDeletion": {"PendingWindowInDays": 7}, "TagResource": {"Tags": [{"TagKey": "a", "TagValue": "b"}]},
+    "UntagResource": {"TagKeys": ["a"]}, "UpdateKeyDescription": {"Description": "theirs"}, "GetKeyLastUsage": {},
+}
+
 
 def test_which_operations_are_possible_across_accounts(bridge, bob):
     key = Key(bridge, allows(bob, "kms:*"))
@@ -171,7 +199,7 @@ def test_a_stranger_does_not_learn_which_keys_there_are(bridge, bob):
     enabled, disabled, dying = Key(bridge), Key(bridge), Key(bridge)
     bridge.kms.disable_key(KeyId=disabled.id)
     bridge.kms.schedule_key_deletion(KeyId=dying.id, PendingWindowInDays=7)
-    for_somebody = Key(bridge, allows(bridge.account, "kms:*"), denies_bob(bob))
+    for_somebody = Key(bridge, allows(bridge.account, "kms:*"), denies(bob, "kms:*"))
     signing = Key(bridge, KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")
     there = [enabled, disabled, dying, for_somebody, signing]
     nowhere = [bridge.key_arn(uuid.uuid4()), f"arn:aws:kms:{bridge.region}:{new_account_id()}:key/{uuid.uuid4()}"]
@@ -185,13 +213,17 @@ def test_a_stranger_does_not_learn_which_keys_there_are(bridge, bob):
                f"arn:aws:kms:{bridge.region}:{new_account_id()}:alias/x"]
     said = [answer(bob.kms.describe_key, KeyId=alias) for alias in aliases]
     assert said[1:] == said[:-1] and said[0][0]["Error"]["Message"] == hidden_text(bob, "kms:DescribeKey")
-    # DryRun and grant tokens make no difference.
+    # Nor which grants: of a key that is there, of none.
+    root = f"arn:aws:iam::{bridge.account}:root"
+    grant = bridge.kms.create_grant(KeyId=enabled.id, GranteePrincipal=root, Operations=["Encrypt"])["GrantId"]
+    for operation in ("RetireGrant", "RevokeGrant"):
+        said = [answer(getattr(bob.kms, method(operation)), KeyId=k, GrantId=g)
+                for k, g in ((enabled.arn, grant), (enabled.arn, "0" * 64), (nowhere[0], grant), (dying.arn, "0" * 64))]
+        assert said[1:] == said[:-1], operation
+        assert said[0][0]["Error"] == {"Code": "AccessDeniedException", "Message": hidden_text(bob, f"kms:{operation}")}
+    # DryRun makes no difference.
     dry = [answer(bob.kms.encrypt, KeyId=k, Plaintext=b"x", DryRun=True) for k in (enabled.arn, disabled.arn, nowhere[0])]
     assert dry[1:] == dry[:-1]
-
-
-def denies_bob(bob):
-    return allows(bob, "kms:*") | {"Effect": "Deny"}
 
 
 def test_in_the_own_account_what_is_not_there_is_not_found(bridge, iam):
@@ -317,12 +349,15 @@ def test_every_level_of_an_organisation_has_to_allow(member):
     for who in (member.admin, member.root):
         assert who.kms.get_key_policy(KeyId=member.key), "FullAWSAccess still stands there"
     member.run("top", "detach-policy", "FullAWSAccess")
+    blob = member.admin.kms.encrypt(KeyId=member.key, Plaintext=b"x")["CiphertextBlob"]
     member.attach("unit", allow(["kms:Decrypt", "kms:DescribeKey"]))
     member.run("unit", "detach-policy", "FullAWSAccess")
     for who in (member.admin, member.root):
         assert who.kms.describe_key(KeyId=member.key), "both levels allow"
         with denied(who, "kms:Encrypt", member.key, SCP_DENIES):
             who.kms.encrypt(KeyId=member.key, Plaintext=b"x")
+        with denied(who, "kms:Decrypt", member.key, SCP_DENIES):
+            who.kms.decrypt(KeyId=member.key, CiphertextBlob=blob)
         with denied(who, "kms:GetKeyPolicy", member.key, SCP_DENIES):
             who.kms.get_key_policy(KeyId=member.key)
         with denied(who, "kms:ListKeys", "*", SCP_DENIES):

@@ -14,9 +14,8 @@ from botocore.exceptions import ClientError
 
 from authz_tool import (
     BOUNDARY_DENIES, IDENTITY_POLICY_DENIES, KEY_POLICY_DENIES, NO_BOUNDARY, NO_IDENTITY_POLICY, NO_KEY_POLICY, SCP_DENIES, Key, Person, Role,
-    allows, arn, delegates, denied, denies, error, new_account_id, text, unique)
-from checks import refused
-from iam_tool import Iam, allow, deny, document, trusts
+    Session, allows, arn, denied, denies, new_account_id, text, unique)
+from iam_tool import Iam, allow, deny, trusts
 
 STRANGER = ("UnrecognizedClientException", "The security token included in the request is invalid.")
 
@@ -222,8 +221,6 @@ def session_revoked(iam):
 
 
 def user_behind_a_session_deleted(iam):
-    from authz_tool import Session
-
     who, key = Person(iam, policies={"may": MAY}), Key(iam.bridge)
     session = Session(iam, who.sts.get_session_token())
     return Change(session.kms, key.arn, lambda: iam.run("user", "delete", who.name), STRANGER)
