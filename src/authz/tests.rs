@@ -153,7 +153,9 @@ impl World {
             name: None,
             created: 1,
         });
-        self.snapshot.grants_to.insert_mut((key_id(1), grantee.into(), GrantId::first()), record);
+        let mut of_key = self.snapshot.grants_to.get(&key_id(1)).cloned().unwrap_or_default();
+        of_key.insert_mut((grantee.into(), GrantId::first()), record);
+        self.snapshot.grants_to.insert_mut(key_id(1), of_key);
     }
 
     fn ask(self, caller: Caller) -> Asked {

@@ -81,8 +81,9 @@ pub struct Snapshot {
     pub revoked_sessions: HashTrieMapSync<String, Arc<RevokedSessionRecord>>,
     /// In the order of a key's grants.
     pub grants: RedBlackTreeMapSync<(KeyId, GrantId), Arc<GrantRecord>>,
-    /// Key and grantee (ARN or service name) → grants: a decision looks at the caller's own only.
-    pub grants_to: RedBlackTreeMapSync<(KeyId, Arc<str>, GrantId), Arc<GrantRecord>>,
+    /// Key → its grants by grantee (ARN or service name): a decision looks at the caller's own only. Apart for each key, so that
+    /// what a decision costs does not follow from the grants on others.
+    pub grants_to: HashTrieMapSync<KeyId, RedBlackTreeMapSync<(Arc<str>, GrantId), Arc<GrantRecord>>>,
     /// Retiring principal → grants, over all keys.
     pub grants_retired_by: RedBlackTreeMapSync<(Arc<str>, KeyId, GrantId), Arc<GrantRecord>>,
     /// Access key ids of a user (`account/name`).

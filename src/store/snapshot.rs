@@ -3,6 +3,8 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use rpds::RedBlackTreeMapSync;
+
 use super::{
     AccountId, AliasName, AliasRecord, GrantId, GrantRecord, KeyId, RoleName, RoleRecord, Snapshot, UserName,
     UserRecord, Write,
@@ -59,9 +61,12 @@ impl Snapshot {
 
     /// Grants of one key to one grantee (ARN or service name).
     pub fn grants_to<'s>(&'s self, key: KeyId, grantee: &str) -> impl Iterator<Item = &'s Arc<GrantRecord>> + use<'s> {
-        let grantee: Arc<str> = grantee.into();
-        let range = self.grants_to.range((key, Arc::clone(&grantee), GrantId::first())..);
-        range.take_while(move |((of, to, _), _)| *of == key && *to == grantee).map(|(_, grant)| grant)
+        let own = self.grants_to.get(&key).map(|grants| {
+            let grantee: Arc<str> = grantee.into();
+            let range = grants.range((Arc::clone(&grantee), GrantId::first())..);
+            range.take_while(move |((to, _), _)| *to == grantee).map(|(_, grant)| grant)
+        });
+        own.into_iter().flatten()
     }
 
     /// Aliases of one account in the order of their names, after `after`.
@@ -189,7 +194,12 @@ impl Snapshot {
                 let record = Arc::new(record);
                 let (key, id) = (record.key, record.id.clone());
                 self.delete_grant(key, &id);
-                self.grants_to.insert_mut((key, record.grantee.name().into(), id.clone()), Arc::clone(&record));
+                if !self.grants_to.contains_key(&key) {
+                    self.grants_to.insert_mut(key, RedBlackTreeMapSync::default());
+                }
+                if let Some(of_key) = self.grants_to.get_mut(&key) {
+                    of_key.insert_mut((record.grantee.name().into(), id.clone()), Arc::clone(&record));
+                }
                 if let Some(retiring) = &record.retiring {
                     self.grants_retired_by.insert_mut((retiring.name().into(), key, id.clone()), Arc::clone(&record));
                 }
@@ -204,7 +214,12 @@ impl Snapshot {
     fn delete_grant(&mut self, key: KeyId, id: &GrantId) {
         let Some(record) = self.grants.get(&(key, id.clone())).cloned() else { return };
         self.grants.remove_mut(&(key, id.clone()));
-        self.grants_to.remove_mut(&(key, record.grantee.name().into(), id.clone()));
+        if let Some(of_key) = self.grants_to.get_mut(&key) {
+            of_key.remove_mut(&(record.grantee.name().into(), id.clone()));
+            if of_key.is_empty() {
+                self.grants_to.remove_mut(&key);
+            }
+        }
         if let Some(retiring) = &record.retiring {
             self.grants_retired_by.remove_mut(&(retiring.name().into(), key, id.clone()));
         }

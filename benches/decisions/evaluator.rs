@@ -1,16 +1,11 @@
-//! What a decision costs: three policies of ten statements and a hundred grants on the key, the case that the target of 50
-//! microseconds is about. `scripts/bench --decisions`. docs/performance.md has numbers.
-//!
-//! The population (many users, keys and grants in a store) belongs here too once decisions are taken from a snapshot:
-//! `population` is its place.
-
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+//! The evaluator alone: three policies of ten statements and a hundred grants on the key, the case that the target of 50
+//! microseconds is about.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use crate::taken::Taken;
 use hsm_bridge::authz::evaluate::{
     Actor, ActorKind, Asks, Attached, Attachment, AttachmentKind, Grants, NoBindings, Question, Target, evaluate,
 };
@@ -21,19 +16,14 @@ use hsm_bridge::store::{GrantConstraints, GrantPrincipal, GrantRecord};
 
 const KEY: &str = "arn:aws:kms:eu-central-1:111122223333:key/5f0c6a0e-3d52-4b0c-9a5e-6d1d7f3b2c11";
 const ALICE: &str = "arn:aws:iam::111122223333:user/alice";
-const ROUNDS: usize = 200_000;
 
-fn main() {
-    println!("one decision, 3 policies of 10 statements, 100 grants on the key      median      p99");
+pub fn measure(times: usize) {
+    println!("the evaluator alone, 3 policies of 10 statements, 100 grants on the key      median      p99");
     let world = World::new();
-    world.measure("allowed by the last statement of the identity policy", "kms:Decrypt", ALICE);
-    world.measure("allowed by the last of the caller's hundred grants", "kms:Encrypt", ALICE);
-    world.measure("refused: nothing matches", "kms:GetPublicKey", "arn:aws:iam::111122223333:user/bob");
-    population();
+    world.measure(times, "allowed by the last statement of the identity policy", "kms:Decrypt", ALICE);
+    world.measure(times, "allowed by the last of the caller's hundred grants", "kms:Encrypt", ALICE);
+    world.measure(times, "refused: nothing matches", "kms:GetPublicKey", "arn:aws:iam::111122223333:user/bob");
 }
-
-/// 10,000 users, 10,000 keys, 100,000 grants: not measured here yet.
-fn population() {}
 
 struct World {
     key_policy: Policy,
@@ -117,7 +107,7 @@ impl World {
         Self { key_policy: parse(of_key.collect(), PolicyKind::Key), attached, grants, keys, context }
     }
 
-    fn measure(&self, what: &str, action: &str, caller: &str) {
+    fn measure(&self, times: usize, what: &str, action: &str, caller: &str) {
         let actor = Actor {
             kind: ActorKind::User,
             arn: caller,
@@ -143,20 +133,13 @@ impl World {
             asks: Asks::Plain,
             grants_suffice_cross_account: true,
         };
-        let mut taken: Vec<Duration> = (0..ROUNDS)
-            .map(|_| {
-                let start = Instant::now();
-                black_box(evaluate(black_box(&question)));
-                start.elapsed()
-            })
-            .collect();
-        taken.sort_unstable();
-        let at = |share: f64| {
-            let index = (share * (ROUNDS - 1) as f64) as usize;
-            taken.get(index).map_or(0.0, |d| d.as_nanos() as f64 / 1_000.0)
-        };
+        let mut taken = Taken::default();
+        for _ in 0..times {
+            taken.time(|| evaluate(black_box(&question)));
+        }
+        let cost = taken.cost();
         let verdict = evaluate(&question).by.as_str();
-        println!("{:62} {:>8.2} us {:>8.2} us", format!("{what} ({verdict})"), at(0.5), at(0.99));
+        println!("{:69} {:>8.2} us {:>8.2} us", format!("{what} ({verdict})"), cost.median, cost.p99);
     }
 }
 
