@@ -83,12 +83,15 @@ pub struct Snapshot {
     pub grants: RedBlackTreeMapSync<(KeyId, GrantId), Arc<GrantRecord>>,
     /// Key → its grants by grantee (ARN or service name): a decision looks at the caller's own only. Apart for each key, so that
     /// what a decision costs does not follow from the grants on others.
-    pub grants_to: HashTrieMapSync<KeyId, RedBlackTreeMapSync<(Arc<str>, GrantId), Arc<GrantRecord>>>,
+    pub grants_to: HashTrieMapSync<KeyId, GrantsByGrantee>,
     /// Retiring principal → grants, over all keys.
     pub grants_retired_by: RedBlackTreeMapSync<(Arc<str>, KeyId, GrantId), Arc<GrantRecord>>,
     /// Access key ids of a user (`account/name`).
     pub access_keys_of: HashTrieMapSync<(AccountId, Owner), Vec<AccessKeyId>>,
 }
+
+/// The grants of one key.
+pub type GrantsByGrantee = RedBlackTreeMapSync<(Arc<str>, GrantId), Arc<GrantRecord>>;
 
 /// One write. Applied in order, in one transaction.
 #[derive(Debug, Clone)]
