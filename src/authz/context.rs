@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::identities::{Identity, units};
-use super::language::{ConditionKeys, Values};
+use super::language::{ConditionKeys, Effort, Values};
 use super::{Check, Resource};
 use crate::authn::{Principal, Session};
 use crate::ids::{AccountId, Region};
@@ -36,6 +36,8 @@ pub struct Keys<'a> {
     pub identity: &'a Identity<'a>,
     pub snapshot: &'a Snapshot,
     pub check: &'a Check<'a>,
+    /// For comparing patterns with all of it.
+    effort: Effort,
 }
 
 impl ConditionKeys for Keys<'_> {
@@ -52,6 +54,10 @@ impl ConditionKeys for Keys<'_> {
             Some(("hsmbridge", "aliasgeneration")) => one(self.check.conditions.alias_generation?.as_str()),
             _ => self.claim(name),
         }
+    }
+
+    fn effort(&self) -> Option<&Effort> {
+        Some(&self.effort)
     }
 }
 
@@ -87,6 +93,20 @@ fn date(seconds: i64) -> Option<Values<'static>> {
 }
 
 impl<'a> Keys<'a> {
+    pub fn new(
+        environment: &'a Environment,
+        identity: &'a Identity<'a>,
+        snapshot: &'a Snapshot,
+        check: &'a Check<'a>,
+    ) -> Self {
+        Self { environment, identity, snapshot, check, effort: Effort::new(Effort::OF_A_DECISION) }
+    }
+
+    /// Whether comparing patterns took more than it may.
+    pub fn effort_is_spent(&self) -> bool {
+        self.effort.is_spent()
+    }
+
     fn aws(&self, name: &str, rest: &str) -> Option<Values<'_>> {
         const PRINCIPAL_TAG: &str = "aws:principaltag/";
         const RESOURCE_TAG: &str = "aws:resourcetag/";

@@ -45,6 +45,8 @@ pub enum Source {
     ManagedKey,
     /// The resource's policy cannot be read.
     UnreadablePolicy,
+    /// The policies' patterns take more comparing than a decision may.
+    TooCostly,
     /// No check was asked, or by somebody who may not ask it.
     NotAsked,
 }
@@ -71,6 +73,7 @@ impl Source {
             Source::NoIdentity => "NoIdentity",
             Source::ManagedKey => "ManagedKey",
             Source::UnreadablePolicy => "UnreadablePolicy",
+            Source::TooCostly => "TooCostly",
             Source::NotAsked => "NotAsked",
         }
     }

@@ -274,22 +274,46 @@ fn judged(
         }
         Err(NoQuestion::OwnIdentity) => (CheckGrounds::plain(check.action, "*", true, Source::OwnIdentity), None),
         Err(NoQuestion::Foreign) => {
-            let (arn, action) = (identity.arn(), check.action);
-            let on = match check.named {
-                Named::Directly => "this resource",
-                Named::ByCiphertext => "the resource associated with this ciphertext",
-            };
-            let message = format!(
-                "User: {arn} is not authorized to perform: {action} on {on} because the resource does not exist in this \
-                 Region, no resource-based policies allow access, or a resource-based policy explicitly denies access"
-            );
-            (CheckGrounds::plain(action, "*", false, Source::NoSuchResource), Some(message))
+            let grounds = CheckGrounds::plain(check.action, "*", false, Source::NoSuchResource);
+            (grounds, Some(nothing_there(identity, check)))
         }
         Err(NoQuestion::UnreadablePolicy) => {
             tracing::error!(resource = shown(&check.resource), "the resource's policy cannot be read: all is denied");
             refused(identity.caller, check, Source::UnreadablePolicy)
         }
+        Err(NoQuestion::TooCostly) => {
+            tracing::warn!(resource = shown(&check.resource), "the policies' patterns cost too much: denied");
+            let (grounds, mut told) = refused(identity.caller, check, Source::TooCostly);
+            // Of a resource of another account its existence is not told: who asks may have made the policy to learn it.
+            if owner(&check.resource).is_some_and(|owner| owner != identity.caller.account()) {
+                told = Some(nothing_there(identity, check));
+            }
+            (grounds, told)
+        }
         Err(NoQuestion::NotForPrincipals) => refused(identity.caller, check, Source::NotAsked),
+    }
+}
+
+/// AWS's text for what is not there, or is another account's and closed to the caller.
+fn nothing_there(identity: &Identity<'_>, check: &Check<'_>) -> String {
+    let (arn, action) = (identity.arn(), check.action);
+    let on = match check.named {
+        Named::Directly => "this resource",
+        Named::ByCiphertext => "the resource associated with this ciphertext",
+    };
+    format!(
+        "User: {arn} is not authorized to perform: {action} on {on} because the resource does not exist in this Region, no \
+         resource-based policies allow access, or a resource-based policy explicitly denies access"
+    )
+}
+
+/// Whose a resource is that somebody of another account may ask for.
+fn owner<'a>(resource: &'a Resource<'_>) -> Option<&'a AccountId> {
+    match resource {
+        Resource::Key { record, .. } => Some(&record.account),
+        Resource::Role { record, .. } => Some(&record.account),
+        Resource::Alias { account, .. } => Some(account),
+        Resource::Any | Resource::Foreign | Resource::Command(_) | Resource::Timer(_) | Resource::Identity => None,
     }
 }
 
@@ -343,6 +367,8 @@ pub enum NoQuestion {
     /// What is asked about does not exist, which is not told.
     Foreign,
     UnreadablePolicy,
+    /// Comparing the patterns of the policies takes more than a decision may.
+    TooCostly,
     /// A command or a timer.
     NotForPrincipals,
 }
@@ -381,8 +407,8 @@ pub fn with_question<T>(
         Resource::Foreign => return Err(NoQuestion::Foreign),
         Resource::Command(_) | Resource::Timer(_) => return Err(NoQuestion::NotForPrincipals),
     };
-    let keys = Keys { environment, identity, snapshot, check };
-    Ok(then(&Question {
+    let keys = Keys::new(environment, identity, snapshot, check);
+    let answer = then(&Question {
         actor: identity.actor(),
         attached: identity.attached(),
         action: check.action,
@@ -391,7 +417,9 @@ pub fn with_question<T>(
         encryption_context: &check.encryption_context,
         asks: check.asks,
         grants_suffice_cross_account,
-    }))
+    });
+    // A Deny that could not be compared did not apply: nothing of the answer holds.
+    if keys.effort_is_spent() { Err(NoQuestion::TooCostly) } else { Ok(answer) }
 }
 
 fn readable(document: &PolicyDocument, kind: PolicyKind) -> Result<Arc<Policy>, NoQuestion> {

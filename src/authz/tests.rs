@@ -559,6 +559,36 @@ fn grants_of_the_key_allow() {
     world.ask(alice()).denied_by("IdentityPolicy", "the kms:Encrypt action");
 }
 
+/// A Deny whose patterns cannot all be compared is not as good as none: callers make policies and what they are compared with.
+#[test]
+fn policies_that_cost_too_much_to_compare_deny() {
+    let policy = |pattern: &str| {
+        let patterns: Vec<String> = (0..500).map(|n| format!("{pattern}{n}")).collect();
+        let deny = serde_json::json!({"Effect": "Deny", "Principal": "*", "Action": "kms:*", "Resource": "*",
+            "Condition": {"StringLike": {"kms:EncryptionContext:a": patterns}}});
+        let delegating: serde_json::Value = serde_json::from_str(DELEGATING).unwrap();
+        let statements = [deny, delegating["Statement"][0].clone()];
+        serde_json::json!({"Version": "2012-10-17", "Statement": statements}).to_string()
+    };
+    let asked = |pattern: &str, length: usize| {
+        let mut world = World::new();
+        world.key_policy(&policy(pattern));
+        world.context = vec![("a".into(), "a".repeat(2 * length)), ("b".into(), "a".repeat(length))];
+        world.ask(root())
+    };
+    const COSTLY: &str = "*${kms:EncryptionContext:b}";
+    asked(COSTLY, 20).allowed_by("KeyPolicy");
+    asked(COSTLY, 1_000).denied_by("TooCostly", KEY_ARN);
+    asked("*a*b", 4_000).denied_by("TooCostly", KEY_ARN);
+    // A policy of one's own does not tell what is there in another account.
+    let mut theirs = World::new();
+    let other: AccountId = "444455556666".parse().unwrap();
+    theirs.record = Arc::new(KeyRecord { account: other, ..theirs.record.as_ref().clone() });
+    theirs.key_policy(&policy(COSTLY));
+    theirs.context = vec![("a".into(), "a".repeat(4_000)), ("b".into(), "a".repeat(2_000))];
+    theirs.ask(alice()).denied_by("TooCostly", COMBINED);
+}
+
 const COMBINED: &str = "is not authorized to perform: kms:Decrypt on this resource because the resource does not exist in this \
      Region, no resource-based policies allow access, or a resource-based policy explicitly denies access";
 
@@ -665,7 +695,8 @@ fn condition_keys_of_a_request() {
     };
     let of = |caller: &Caller, name: &str| {
         let identity = Identity::of(caller, &world.snapshot).ok().unwrap();
-        let keys = Keys { environment: &environment(), identity: &identity, snapshot: &world.snapshot, check };
+        let environment = environment();
+        let keys = Keys::new(&environment, &identity, &world.snapshot, check);
         match keys.value(name) {
             None => "-".to_owned(),
             Some(Values::One(value)) => value.into_owned(),
@@ -786,7 +817,8 @@ fn condition_keys_of_a_request() {
     let identity = Identity::of(&caller, &world.snapshot).ok().unwrap();
     for (action, grant_key) in [("kms:CreateGrant", "false"), ("kms:Decrypt", "-")] {
         let check = Check::new(action, Resource::Any);
-        let keys = Keys { environment: &environment(), identity: &identity, snapshot: &world.snapshot, check: &check };
+        let environment = environment();
+        let keys = Keys::new(&environment, &identity, &world.snapshot, &check);
         let value = |name| match keys.value(name) {
             Some(Values::One(value)) => value.into_owned(),
             _ => "-".to_owned(),
@@ -797,7 +829,8 @@ fn condition_keys_of_a_request() {
         assert_eq!((value("aws:PrincipalArn"), value("aws:PrincipalAccount")), ("-".to_owned(), "-".to_owned()));
     }
     let unlisted = Check::new("kms:ListKeys", Resource::Any);
-    let keys = Keys { environment: &environment(), identity: &identity, snapshot: &world.snapshot, check: &unlisted };
+    let environment = environment();
+    let keys = Keys::new(&environment, &identity, &world.snapshot, &unlisted);
     assert_eq!(keys.value("kms:CallerAccount"), None);
 }
 

@@ -90,6 +90,7 @@ impl Asked<'_> {
                 });
             answers.push(asked.map_err(|why| match why {
                 NoQuestion::UnreadablePolicy => wrong("the key's policy cannot be read: everything is denied"),
+                NoQuestion::TooCostly => wrong("the policies' patterns take too much comparing: everything is denied"),
                 _ => OpError::Internal(format!("a simulation asked nothing: {why:?}")),
             })?);
         }

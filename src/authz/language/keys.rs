@@ -1,6 +1,7 @@
 //! Where conditions and policy variables get their values from.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 /// What a request has for one condition key. `Many` is for keys that AWS documents as multi-valued, even when there is
 /// one value only or none: without a set operator a comparison with them is false (authorization.md §2.6).
@@ -10,12 +11,49 @@ pub enum Values<'a> {
     Many(Vec<Cow<'a, str>>),
 }
 
+/// What comparing patterns may cost in one decision. Patterns and the texts that they are compared with are both of callers'
+/// making, so that the product of their lengths is no bound worth having: a policy of 32 KiB and an encryption context of 8 KiB
+/// make billions of steps.
+#[derive(Debug)]
+pub struct Effort(Cell<u32>);
+
+impl Effort {
+    /// Steps. A policy of the largest size whose every pattern is compared with ARNs takes some hundred thousand.
+    pub const OF_A_DECISION: u32 = 4_000_000;
+
+    pub fn new(steps: u32) -> Self {
+        Self(Cell::new(steps))
+    }
+
+    /// Whether nothing is left: what was compared since means nothing, and the decision is a refusal.
+    pub fn is_spent(&self) -> bool {
+        self.0.get() == 0
+    }
+
+    /// `false`: nothing is left.
+    fn spend(&self, steps: usize) -> bool {
+        let left = self.0.get().saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
+        self.0.set(left);
+        left > 0
+    }
+}
+
 /// The condition keys of one request. Asked only for the keys that a policy names, and only when the statement applies
 /// otherwise, so that nothing is computed that nobody asks for.
 pub trait ConditionKeys {
     /// The value of `name`, as the policy writes it. Names are compared without regard to case; where several tags or
     /// pairs of an encryption context differ in case only, the exact spelling wins.
     fn value(&self, name: &str) -> Option<Values<'_>>;
+
+    /// What is left for comparing patterns; `None`: no matter how long it takes.
+    fn effort(&self) -> Option<&Effort> {
+        None
+    }
+}
+
+/// Takes steps of what is left; `false`: nothing is left, and nothing matches.
+pub(super) fn spend(keys: &dyn ConditionKeys, steps: usize) -> bool {
+    keys.effort().is_none_or(|effort| effort.spend(steps))
 }
 
 /// A list of keys and values: for decision cases, `policy simulate` and tests.

@@ -14,7 +14,7 @@ mod statement;
 mod tests;
 
 pub use condition::Condition;
-pub use keys::{ConditionKeys, Listed, NoKeys, OwnedValues, Values};
+pub use keys::{ConditionKeys, Effort, Listed, NoKeys, OwnedValues, Values};
 pub use principal::{Principal, Principals};
 pub use statement::{About, AboutResource, Mismatch, Statement};
 

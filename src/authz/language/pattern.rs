@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::keys::{ConditionKeys, Values};
+use super::keys::{ConditionKeys, Values, spend};
 
 /// A byte, `?` or `*` of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,11 @@ impl Variable {
             Some(Values::One(value)) => Some(value),
             Some(Values::Many(_)) | None => self.default.as_deref().map(Cow::Borrowed),
         }
+    }
+
+    /// The value, when there is effort left to copy it.
+    fn paid_for<'a>(&'a self, keys: &'a dyn ConditionKeys) -> Option<Cow<'a, str>> {
+        self.value(keys).filter(|value| spend(keys, value.len()))
     }
 }
 
@@ -71,9 +76,9 @@ impl Pattern {
     pub fn matches(&self, text: &str, keys: &dyn ConditionKeys) -> bool {
         match self {
             Pattern::Literal(own) => **own == *text,
-            Pattern::Atoms(atoms) => glob(atoms, text.as_bytes(), || ()),
+            Pattern::Atoms(atoms) => glob(atoms, text.as_bytes(), || spend(keys, 1)),
             Pattern::Template(template) => {
-                template.atoms(keys).is_some_and(|atoms| glob(&atoms, text.as_bytes(), || ()))
+                template.atoms(keys).is_some_and(|atoms| glob(&atoms, text.as_bytes(), || spend(keys, 1)))
             }
         }
     }
@@ -105,7 +110,7 @@ impl Template {
                 Piece::One => atoms.push(Atom::One),
                 Piece::Star => atoms.push(Atom::Star),
                 // RULE §2.5: substituted text is literal.
-                Piece::Variable(variable) => atoms.extend(variable.value(keys)?.bytes().map(Atom::Byte)),
+                Piece::Variable(variable) => atoms.extend(variable.paid_for(keys)?.bytes().map(Atom::Byte)),
             }
         }
         Some(atoms)
@@ -117,7 +122,7 @@ impl Template {
             match piece {
                 Piece::Text(text) => whole.push_str(text),
                 Piece::One | Piece::Star => return None,
-                Piece::Variable(variable) => whole.push_str(&variable.value(keys)?),
+                Piece::Variable(variable) => whole.push_str(&variable.paid_for(keys)?),
             }
         }
         Some(whole)
@@ -210,11 +215,14 @@ fn variable(inside: &str) -> Result<(Piece, &str), BadVariable> {
     Ok((Piece::Variable(Variable { name: name.into(), default: Some(default.into()) }), after))
 }
 
-/// Whether the whole of `text` matches. Iterative with one point to go back to: at most (pattern + 1) × (text + 1) steps.
-pub fn glob(pattern: &[Atom], text: &[u8], mut step: impl FnMut()) -> bool {
+/// Whether the whole of `text` matches. Iterative with one point to go back to: at most (pattern + 1) × (text + 1) steps. Where
+/// `step` says `false` it goes no further, and nothing matched.
+pub fn glob(pattern: &[Atom], text: &[u8], mut step: impl FnMut() -> bool) -> bool {
     let (mut p, mut t, mut back) = (0, 0, None);
     while let Some(&c) = text.get(t) {
-        step();
+        if !step() {
+            return false;
+        }
         match pattern.get(p) {
             Some(Atom::Star) => {
                 p += 1;
@@ -389,7 +397,7 @@ impl ActionPattern {
         match self {
             ActionPattern::Any => true,
             ActionPattern::Named { service: own_service, name: own_name } => {
-                glob(own_service, service.as_bytes(), || ()) && glob(own_name, name.as_bytes(), || ())
+                glob(own_service, service.as_bytes(), || true) && glob(own_name, name.as_bytes(), || true)
             }
             ActionPattern::Never => false,
         }

@@ -271,6 +271,20 @@ async fn grant_tokens_name_grants_of_ours() {
 }
 
 #[tokio::test]
+async fn a_bad_grant_token_does_not_tell_what_exists_in_another_account() {
+    let abroad = here().of(&"444455556666".parse().unwrap());
+    let theirs = crate::store::KeyRecord { account: abroad.account.clone(), ..key(4) };
+    let (_dir, store) = store(vec![]).await;
+    put(&store, vec![Write::PutKey(theirs)]).await;
+    let describe = |id: u16| {
+        let key = KeyIdText(abroad.key_arn(&key_id(id)));
+        let task = Task::Kms(Request::DescribeKey { key, grant_tokens: vec!["x".to_owned()] });
+        resolve(task, "root", store.snapshot(), &here(), HISTORY, key_id(999), &GrantTokenKey::in_test()).map(drop)
+    };
+    assert_eq!((describe(4), describe(9)), (Err(OpError::InvalidGrantToken), Err(OpError::InvalidGrantToken)));
+}
+
+#[tokio::test]
 async fn retirable_grants_are_those_of_a_principal_of_the_own_account() {
     let (_dir, store) = store(vec![]).await;
     let find = |retiring: &str| {
