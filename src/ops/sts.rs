@@ -147,6 +147,10 @@ fn denied(text: impl Into<String>) -> OpError {
 impl StsRequest {
     /// What the caller's session brings along. It can be added to, never changed.
     pub fn asked_by(self, caller: &Caller) -> Result<Self, OpError> {
+        // RULE AWS, GetFederationToken: its sessions call nothing of STS that gives credentials.
+        if let (StsRequest::AssumeRole(_), Principal::FederatedUser { .. }) = (&self, caller.principal()) {
+            return Err(denied("Cannot call AssumeRole with federated user credentials"));
+        }
         let (StsRequest::AssumeRole(mut request), Some(session)) = (self.clone(), caller.session()) else {
             return Ok(self);
         };

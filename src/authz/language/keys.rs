@@ -30,8 +30,8 @@ impl Effort {
         self.0.get() == 0
     }
 
-    /// `false`: nothing is left.
-    fn spend(&self, steps: usize) -> bool {
+    /// Takes of what is left; `false`: nothing is, and nothing matches.
+    pub(super) fn spend(&self, steps: usize) -> bool {
         let left = self.0.get().saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
         self.0.set(left);
         left > 0
@@ -49,11 +49,6 @@ pub trait ConditionKeys {
     fn effort(&self) -> Option<&Effort> {
         None
     }
-}
-
-/// Takes steps of what is left; `false`: nothing is left, and nothing matches.
-pub(super) fn spend(keys: &dyn ConditionKeys, steps: usize) -> bool {
-    keys.effort().is_none_or(|effort| effort.spend(steps))
 }
 
 /// A list of keys and values: for decision cases, `policy simulate` and tests.

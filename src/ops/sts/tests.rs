@@ -61,6 +61,24 @@ fn transitive_tags_and_the_source_identity_go_on() {
 }
 
 #[test]
+fn federated_users_assume_no_roles() {
+    let federated = Principal::FederatedUser {
+        name: "carol".into(),
+        user: "alice".parse().unwrap(),
+        user_path: "/".parse().unwrap(),
+        user_id: "AIDAAAAAAAAAAAAAAAAAA".into(),
+    };
+    let of_role = session(&[], &[], None);
+    let caller = Caller::simulated(
+        federated,
+        of_role.account().clone(),
+        of_role.session().map(|session| session.as_ref().clone()),
+    );
+    assert!(matches!(asked(request(&[], None), &caller), Err(OpError::Sts(StsRefusal::Denied(_)))));
+    assert!(asked(request(&[], None), &of_role).is_ok());
+}
+
+#[test]
 fn what_goes_on_cannot_be_changed() {
     let caller = session(&[("Team", "a")], &["Team"], Some("alice"));
     for (tags, identity) in [(&[("team", "b")][..], None), (&[], Some("bob"))] {
