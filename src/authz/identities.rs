@@ -144,8 +144,9 @@ impl<'a> Identity<'a> {
         role_id: &'a str,
     ) -> Result<(), NoIdentity> {
         let role = role.filter(|role| role.role_id == role_id).ok_or(NoIdentity::Gone)?;
-        let issued = self.caller.session().map(|session| session.issued.saturating_mul(1000));
-        // A session says to the second when it was issued: in doubt it was before.
+        // A session says here to the second when it was issued, and who revokes wants the one that is asked for next to be good. Authn
+        // compares to the millisecond, on every request.
+        let issued = self.caller.session().map(|session| session.issued.saturating_mul(1000).saturating_add(999));
         if role.sessions_revoked_before.is_some_and(|before| issued.is_none_or(|issued| issued < before)) {
             return Err(NoIdentity::Gone);
         }
