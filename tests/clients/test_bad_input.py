@@ -312,10 +312,11 @@ def test_sts_speaks_xml_of_bad_signatures(bridge, change, code, status):
     assert f"<RequestId>{reply.request_id}</RequestId>".encode() in reply.body
 
 
-def test_sts_knows_one_action(bridge):
+def test_sts_refuses_what_it_does_not_serve(bridge):
     raw = bridge.raw()
-    reply = raw.call(None, body=b"Action=AssumeRole&Version=2011-06-15&RoleArn=x&RoleSessionName=y", **STS)
-    assert reply.status == 400 and reply.type in ("InvalidAction", "UnsupportedOperation"), reply
+    for action in (b"DecodeAuthorizationMessage", b"AssumeRoot", b"NoSuchAction"):
+        reply = raw.call(None, body=b"Action=" + action + b"&Version=2011-06-15&RoleArn=x&RoleSessionName=y", **STS)
+        assert reply.status == 400 and reply.type in ("InvalidAction", "UnsupportedOperation"), reply
     stranger = raw.call(None, body=b"Action=GetCallerIdentity&Version=2011-06-15", access_key="AKIA" + "Q" * 16, **STS)
     assert (stranger.status, stranger.type) == (403, "InvalidClientTokenId"), stranger
 
