@@ -57,14 +57,15 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
             facts.bytes,
             facts.path.display()
         ),
-        OperatorResponse::Restored { facts } => writeln!(
-            out,
-            "restored version {} ({} keys, {} aliases) from {}",
-            facts.version,
-            facts.keys,
-            facts.aliases,
-            facts.path.display()
-        ),
+        OperatorResponse::Restored { facts } => {
+            let (path, keys, aliases) = (facts.path.display(), facts.keys, facts.aliases);
+            writeln!(out, "restored version {} ({keys} keys, {aliases} aliases) from {path}", facts.version)?;
+            writeln!(
+                out,
+                "Identities, policies, grants and access keys are those of the backup: what was deleted, revoked or disabled \
+                 since is valid again. All sessions have ended."
+            )
+        }
         OperatorResponse::Doctor { report } => tree(&mut out, report, 0),
         OperatorResponse::Sweeper { status } => {
             writeln!(out, "keys pending deletion  {}", status.pending_deletions)?;
