@@ -143,6 +143,10 @@ pub async fn serve(
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
+            if let Err(error) = services.ops.store().clone().close().await {
+                tracing::warn!(%error, "closing the store failed; its log is read at the next start");
+            }
             app.close();
             Ok(())
         }
