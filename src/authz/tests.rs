@@ -6,7 +6,7 @@ use super::*;
 use crate::authn::{Session, SessionPolicies, WebIdentity};
 use crate::ids::spec::GrantOperation;
 use crate::ids::{GrantId, PolicyArn};
-use crate::store::testing::{account, key, key_id};
+use crate::store::testing::{self, account, key, key_id};
 use crate::store::{
     AccountRecord, GrantConstraints, GrantPrincipal, GroupRecord, Policies, PolicyRecord, RevokedSessionRecord,
     ServiceRecord, UnitRecord, UserRecord,
@@ -76,15 +76,9 @@ impl World {
 
     fn user(&mut self, edit: impl FnOnce(&mut UserRecord)) {
         let mut user = UserRecord {
-            name: "alice".parse().unwrap(),
-            account: account(),
-            user_id: "AIDAALICE".to_owned(),
-            created: 1,
             path: "/dev/".parse().unwrap(),
             tags: vec![("team".to_owned(), "ops".to_owned())],
-            groups: Vec::new(),
-            policies: Policies::default(),
-            boundary: None,
+            ..testing::user("alice", "AIDAALICE")
         };
         edit(&mut user);
         self.snapshot.users.insert_mut((account(), user.name.clone()), Arc::new(user));
@@ -92,18 +86,9 @@ impl World {
 
     fn role(&mut self, edit: impl FnOnce(&mut RoleRecord)) {
         let mut role = RoleRecord {
-            name: "ops".parse().unwrap(),
-            account: account(),
-            role_id: "AROAOPS".to_owned(),
-            created: 1,
-            path: "/".parse().unwrap(),
-            description: String::new(),
             trust: r#"{"Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/dev/alice"},"Action":"sts:AssumeRole"}]}"#.into(),
-            max_session_seconds: 3600,
             tags: vec![("team".to_owned(), "night".to_owned())],
-            policies: Policies::default(),
-            boundary: None,
-            sessions_revoked_before: None,
+            ..testing::role("ops", "AROAOPS")
         };
         edit(&mut role);
         self.snapshot.roles.insert_mut((account(), role.name.clone()), Arc::new(role));
@@ -198,12 +183,9 @@ impl Asked {
 
 fn account_record(unit: Option<&str>) -> AccountRecord {
     AccountRecord {
-        id: account(),
-        name: "own".to_owned(),
-        created: 1,
-        root_enabled: true,
         unit: unit.map(str::to_owned),
         service_control: vec![FULL.parse().unwrap()],
+        ..testing::own_account()
     }
 }
 

@@ -1,10 +1,9 @@
 //! The step before a request that is the first to name an AWS managed key: the key is made, by the service itself and with
 //! records of its own. Whoever comes second finds it there.
 
-use std::sync::Arc;
-
 use crate::audit::{AuditError, EventType, Recorded};
 use crate::authn::Caller;
+use crate::http::operator::local_scene;
 use crate::http::pipeline::{Failure, Front, Services, run};
 use crate::http::sheet::Scene;
 use crate::ops::{Answer, OpError, Task, TimerRequest};
@@ -19,16 +18,8 @@ pub async fn make_managed_key(services: &Services, task: &Task, caller: &Caller)
         return Ok(());
     };
     let caller = Caller::bridge(wanted.account.clone());
-    let scene = Scene {
-        request_id: Arc::from(uuid::Uuid::new_v4().to_string()),
-        event_source: "kms.amazonaws.com",
-        event_type: EventType::AwsServiceEvent,
-        fallback_name: "CreateKey",
-        source_ip: None,
-        user_agent: None,
-        host: None,
-        tls: None,
-    };
+    let scene =
+        Scene { fallback_name: "CreateKey", ..local_scene(EventType::AwsServiceEvent, "kms.amazonaws.com", None) };
     let front = FirstUseFront { scene, caller, task: Task::Timer(TimerRequest::MakeManagedKey(wanted)) };
     // Boxed: the pipeline runs inside itself, once.
     Box::pin(run(services, &front)).await

@@ -71,7 +71,7 @@ pub async fn keep_session_keys(services: &Services) -> Result<(), Told> {
     run(services, &front).await.map(|_| ())
 }
 
-fn local_scene(event_type: EventType, event_source: &'static str, user_agent: Option<String>) -> Scene {
+pub(super) fn local_scene(event_type: EventType, event_source: &'static str, user_agent: Option<String>) -> Scene {
     Scene {
         request_id: Arc::from(uuid::Uuid::new_v4().to_string()),
         event_source,

@@ -94,8 +94,8 @@ fn wildcard(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::{account, new_store, put};
-    use crate::store::{AccountRecord, Policies, UserRecord, Write};
+    use crate::store::testing::{self, account, new_store, put};
+    use crate::store::{AccountRecord, UserRecord, Write};
 
     #[test]
     fn patterns() {
@@ -119,32 +119,13 @@ mod tests {
     }
 
     fn user(name: &str, path: &str) -> Write {
-        Write::PutUser(UserRecord {
-            name: name.parse().unwrap(),
-            account: account(),
-            user_id: format!("AIDA{name}"),
-            created: 1,
-            path: path.parse().unwrap(),
-            tags: Vec::new(),
-            groups: Vec::new(),
-            policies: Policies::default(),
-            boundary: None,
-        })
+        Write::PutUser(UserRecord { path: path.parse().unwrap(), ..testing::user(name, &format!("AIDA{name}")) })
     }
 
     #[tokio::test]
     async fn a_service_acts_for_those_that_its_registration_names_and_that_may_sign_in() {
         let (_state, store) = new_store().await;
-        let own = |root_enabled| {
-            Write::PutAccount(AccountRecord {
-                id: account(),
-                name: "own".to_owned(),
-                created: 1,
-                root_enabled,
-                unit: None,
-                service_control: Vec::new(),
-            })
-        };
+        let own = |root_enabled| Write::PutAccount(AccountRecord { root_enabled, ..testing::own_account() });
         let service: ServiceName = "s3.internal.example".parse().unwrap();
         let registered = |may_act_for: &[&str]| {
             Write::PutService(ServiceRecord {

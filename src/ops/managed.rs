@@ -20,18 +20,20 @@ pub struct ManagedKey {
 }
 
 /// Held while one is made.
-pub struct FirstUse<'a>(#[allow(dead_code)] tokio::sync::MutexGuard<'a, ()>);
+pub type FirstUse<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 impl Ops {
     /// The AWS managed key that a request is the first to name. Nobody but its service brings one into being, and only on
     /// behalf of a principal of the account whose it will be.
     pub fn first_use(&self, task: &Task, caller: &Caller) -> Option<ManagedKey> {
-        wanted(task, caller, &self.store.snapshot(), &self.locality)
+        // Asked at every request: who does not call for somebody else makes none.
+        let service = caller.via()?;
+        wanted(task, caller, service, &self.store.snapshot(), &self.locality)
     }
 
     /// Waits for its turn to make one: after that `first_use` is to be asked again.
     pub async fn turn_to_make(&self) -> FirstUse<'_> {
-        FirstUse(self.first_use.lock().await)
+        self.first_use.lock().await
     }
 
     /// As CreateKey does it; the key and its alias appear in one transaction.
@@ -102,8 +104,13 @@ impl Ops {
     }
 }
 
-fn wanted(task: &Task, caller: &Caller, snapshot: &Snapshot, here: &Locality) -> Option<ManagedKey> {
-    let service = caller.via()?;
+fn wanted(
+    task: &Task,
+    caller: &Caller,
+    service: &ServiceName,
+    snapshot: &Snapshot,
+    here: &Locality,
+) -> Option<ManagedKey> {
     let Task::Kms(request) = task else { return None };
     // Those that a new symmetric key can serve: nothing was encrypted under it before. A dry run makes nothing.
     let named = match request {
@@ -241,7 +248,9 @@ mod tests {
         put(&store, vec![Write::PutService(record)]).await;
         let here = Locality { account: account(), region: "eu-central-1".parse().unwrap() };
         let via = Caller::in_test_via(Principal::Root, account(), service());
-        let asked = |key: &str, caller: &Caller| wanted(&describe(key), caller, &store.snapshot(), &here);
+        let asked = |key: &str, caller: &Caller| {
+            caller.via().and_then(|service| wanted(&describe(key), caller, service, &store.snapshot(), &here))
+        };
         for key in ["alias/aws/s3", "arn:aws:kms:eu-central-1:111122223333:alias/aws/s3"] {
             assert_eq!(asked(key, &via).unwrap().alias.as_str(), "alias/aws/s3");
         }
@@ -264,8 +273,8 @@ mod tests {
         let elsewhere: AccountId = "444455556666".parse().unwrap();
         let via_elsewhere = Caller::in_test_via(Principal::Root, elsewhere.clone(), service());
         put(&store, vec![Write::PutAlias(alias("alias/aws/s3", key_id(1)))]).await;
-        assert_eq!(wanted(&describe("alias/aws/s3"), &via, &store.snapshot(), &here), None);
-        let found = wanted(&describe("alias/aws/s3"), &via_elsewhere, &store.snapshot(), &here).unwrap();
+        assert_eq!(asked("alias/aws/s3", &via), None);
+        let found = asked("alias/aws/s3", &via_elsewhere).unwrap();
         assert_eq!(found.account, elsewhere);
     }
 }

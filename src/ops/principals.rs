@@ -92,51 +92,21 @@ fn is_session_name(text: &str, longest: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::{account, new_store, put};
-    use crate::store::{AccountRecord, GroupRecord, Policies, RoleRecord, ServiceRecord, UserRecord, Write};
+    use crate::store::testing::{self, account, new_store, put};
+    use crate::store::{GroupRecord, Policies, RoleRecord, ServiceRecord, UserRecord, Write};
 
     fn user(name: &str, path: &str, id: &str) -> Write {
-        Write::PutUser(UserRecord {
-            name: name.parse().unwrap(),
-            account: account(),
-            user_id: id.to_owned(),
-            created: 1,
-            path: path.parse().unwrap(),
-            tags: Vec::new(),
-            groups: Vec::new(),
-            policies: Policies::default(),
-            boundary: None,
-        })
+        Write::PutUser(UserRecord { path: path.parse().unwrap(), ..testing::user(name, id) })
     }
 
     fn role(name: &str, path: &str, id: &str) -> Write {
-        Write::PutRole(RoleRecord {
-            name: name.parse().unwrap(),
-            account: account(),
-            role_id: id.to_owned(),
-            created: 1,
-            path: path.parse().unwrap(),
-            description: String::new(),
-            trust: "{}".into(),
-            max_session_seconds: 3600,
-            tags: Vec::new(),
-            policies: Policies::default(),
-            boundary: None,
-            sessions_revoked_before: None,
-        })
+        Write::PutRole(RoleRecord { path: path.parse().unwrap(), ..testing::role(name, id) })
     }
 
     #[tokio::test]
     async fn an_arn_means_whom_it_names_now_and_nobody_else() {
         let (_state, store) = new_store().await;
-        let known = AccountRecord {
-            id: account(),
-            name: "own".to_owned(),
-            created: 1,
-            root_enabled: true,
-            unit: None,
-            service_control: Vec::new(),
-        };
+        let known = testing::own_account();
         let group = GroupRecord {
             name: "ops".parse().unwrap(),
             account: account(),

@@ -79,6 +79,51 @@ pub fn account() -> crate::ids::AccountId {
     "111122223333".parse().unwrap()
 }
 
+/// The record of `account`: in no organisation, its root user may sign in.
+pub fn own_account() -> AccountRecord {
+    AccountRecord {
+        id: account(),
+        name: "own".to_owned(),
+        created: 1,
+        root_enabled: true,
+        unit: None,
+        service_control: Vec::new(),
+    }
+}
+
+/// A user of `account` without anything.
+pub fn user(name: &str, id: &str) -> UserRecord {
+    UserRecord {
+        name: name.parse().unwrap(),
+        account: account(),
+        user_id: id.to_owned(),
+        created: 1,
+        path: root_path(),
+        tags: Vec::new(),
+        groups: Vec::new(),
+        policies: Policies::default(),
+        boundary: None,
+    }
+}
+
+/// A role of `account` without anything.
+pub fn role(name: &str, id: &str) -> RoleRecord {
+    RoleRecord {
+        name: name.parse().unwrap(),
+        account: account(),
+        role_id: id.to_owned(),
+        created: 1,
+        path: root_path(),
+        description: String::new(),
+        trust: "{}".into(),
+        max_session_seconds: 3600,
+        tags: Vec::new(),
+        policies: Policies::default(),
+        boundary: None,
+        sessions_revoked_before: None,
+    }
+}
+
 pub fn key(n: u16) -> KeyRecord {
     KeyRecord {
         id: key_id(n),

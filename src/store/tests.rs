@@ -31,17 +31,7 @@ fn deployment(store: &Store) -> DeploymentRecord {
 }
 
 fn user(name: &str) -> UserRecord {
-    UserRecord {
-        name: name.parse().unwrap(),
-        account: account(),
-        user_id: "AIDA0".into(),
-        created: 6,
-        path: root_path(),
-        tags: Vec::new(),
-        groups: Vec::new(),
-        policies: Policies::default(),
-        boundary: None,
-    }
+    testing::user(name, "AIDA0")
 }
 
 fn access_key(n: u16) -> AccessKeyRecord {

@@ -4,26 +4,14 @@ use super::rules::Wanted;
 use super::*;
 use crate::ids::spec::{GrantOperation as O, KeySpec, KeyUsage};
 use crate::ops::GrantPrincipalText;
-use crate::store::testing::{account, key, key_id, new_store, put};
-use crate::store::{
-    AccountRecord, GrantConstraints, GrantPrincipal, KeyRecord, Lifecycle, Policies, Store, UserRecord,
-};
+use crate::store::testing::{self, account, key, key_id, new_store, put};
+use crate::store::{GrantConstraints, GrantPrincipal, KeyRecord, Lifecycle, Store};
 
 const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/x";
 const MOST: usize = 3;
 
 pub(super) fn user(name: &str, id: &str) -> Write {
-    Write::PutUser(UserRecord {
-        name: name.parse().unwrap(),
-        account: account(),
-        user_id: id.to_owned(),
-        created: 1,
-        path: "/".parse().unwrap(),
-        tags: Vec::new(),
-        groups: Vec::new(),
-        policies: Policies::default(),
-        boundary: None,
-    })
+    Write::PutUser(testing::user(name, id))
 }
 
 pub(super) fn arn(name: &str) -> String {
@@ -33,14 +21,7 @@ pub(super) fn arn(name: &str) -> String {
 /// Key 1, and users alice and bob.
 pub(super) async fn store() -> (tempfile::TempDir, Store) {
     let (dir, store) = new_store().await;
-    let known = AccountRecord {
-        id: account(),
-        name: "own".to_owned(),
-        created: 1,
-        root_enabled: true,
-        unit: None,
-        service_control: Vec::new(),
-    };
+    let known = testing::own_account();
     let writes = vec![Write::PutAccount(known), Write::PutKey(key(1)), user("alice", "AIDA1"), user("bob", "AIDA2")];
     put(&store, writes).await;
     (dir, store)

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::store::testing::account;
-use crate::store::{AccountRecord, Policies, RoleRecord, ServiceRecord, Snapshot, UserRecord};
+use crate::store::testing::{account, own_account, role, user};
+use crate::store::{RoleRecord, ServiceRecord, Snapshot, UserRecord};
 
 pub const ROOT: &str = "arn:aws:iam::111122223333:root";
 pub const ALICE: &str = "arn:aws:iam::111122223333:user/alice";
@@ -11,49 +11,12 @@ pub const ALICE_ID: &str = "AIDAALICEALICEALICE01";
 pub const OPS: &str = "arn:aws:iam::111122223333:role/svc/ops";
 pub const OPS_ID: &str = "AROAOPSOPSOPSOPSOPS01";
 
-fn user(name: &str, id: &str) -> UserRecord {
-    UserRecord {
-        name: name.parse().unwrap(),
-        account: account(),
-        user_id: id.to_owned(),
-        created: 1,
-        path: "/".parse().unwrap(),
-        tags: Vec::new(),
-        groups: Vec::new(),
-        policies: Policies::default(),
-        boundary: None,
-    }
-}
-
 /// Alice, the role `/svc/ops` and the service `backup.internal.example` in account 111122223333.
 pub fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::default();
-    snapshot.accounts.insert_mut(
-        account(),
-        Arc::new(AccountRecord {
-            id: account(),
-            name: "own".to_owned(),
-            created: 1,
-            root_enabled: true,
-            unit: None,
-            service_control: Vec::new(),
-        }),
-    );
+    snapshot.accounts.insert_mut(account(), Arc::new(own_account()));
     put_user(&mut snapshot, user("alice", ALICE_ID));
-    let role = RoleRecord {
-        name: "ops".parse().unwrap(),
-        account: account(),
-        role_id: OPS_ID.to_owned(),
-        created: 1,
-        path: "/svc/".parse().unwrap(),
-        description: String::new(),
-        trust: "{}".into(),
-        max_session_seconds: 3600,
-        tags: Vec::new(),
-        policies: Policies::default(),
-        boundary: None,
-        sessions_revoked_before: None,
-    };
+    let role = RoleRecord { path: "/svc/".parse().unwrap(), ..role("ops", OPS_ID) };
     snapshot.roles.insert_mut((account(), role.name.clone()), Arc::new(role));
     let service = ServiceRecord {
         name: "backup.internal.example".parse().unwrap(),
