@@ -204,6 +204,46 @@ pub struct Audit {
     pub segment_age: Duration,
     pub refuse_below_free_percent: u8,
     pub deadline: Duration,
+    /// Warned of below this share of free space.
+    pub warn_below_free_percent: u8,
+    /// Bytes kept free for the last records of a full disk.
+    pub reserve_bytes: u64,
+    /// How often a tree head is signed, if there are new records.
+    pub checkpoint_interval: Duration,
+    /// How often records are sealed into a CloudTrail log file, if there are any.
+    pub seal_interval: Duration,
+    /// How often a digest file is signed, records or not.
+    pub digest_interval: Duration,
+    /// What S3 clients call the bucket of the sealed files; DNS-safe.
+    pub bucket: String,
+    /// Before `AWSLogs/`.
+    pub key_prefix: Option<String>,
+    /// Sealed files stay at least this long.
+    pub retention: Duration,
+    /// Above this size the oldest sealed files go, but none younger than `retention_floor`; `None`: no limit.
+    pub retention_bytes: Option<u64>,
+    /// Sealed and verified journal segments stay at least this long.
+    pub journal_retention: Duration,
+    /// Nothing is deleted.
+    pub legal_hold: bool,
+    /// What records say of encryption contexts.
+    pub encryption_context: EncryptionContextMode,
+    /// The newest tree head is kept in the token.
+    pub anchor_in_token: bool,
+    /// RFC 3161 time-stamping authority, asked for a stamp of each day's last tree head.
+    pub timestamp_url: Option<String>,
+    /// How often the token's objects are compared with the last time; `None`: never.
+    pub reconcile_interval: Option<Duration>,
+}
+
+/// What records say of encryption contexts. Source: audit.md §7.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncryptionContextMode {
+    /// Names and values, as AWS does.
+    Plain,
+    /// Names; of values an HMAC under a key of this deployment.
+    Hmac,
+    KeysOnly,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -483,7 +523,55 @@ fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Aud
         refuse_below_free_percent: u8::try_from(percent)
             .map_err(|_| section.problem("refuse_below_free_percent", "is too large"))?,
         deadline: milliseconds(section, "deadline_ms", 5_000)?,
+        warn_below_free_percent: u8::try_from(section.integer("warn_below_free_percent", 0..=90, 20)?).unwrap_or(20),
+        reserve_bytes: section.integer("reserve_bytes", 65_536..=1 << 30, 16 << 20)?,
+        checkpoint_interval: seconds(section, "checkpoint_seconds", DAY, 60)?,
+        seal_interval: seconds(section, "seal_seconds", DAY, 300)?,
+        digest_interval: seconds(section, "digest_seconds", DAY, 3_600)?,
+        bucket: bucket(section)?,
+        key_prefix: key_prefix(section)?,
+        retention: Duration::from_secs(section.integer("retention_days", 1..=36_500, 400)? * DAY),
+        retention_bytes: match section.integer("retention_bytes", 0..=1 << 50, 0)? {
+            0 => None,
+            bytes => Some(bytes),
+        },
+        journal_retention: Duration::from_secs(section.integer("journal_retention_days", 1..=36_500, 7)? * DAY),
+        legal_hold: section.flag("legal_hold", false)?,
+        encryption_context: match section.text("encryption_context")?.unwrap_or("plain") {
+            "plain" => EncryptionContextMode::Plain,
+            "hmac" => EncryptionContextMode::Hmac,
+            "keys-only" => EncryptionContextMode::KeysOnly,
+            _ => return Err(section.problem("encryption_context", "is not `plain`, `hmac` or `keys-only`")),
+        },
+        anchor_in_token: section.flag("anchor_in_token", true)?,
+        timestamp_url: section.text("timestamp_url")?.map(str::to_owned),
+        reconcile_interval: match section.integer("reconcile_minutes", 0..=44_640, 0)? {
+            0 => None,
+            minutes => Some(Duration::from_secs(minutes * 60)),
+        },
     })
+}
+
+/// RULE S3 bucket names: 3 to 63 of `a-z`, `0-9`, `-`; no dots here, so that certificates of one host fit.
+fn bucket(section: &Section<'_>) -> Result<String, Problem> {
+    let name = section.text("bucket")?.unwrap_or("hsm-audit");
+    let inner = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !(3..=63).contains(&name.len()) || !inner || name.starts_with('-') || name.ends_with('-') {
+        return Err(section.problem("bucket", "is not a name of 3 to 63 lower-case letters, digits and `-`"));
+    }
+    Ok(name.to_owned())
+}
+
+fn key_prefix(section: &Section<'_>) -> Result<Option<String>, Problem> {
+    let Some(prefix) = section.text("key_prefix")? else { return Ok(None) };
+    let good = !prefix.is_empty()
+        && prefix.len() <= 200
+        && prefix.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
+    match good {
+        true => Ok(Some(prefix.to_owned())),
+        false => Err(section.problem("key_prefix", "is not a path of letters, digits, `-`, `_` and `.`")),
+    }
 }
 
 fn authz(section: &Section<'_>) -> Result<Authz, Problem> {

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,7 +82,7 @@ impl Journal {
         })?;
         let shared = Arc::new(Shared {
             space: Space::new(settings.dir.clone(), settings.refuse_below_free),
-            durable: AtomicU64::new(segments.chain.next_seq),
+            durable: watch::Sender::new(segments.chain.next_seq),
             settings,
             origin,
             queue: Mutex::new(Queue::default()),
@@ -169,7 +168,12 @@ impl Journal {
 
     /// Records on stable storage in the whole chain: the newest one's seq and one.
     pub fn durable(&self) -> u64 {
-        self.shared.durable.load(Ordering::Relaxed)
+        *self.shared.durable.borrow()
+    }
+
+    /// The same number, for whoever waits for it to grow.
+    pub fn watch_durable(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
     }
 
     /// Writes what is queued and `SegmentEnd`, syncs, stops the writer, gives up the lock. Blocking; harmless when
@@ -237,7 +241,7 @@ struct Shared {
     settings: Settings,
     origin: Arc<Origin>,
     space: Space,
-    durable: AtomicU64,
+    durable: watch::Sender<u64>,
     queue: Mutex<Queue>,
     wake: Condvar,
     room: Semaphore,
@@ -311,7 +315,8 @@ impl Shared {
                 looked = Instant::now();
                 let _ = self.on_disk(|| segments.watch());
             }
-            self.durable.store(segments.chain.next_seq, Ordering::Relaxed);
+            let next = segments.chain.next_seq;
+            self.durable.send_if_modified(|durable| std::mem::replace(durable, next) != next);
             spare = work.items;
         }
     }

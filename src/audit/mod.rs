@@ -2,11 +2,13 @@
 //! verifier (`verify/`) uses nothing else of ours. Source: audit.md §7.2 to §7.4, §7.9.
 
 mod files;
+pub mod follow;
 mod journal;
 mod record;
 mod recovery;
 pub mod scan;
 mod segment;
+pub mod signer;
 mod space;
 mod strangers;
 pub mod tail;
@@ -20,7 +22,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use journal::{Journal, room};
+pub use signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
 pub use strangers::Strangers;
+
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Proof that a record is on stable storage. Only the journal makes it, and an answer cannot leave without it.
 #[derive(Debug)]

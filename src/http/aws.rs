@@ -216,7 +216,7 @@ impl Front for AwsFront {
                 extra_headers: Vec::new(),
             },
             // Tasks of the other fronts cannot come out of `task`.
-            Ok(Answer::Operator(_) | Answer::Timer) => self.json_error(&kms::internal()),
+            Ok(Answer::Operator(_) | Answer::Timer | Answer::Audit(_)) => self.json_error(&kms::internal()),
             Err(Failure::Sts(error)) => self.xml_error(&error),
             Err(failure) => match (self.service, failure) {
                 (Service::Kms, failure) => self.json_error(&failure.wire()),

@@ -32,6 +32,7 @@ mod simulate;
 pub mod store_key;
 pub mod sts;
 pub mod task;
+pub mod trail;
 pub mod types;
 mod usage;
 
@@ -56,6 +57,7 @@ pub use operator::RESTORED_DELETIONS_WAIT_MS;
 pub use resolve::{Resolved, Subject};
 pub use sts::*;
 pub use task::*;
+pub use trail::*;
 pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
 
@@ -93,6 +95,8 @@ pub struct Ops {
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Who reads PINs for `token pin`.
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
+    /// Who answers questions about the log.
+    audit_office: std::sync::OnceLock<Box<dyn AuditOffice>>,
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
@@ -210,6 +214,7 @@ impl Ops {
             first_use: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
+            audit_office: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
         })
@@ -252,6 +257,7 @@ impl Ops {
                 .await
                 .map(Answer::Operator),
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
+            Task::Audit(request) => Box::pin(self.audit(request, ctx)).await.map(Answer::Audit),
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await

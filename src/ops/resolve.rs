@@ -277,6 +277,7 @@ fn subject(
         Task::Kms(request) => request,
         Task::Operator(request) => return Ok((of_command(request, who, snapshot, here, new_id)?, None)),
         Task::Sts(request) => return Ok((of_sts(request, snapshot, here)?, None)),
+        Task::Audit(_) => return Ok((Subject::Account, None)),
         Task::Timer(timer) => return Ok((of_timer(timer, snapshot, here, new_id)?, None)),
     };
     let operation = request.operation();

@@ -9,7 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
+    AuditAnswer, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants,
+    RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -21,6 +22,8 @@ pub enum Task {
     Operator(OperatorRequest),
     Timer(TimerRequest),
     Sts(StsRequest),
+    /// Readers of the log, over the network.
+    Audit(AuditRequest),
 }
 
 /// Commands of the local operator, as they travel over the operator socket.
@@ -338,6 +341,7 @@ pub enum Answer {
     Operator(OperatorResponse),
     Timer,
     Sts(StsResponse),
+    Audit(AuditAnswer),
 }
 
 /// Answers to the operator; JSON on the socket, text or JSON on the terminal.
@@ -519,6 +523,7 @@ impl Task {
             Task::Timer(TimerRequest::MakeManagedKey(_)) => "CreateKey",
             Task::Timer(TimerRequest::SessionKeys) => "SessionKeys",
             Task::Sts(request) => request.name(),
+            Task::Audit(request) => request.name(),
         }
     }
 
@@ -533,7 +538,7 @@ impl Task {
     pub fn operation(&self) -> Option<Operation> {
         match self {
             Task::Kms(request) => Some(request.operation()),
-            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) => None,
+            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) | Task::Audit(_) => None,
         }
     }
 
@@ -543,14 +548,14 @@ impl Task {
             Task::Kms(request) => request.operation().changes(),
             Task::Operator(request) => request.changes(),
             Task::Timer(_) => true,
-            Task::Sts(_) => false,
+            Task::Sts(_) | Task::Audit(_) => false,
         }
     }
 
     pub fn is_read_only(&self) -> bool {
         match self {
             Task::Kms(request) => request.operation().is_read_only(),
-            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) => !self.changes(),
+            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) | Task::Audit(_) => !self.changes(),
         }
     }
 }

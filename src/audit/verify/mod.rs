@@ -5,6 +5,7 @@
 pub mod line;
 pub mod lines;
 mod report;
+pub mod tree;
 
 use std::collections::HashMap;
 use std::fs::File;
