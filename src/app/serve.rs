@@ -55,7 +55,11 @@ pub async fn serve(
     let services = app.services.clone();
 
     let main = bind(server_settings(&config)).await?;
-    let main = main.with_metrics(services.metrics.clone()).with_readiness(probe(&services, &stopped));
+    let noting = services.clone();
+    let main = main
+        .with_metrics(services.metrics.clone())
+        .with_readiness(probe(&services, &stopped))
+        .with_refusals(Arc::new(move |code, source| noting.strangers.note(code, &source.to_string(), None, None)));
     let addresses = main.local_addrs();
     let reloader = main.tls_reloader();
     let admin = match config.metrics {
