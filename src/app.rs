@@ -2,6 +2,7 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+mod audit_office;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -160,6 +161,7 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        ops.read_audit_with(Box::new(audit_office::Office::new(&config)));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let info = token.info();
         let services = Arc::new(Services {
