@@ -12,6 +12,7 @@ pub mod signer;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod token_log;
 pub mod verify;
 
 use std::collections::BTreeMap;
