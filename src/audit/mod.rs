@@ -408,4 +408,6 @@ pub enum AuditError {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
