@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::audit::index::Index;
 use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
@@ -35,8 +36,8 @@ use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, O
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
-use audit_keys::{AuditKeys, Trail};
 pub use crate::token::{apply_environment, exit_now};
+use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 
@@ -122,6 +123,8 @@ pub struct App {
     /// Seq of the first record of this run.
     boot_seq: u64,
     audit_keys: Arc<AuditKeys>,
+    /// Of the log; empty until somebody feeds it.
+    index: Index,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -167,7 +170,8 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
-        ops.read_audit_with(Box::new(audit_office::Office::new(&config)));
+        let index = Index::new(&audit_directory(&config));
+        ops.read_audit_with(Box::new(audit_office::Office::new(&config, journal.clone(), index.clone())));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
         let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
@@ -204,7 +208,7 @@ impl App {
             token_slot: info.slot,
         });
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys };
+        let app = App { config, services, token, boot_seq, audit_keys, index };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;

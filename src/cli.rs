@@ -4,6 +4,7 @@
 mod alias;
 mod args;
 mod audit_key;
+mod aws_data_path;
 mod ciphertext;
 mod iam;
 mod key;
@@ -81,6 +82,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Policy(command) => command.run(&config),
         Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
+        Command::Audit(AuditCommand::AwsDataPath { out, endpoint }) => aws_data_path::write(&out, &endpoint),
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
         Command::Dev(options) => dev(options),

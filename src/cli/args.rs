@@ -182,6 +182,15 @@ pub enum AuditCommand {
     /// The keys that sign the log: certificates, rotation.
     #[command(subcommand)]
     Key(AuditKeyCommand),
+    /// Write what points `aws s3` and `aws cloudtrail validate-logs` of an AWS CLI older than 2.13 here: a directory for
+    /// AWS_DATA_PATH.
+    AwsDataPath {
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Where the service is.
+        #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL")]
+        endpoint: String,
+    },
 }
 
 #[derive(Args)]
