@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use journal::{Journal, room};
-pub use signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
+pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use strangers::Strangers;
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
