@@ -10,6 +10,7 @@ mod last_use;
 mod operator_socket;
 mod pins;
 mod runtime;
+mod sealing;
 pub mod serve;
 mod session_keys;
 mod settle;
@@ -115,6 +116,7 @@ pub struct App {
     config: Config,
     services: Arc<Services>,
     token: Token,
+    sealing: sealing::Sealing,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -162,6 +164,8 @@ impl App {
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let info = token.info();
+        let sealing = sealing::Sealing::new(&config, journal.clone());
+        ops.keep_audit_with(Box::new(sealing.clone()));
         let services = Arc::new(Services {
             ops,
             journal,
@@ -184,7 +188,7 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        let app = App { config, services, token };
+        let app = App { config, services, token, sealing };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         Ok(app)

@@ -282,10 +282,8 @@ impl<A: Around> Sealer<A> {
             sealed_to,
             tree_peaks: tree.as_ref().map(|tree| tree.peaks().iter().map(hex::encode).collect()),
         };
-        let sidecar = digest::Sidecar {
-            signature: digest.signature.clone(),
-            signature_algorithm: "SHA256withRSA".to_owned(),
-        };
+        let sidecar =
+            digest::Sidecar { signature: digest.signature.clone(), signature_algorithm: "SHA256withRSA".to_owned() };
         let sidecar = serde_json::to_vec(&sidecar).map_err(io::Error::other)?;
         // The signature first: where the digest is, it is signed.
         self.around.publish(&root, &format!("{object}.meta"), &sidecar)?;

@@ -122,7 +122,8 @@ mod tests {
         assert_eq!(parse(&log), Some(expected));
         let digest = place(None).digest("2026-03-05T00:00:00Z");
         assert_eq!(parse(&digest), Some(Name { kind: Kind::Digest, time: "20260305T000000", unique: "" }));
-        for other in ["", "x.json.gz", "a_CloudTrail_b_20260304T0920_GAYTEMZUGU3DOOBZ.json.gz", &format!("{log}.meta")] {
+        for other in ["", "x.json.gz", "a_CloudTrail_b_20260304T0920_GAYTEMZUGU3DOOBZ.json.gz", &format!("{log}.meta")]
+        {
             assert_eq!(parse(other), None, "{other}");
         }
     }

@@ -69,9 +69,7 @@ impl<A: Around> Sealer<A> {
             let gone: Vec<&Gone> = plan.gone.iter().filter(|gone| gone.why == why).collect();
             for gone in gone.chunks(NAMES) {
                 let names: Vec<&str> = gone.iter().map(|gone| gone.name.as_str()).collect();
-                let details = |done: bool| {
-                    json!({ "objects": names, "why": why, "done": done, "journalBegins": plan.journal_begins })
-                };
+                let details = |done: bool| json!({ "objects": names, "why": why, "done": done, "journalBegins": plan.journal_begins });
                 self.around.append("Pruned", details(false)).map_err(SealError::Log)?;
                 for name in &names {
                     self.remove(name)?;
@@ -273,18 +271,12 @@ fn next_is(journal: &mut Follower, line: &[u8], end: u64, verified: &mut u64) ->
 }
 
 /// A digest whose signature by one of `keys` was checked, and that signature.
-pub(super) fn signed_digest(
-    root: &Path,
-    object: &str,
-    json: &[u8],
-    keys: &[Arc<AuditKey>],
-) -> Option<(Read, String)> {
+pub(super) fn signed_digest(root: &Path, object: &str, json: &[u8], keys: &[Arc<AuditKey>]) -> Option<(Read, String)> {
     let sidecar = std::fs::read(root.join(format!("{object}.meta"))).ok()?;
     let sidecar: Sidecar = serde_json::from_slice(&sidecar).ok()?;
     let read = Read::of(json)?;
-    let wanted = |key: &&Arc<AuditKey>| {
-        key.key_use == KeyUse::Digest && key.fingerprint == read.digest_public_key_fingerprint
-    };
+    let wanted =
+        |key: &&Arc<AuditKey>| key.key_use == KeyUse::Digest && key.fingerprint == read.digest_public_key_fingerprint;
     let key = keys.iter().find(wanted)?;
     let signature = hex::decode(&sidecar.signature).ok()?;
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &key.spki)
