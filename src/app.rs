@@ -3,6 +3,7 @@
 
 mod access_key_uses;
 pub mod audit_keys;
+mod audit_office;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -168,6 +169,7 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        ops.read_audit_with(Box::new(audit_office::Office::new(&config)));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
         let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
