@@ -12,6 +12,7 @@ mod last_use;
 mod operator_socket;
 mod pins;
 mod runtime;
+mod sealing;
 pub mod serve;
 mod session_keys;
 mod settle;
@@ -125,6 +126,7 @@ pub struct App {
     audit_keys: Arc<AuditKeys>,
     /// Of the log; empty until somebody feeds it.
     index: Index,
+    sealing: sealing::Sealing,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -184,6 +186,8 @@ impl App {
         ));
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
+        let sealing = sealing::Sealing::new(&config, journal.clone());
+        ops.keep_audit_with(Box::new(sealing.clone()));
         let services = Arc::new(Services {
             ops,
             journal,
@@ -208,7 +212,7 @@ impl App {
             token_slot: info.slot,
         });
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys, index };
+        let app = App { config, services, token, boot_seq, audit_keys, sealing, index };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;

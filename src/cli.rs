@@ -83,6 +83,9 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
         Command::Audit(AuditCommand::AwsDataPath { out, endpoint }) => aws_data_path::write(&out, &endpoint),
+        Command::Audit(AuditCommand::Prune { dry_run, json }) => {
+            operate(&config.load()?, OperatorRequest::AuditPrune { dry_run }, json)
+        }
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
         Command::Dev(options) => dev(options),

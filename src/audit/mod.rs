@@ -8,6 +8,7 @@ mod journal;
 mod record;
 mod recovery;
 pub mod scan;
+pub mod seal;
 mod segment;
 pub mod signer;
 mod space;

@@ -166,6 +166,15 @@ pub enum StoreCommand {
 pub enum AuditCommand {
     /// Print the log as it grows. Needs no server, no token and no lock.
     Tail(TailOptions),
+    /// Delete sealed files and journal segments whose retention has ended. The service does it every hour.
+    #[command(after_help = "What goes is recorded first. Nothing goes while `audit.legal_hold` is set.")]
+    Prune {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the chain. Needs no server, no token and no lock.
     #[command(
         after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."

@@ -103,6 +103,8 @@ pub struct Ops {
     watched: officer::watch::Watched,
     /// Who keeps the trail's own keys.
     audit_keys: std::sync::OnceLock<Box<dyn AuditKeyOffice>>,
+    /// Who deletes old files of the log.
+    audit_keeper: std::sync::OnceLock<Box<dyn AuditKeeper>>,
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
@@ -223,6 +225,7 @@ impl Ops {
             audit_office: std::sync::OnceLock::new(),
             watched: officer::watch::Watched::default(),
             audit_keys: std::sync::OnceLock::new(),
+            audit_keeper: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
         })

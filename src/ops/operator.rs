@@ -84,6 +84,9 @@ impl Ops {
                 }
                 other => Err(OpError::Internal(format!("key create was resolved to {other:?}"))),
             },
+            OperatorRequest::AuditPrune { dry_run } => {
+                Ok(OperatorResponse::Pruned { plan: self.prune_audit(*dry_run).await? })
+            }
             OperatorRequest::SweeperConfirm { ticket } => {
                 self.clock.confirm();
                 effects.details = Some(serde_json::json!({ "ticket": ticket }));

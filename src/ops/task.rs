@@ -55,6 +55,10 @@ pub enum OperatorRequest {
     },
     Doctor,
     SweeperShow,
+    /// Deletes audit files whose retention has ended.
+    AuditPrune {
+        dry_run: bool,
+    },
     /// Lets the sweeper go on after a jump of the clock.
     SweeperConfirm {
         ticket: String,
@@ -224,6 +228,7 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "doctor",
             OperatorRequest::SweeperShow => "sweeper:show",
             OperatorRequest::SweeperConfirm { .. } => "sweeper:confirm",
+            OperatorRequest::AuditPrune { .. } => "audit:prune",
             OperatorRequest::TokenList => "token:list",
             OperatorRequest::TokenReconcile { .. } => "token:reconcile",
             OperatorRequest::TokenPin { .. } => "token:pin",
@@ -257,6 +262,7 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "Doctor",
             OperatorRequest::SweeperShow => "SweeperShow",
             OperatorRequest::SweeperConfirm { .. } => "SweeperConfirm",
+            OperatorRequest::AuditPrune { .. } => "AuditPrune",
             OperatorRequest::TokenList => "TokenList",
             OperatorRequest::TokenReconcile { .. } => "TokenReconcile",
             OperatorRequest::TokenPin { .. } => "TokenPin",
@@ -307,6 +313,7 @@ impl OperatorRequest {
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
             OperatorRequest::AuditKey(request) => request.changes(),
+            OperatorRequest::AuditPrune { dry_run } => !dry_run,
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
@@ -432,6 +439,10 @@ pub enum OperatorResponse {
     },
     Simulation {
         report: serde_json::Value,
+    },
+    /// Audit files that were deleted, or would be.
+    Pruned {
+        plan: serde_json::Value,
     },
     KeyCreated {
         key: Box<KeyDetails>,

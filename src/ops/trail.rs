@@ -248,6 +248,12 @@ pub trait AuditOffice: Send + Sync {
     -> BoxFuture<'a, Result<AuditAnswer, OpError>>;
 }
 
+/// Keeps the log's sealed files.
+pub trait AuditKeeper: Send + Sync {
+    /// Deletes what is beyond its retention; with `dry_run` it only tells what would go.
+    fn prune(&self, dry_run: bool) -> BoxFuture<'_, Result<serde_json::Value, OpError>>;
+}
+
 impl AuditRequest {
     /// The permission that it needs. RULE audit.md §2.7: one of its own, apart from key use and key administration.
     pub fn action(&self) -> &'static str {
@@ -417,6 +423,18 @@ impl Ops {
     /// Who answers questions about the log. Once, by `app`.
     pub fn read_audit_with(&self, office: Box<dyn AuditOffice>) {
         let _ = self.audit_office.set(office);
+    }
+
+    /// Who deletes old files of the log. Once, by `app`.
+    pub fn keep_audit_with(&self, keeper: Box<dyn AuditKeeper>) {
+        let _ = self.audit_keeper.set(keeper);
+    }
+
+    pub(super) async fn prune_audit(&self, dry_run: bool) -> Result<serde_json::Value, OpError> {
+        match self.audit_keeper.get() {
+            Some(keeper) => keeper.prune(dry_run).await,
+            None => Err(OpError::Internal("nobody keeps the log's files".to_owned())),
+        }
     }
 
     pub(super) async fn audit(&self, request: &AuditRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
