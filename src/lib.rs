@@ -34,6 +34,7 @@ pub mod ids;
 pub mod keystore;
 pub mod kms;
 pub mod ops;
+pub mod report;
 pub mod secret;
 pub mod store;
 pub mod sts;

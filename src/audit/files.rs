@@ -266,6 +266,26 @@ pub(super) fn rewrite(journal: &Path, name: &str, whole: u64) -> io::Result<()> 
     sync_directory(journal)
 }
 
+/// A whole file under its name, or none: on stable storage when this returns. Makes its folder.
+pub(super) fn publish(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    if !folder.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+        if let Some(parent) = folder.parent() {
+            sync_directory(parent)?;
+        }
+    }
+    let fresh = folder.join(format!("{name}.new"));
+    let _ = std::fs::remove_file(&fresh);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&fresh)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&fresh);
+        return Err(error);
+    }
+    std::fs::rename(&fresh, folder.join(name))?;
+    sync_directory(folder)
+}
+
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

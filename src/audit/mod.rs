@@ -9,6 +9,7 @@ mod recovery;
 pub mod scan;
 mod segment;
 pub mod signer;
+pub mod snapshots;
 mod space;
 mod strangers;
 pub mod tail;

@@ -7,6 +7,7 @@ mod behalf;
 pub mod ciphertext;
 pub mod clock;
 mod crypto;
+pub mod effective;
 pub mod error;
 mod grants;
 pub mod iam;

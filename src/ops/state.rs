@@ -3,7 +3,7 @@
 //! secret has no place in these structs. Source: audit.md §5.2.
 
 mod change;
-mod restore;
+pub(super) mod restore;
 mod shown;
 #[cfg(test)]
 mod tests;
