@@ -169,7 +169,6 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
-        ops.read_audit_with(Box::new(audit_office::Office::new(&config)));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
         let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
@@ -208,6 +207,8 @@ impl App {
             token_slot: info.slot,
         });
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config)));
+        sealing.sign_with(audit_keys.clone());
         let app = App { config, services, token, boot_seq, audit_keys, sealing };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;

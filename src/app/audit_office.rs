@@ -2,12 +2,15 @@
 //! index. What is asked has been permitted; that it was asked is recorded after.
 
 mod bucket;
+mod report;
 mod trail;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::{audit_directory, audit_settings};
+use crate::audit::SignAudit;
 use crate::config::Config;
+use crate::http::Services;
 use crate::ops::{
     AuditAnswer, AuditOffice, AuditRequest, BucketRequest, Context, OpError, TrailNames, TrailRefusal, TrailRequest,
 };
@@ -20,10 +23,16 @@ pub struct Office {
     names: TrailNames,
     trail: Arc<Trail>,
     bucket: Arc<Bucket>,
+    /// The services hold the office.
+    services: Weak<Services>,
+    config: Config,
+    signer: Arc<dyn SignAudit>,
+    /// One report at a time: each reads the whole log.
+    reporting: tokio::sync::Mutex<()>,
 }
 
 impl Office {
-    pub fn new(config: &Config) -> Office {
+    pub fn new(services: &Arc<Services>, config: &Config) -> Office {
         let here = &config.server.locality;
         let dir = audit_directory(config);
         let names = TrailNames {
@@ -40,7 +49,19 @@ impl Office {
             key_prefix: config.audit.key_prefix.clone(),
             bucket: bucket.clone(),
         });
-        Office { names, trail, bucket }
+        Office {
+            names,
+            trail,
+            bucket,
+            services: Arc::downgrade(services),
+            config: config.clone(),
+            signer: services.signer.clone(),
+            reporting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn services(&self) -> Result<Arc<Services>, OpError> {
+        self.services.upgrade().ok_or_else(|| OpError::Internal("the service is ending".to_owned()))
     }
 
     async fn of_trail(&self, request: &TrailRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
@@ -92,7 +113,7 @@ impl AuditOffice for Office {
                 AuditRequest::Bucket(request) => self.of_bucket(request).await,
                 AuditRequest::Stream(_) => Err(OpError::Unsupported("the stream is not there yet".to_owned())),
                 AuditRequest::Export(_) => Err(OpError::Unsupported("exports are not there yet".to_owned())),
-                AuditRequest::Report(_) => Err(OpError::Unsupported("reports are not there yet".to_owned())),
+                AuditRequest::Report(request) => report::answer(self, request, ctx).await,
             }
         })
     }

@@ -67,7 +67,6 @@ impl Sealing {
     }
 
     /// Who signs digests. Without it log files are made and digests are not.
-    #[allow(dead_code)] // the audit keys call it
     pub fn sign_with(&self, signer: Arc<dyn SignAudit>) {
         let _ = self.signer.set(signer);
     }

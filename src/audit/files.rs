@@ -273,13 +273,18 @@ pub(super) fn publish(root: &Path, object: &str, bytes: &[u8]) -> io::Result<()>
     make_synced(folder)?;
     // Beside the bucket, so that nobody finds it there. One writer per trail: the name is nobody else's.
     let fresh = root.with_file_name("sealing.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&fresh)?;
+    replace(&fresh, &path, bytes)
+}
+
+/// Writes and syncs `fresh`, then gives it the name `path`.
+fn replace(fresh: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(fresh)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| std::fs::rename(&fresh, &path)) {
-        let _ = std::fs::remove_file(&fresh);
+    if let Err(error) = written.and_then(|()| std::fs::rename(fresh, path)) {
+        let _ = std::fs::remove_file(fresh);
         return Err(error);
     }
-    sync_directory(folder)
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// Moves an object out of the bucket, to `<trail>/aside/`, under its last name.
@@ -323,6 +328,12 @@ fn make_synced(folder: &Path) -> io::Result<()> {
     make_synced(parent)?;
     DirBuilder::new().mode(0o750).create(folder)?;
     sync_directory(parent)
+}
+
+/// A whole file under its name, or none: on stable storage when this returns. Makes its folder.
+pub(super) fn place(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    make_synced(folder)?;
+    replace(&folder.join(format!("{name}.new")), &folder.join(name), bytes)
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

@@ -10,6 +10,7 @@ pub mod scan;
 pub mod seal;
 mod segment;
 pub mod signer;
+pub mod snapshots;
 mod space;
 mod strangers;
 pub mod tail;
@@ -324,6 +325,9 @@ pub struct Additional {
     /// The store's version after the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_version: Option<u64>,
+    /// What became different, as a merge patch on the state of keys, identities and tokens: reports replay it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_change: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -39,6 +40,42 @@ pub fn successes(dir: &Path, names: &[&str]) -> io::Result<HashMap<String, u64>>
         }
     }
     Ok(counts)
+}
+
+/// Seq that a reader of what was written from `time` on (milliseconds since the epoch) begins with: of the last segment that
+/// begins at or before it.
+pub fn seq_at(dir: &Path, time: i64) -> io::Result<u64> {
+    let journal = dir.join("journal");
+    let segments = files::segments(&journal, false)?;
+    let mut first = 0;
+    for name in segments.iter().rev() {
+        first = segment_name(name).map_or(0, |(first, _)| first);
+        let mut lines = Lines::new(BufReader::new(File::open(journal.join(name))?));
+        let Next::Line(bytes) = lines.next()? else { continue };
+        let Ok(line) = Line::parse(bytes) else { continue };
+        if millis(&line.place().time).is_some_and(|at| at <= time) {
+            break;
+        }
+    }
+    Ok(first)
+}
+
+/// Hands out every line, from the segment with record `from` on, until `each` has enough. Also lines that are no records, for a
+/// reader that goes on behind what was tampered with; not an unfinished one at the end.
+pub fn lines(dir: &Path, from: u64, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+    let journal = dir.join("journal");
+    let segments = files::segments(&journal, false)?;
+    let begins = |name: &String| segment_name(name).is_some_and(|(first, _)| first <= from);
+    let start = segments.iter().rposition(begins).unwrap_or(0);
+    for name in segments.iter().skip(start) {
+        let mut lines = Lines::new(BufReader::with_capacity(128 * 1024, File::open(journal.join(name))?));
+        while let Next::Line(bytes) = lines.next()? {
+            if each(bytes).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A successful call, as its record has it.

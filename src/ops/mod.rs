@@ -8,6 +8,7 @@ mod behalf;
 pub mod ciphertext;
 pub mod clock;
 mod crypto;
+pub mod effective;
 pub mod error;
 mod grants;
 pub mod iam;
@@ -30,6 +31,7 @@ mod sealed;
 pub mod settle;
 mod signing;
 mod simulate;
+pub mod state;
 pub mod store_key;
 pub mod sts;
 pub mod task;
@@ -108,6 +110,8 @@ pub struct Ops {
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
+    /// What requests in work have changed, until their outcome is recorded.
+    changed: std::sync::Mutex<std::collections::HashMap<String, state::Parts>>,
 }
 
 /// What one task runs with. Time is a parameter.
@@ -150,6 +154,8 @@ pub struct Effects {
     pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
+    /// What became different of keys, identities and tokens (`state`).
+    pub state_change: Option<serde_json::Value>,
 }
 
 /// CloudTrail's members about a custom key store. The last three are JSON in a string, as AWS has them.
@@ -228,6 +234,7 @@ impl Ops {
             audit_keeper: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
+            changed: std::sync::Mutex::default(),
         })
     }
 
@@ -286,6 +293,7 @@ impl Ops {
                 Box::pin(self.rotate_by_timer(resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
         };
+        effects.state_change = self.state_change(&ctx.request_id);
         Acted { result, effects }
     }
 
