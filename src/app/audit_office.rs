@@ -4,7 +4,6 @@ mod report;
 
 use std::sync::{Arc, Weak};
 
-use crate::audit::SignAudit;
 use crate::config::Config;
 use crate::http::Services;
 use crate::ops::{AuditAnswer, AuditOffice, AuditRequest, Context, OpError};
@@ -14,16 +13,14 @@ pub(super) struct Office {
     /// The services hold the office.
     services: Weak<Services>,
     config: Config,
-    /// `None`: this instance has no audit keys.
-    signer: Option<Arc<dyn SignAudit>>,
     /// One report at a time: each reads the whole log.
     reporting: tokio::sync::Mutex<()>,
 }
 
 impl Office {
-    pub fn new(services: &Arc<Services>, config: &Config, signer: Option<Arc<dyn SignAudit>>) -> Self {
+    pub fn new(services: &Arc<Services>, config: &Config) -> Self {
         let reporting = tokio::sync::Mutex::default();
-        Self { services: Arc::downgrade(services), config: config.clone(), signer, reporting }
+        Self { services: Arc::downgrade(services), config: config.clone(), reporting }
     }
 
     fn services(&self) -> Result<Arc<Services>, OpError> {

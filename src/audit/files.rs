@@ -267,7 +267,7 @@ pub(super) fn rewrite(journal: &Path, name: &str, whole: u64) -> io::Result<()> 
 }
 
 /// A whole file under its name, or none: on stable storage when this returns. Makes its folder.
-pub(super) fn publish(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub fn publish(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     if !folder.is_dir() {
         DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
         if let Some(parent) = folder.parent() {

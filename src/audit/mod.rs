@@ -13,6 +13,7 @@ pub mod snapshots;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod token_log;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -22,8 +23,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+pub use files::publish;
 pub use journal::{Journal, room};
-pub use signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
+pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use strangers::Strangers;
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -411,5 +413,7 @@ pub enum AuditError {
     Failed(String),
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::alias::AliasCommand;
+use super::audit_key::AuditKeyCommand;
 use super::iam::IamArguments;
 use super::key::KeyCommand;
 use super::policy::PolicyCommand;
@@ -178,6 +179,16 @@ pub enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The keys that sign the log: certificates, rotation.
+    #[command(subcommand)]
+    Key(AuditKeyCommand),
+    /// Make a report for auditors, R1 to R14, with the verifier's verdict on top.
+    #[command(after_help = super::audit::REPORTS)]
+    Report(Box<super::audit::ReportOptions>),
+    /// Put a sign-off into the log: a reviewed report, an acknowledged duty.
+    AttestReview(Box<super::audit::AttestOptions>),
+    /// Put a key ceremony into the log.
+    Ceremony(Box<super::audit::CeremonyOptions>),
 }
 
 #[derive(Args)]

@@ -3,6 +3,7 @@
 
 mod aliases;
 mod attributes;
+pub mod audit_keys;
 mod behalf;
 pub mod ciphertext;
 pub mod clock;
@@ -47,6 +48,7 @@ use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenErr
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
+pub use audit_keys::*;
 pub use clock::ClockWatch;
 pub use error::OpError;
 pub use iam::*;
@@ -99,9 +101,15 @@ pub struct Ops {
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
     /// Who answers questions about the log.
     audit_office: std::sync::OnceLock<Box<dyn AuditOffice>>,
+    /// The tokens' objects as last seen.
+    watched: officer::watch::Watched,
+    /// Who keeps the trail's own keys.
+    audit_keys: std::sync::OnceLock<Box<dyn AuditKeyOffice>>,
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
+    /// Told when a backup was put back.
+    restored: tokio::sync::Notify,
     /// What requests in work have changed, until their outcome is recorded.
     changed: std::sync::Mutex<std::collections::HashMap<String, state::Parts>>,
 }
@@ -221,10 +229,18 @@ impl Ops {
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
             audit_office: std::sync::OnceLock::new(),
+            watched: officer::watch::Watched::default(),
+            audit_keys: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
+            restored: tokio::sync::Notify::new(),
             changed: std::sync::Mutex::default(),
         })
+    }
+
+    /// Comes back when a backup was put back: no record says what became different.
+    pub async fn a_store_was_restored(&self) {
+        self.restored.notified().await;
     }
 
     pub fn store(&self) -> &Store {
@@ -264,7 +280,13 @@ impl Ops {
                 .await
                 .map(Answer::Operator),
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
-            Task::Audit(request) => Box::pin(self.audit(request, ctx)).await.map(Answer::Audit),
+            Task::Audit(request) => {
+                let answer = Box::pin(self.audit(request, ctx)).await;
+                if let Ok(AuditAnswer::Made(made)) = &answer {
+                    effects.details = Some(made.clone());
+                }
+                answer.map(Answer::Audit)
+            }
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await

@@ -9,7 +9,7 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants,
+    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, IamRequest, ManagedKey, OpError, Operation, Request, Response, ReportRequest, RotateGrants,
     RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
@@ -114,6 +114,13 @@ pub enum OperatorRequest {
     PolicySimulate(PolicySimulate),
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
+    AuditKey(AuditKeyRequest),
+    /// A report for auditors.
+    AuditReport(ReportRequest),
+    /// Somebody reviewed a report, or acknowledged a duty.
+    AttestReview(AttestReview),
+    /// A key ceremony was held.
+    Ceremony(Ceremony),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -239,6 +246,10 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.permission(),
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
+            OperatorRequest::AuditKey(request) => request.permission(),
+            OperatorRequest::AuditReport(_) => "audit:report",
+            OperatorRequest::AttestReview(_) => "audit:attest-review",
+            OperatorRequest::Ceremony(_) => "audit:ceremony",
         }
     }
 
@@ -271,6 +282,10 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+            OperatorRequest::AuditKey(request) => request.name(),
+            OperatorRequest::AuditReport(_) => "AuditReport",
+            OperatorRequest::AttestReview(_) => "AttestReview",
+            OperatorRequest::Ceremony(_) => "Ceremony",
         }
     }
 
@@ -303,6 +318,10 @@ impl OperatorRequest {
             | OperatorRequest::RotateRetire(_)
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
+            OperatorRequest::AuditKey(request) => request.changes(),
+            // What they change is the log.
+            OperatorRequest::AttestReview(_) | OperatorRequest::Ceremony(_) => true,
+            OperatorRequest::AuditReport(_) => false,
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
@@ -431,6 +450,18 @@ pub enum OperatorResponse {
     },
     KeyCreated {
         key: Box<KeyDetails>,
+    },
+    /// What an `audit key` command shows or did.
+    /// A report: what was made of it and where.
+    AuditReport {
+        report: serde_json::Value,
+    },
+    /// It stands in the log.
+    AuditNoted {
+        what: String,
+    },
+    AuditKeys {
+        report: serde_json::Value,
     },
     /// Keys whose deletion is scheduled, and those refused with the reason.
     Retired {
