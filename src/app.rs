@@ -16,6 +16,7 @@ mod sealing;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod state_snapshots;
 mod token_watch;
 mod tokens;
 
@@ -206,8 +207,8 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
         services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config)));
+        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
         sealing.sign_with(audit_keys.clone());
         let app = App { config, services, token, boot_seq, audit_keys, sealing };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;

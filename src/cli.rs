@@ -3,6 +3,7 @@
 
 mod alias;
 mod args;
+mod audit;
 mod audit_key;
 mod ciphertext;
 mod iam;
@@ -80,6 +81,9 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
         Command::Policy(command) => command.run(&config),
         Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
+        Command::Audit(AuditCommand::Report(options)) => audit::report(&config.load()?, *options),
+        Command::Audit(AuditCommand::AttestReview(options)) => audit::attest_review(&config.load()?, *options),
+        Command::Audit(AuditCommand::Ceremony(options)) => audit::ceremony(&config.load()?, *options),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
         Command::Audit(AuditCommand::Prune { dry_run, json }) => {
             operate(&config.load()?, OperatorRequest::AuditPrune { dry_run }, json)

@@ -8,7 +8,6 @@ mod trail;
 use std::sync::{Arc, Weak};
 
 use super::{audit_directory, audit_settings};
-use crate::audit::SignAudit;
 use crate::config::Config;
 use crate::http::Services;
 use crate::ops::{
@@ -26,7 +25,6 @@ pub struct Office {
     /// The services hold the office.
     services: Weak<Services>,
     config: Config,
-    signer: Arc<dyn SignAudit>,
     /// One report at a time: each reads the whole log.
     reporting: tokio::sync::Mutex<()>,
 }
@@ -55,7 +53,6 @@ impl Office {
             bucket,
             services: Arc::downgrade(services),
             config: config.clone(),
-            signer: services.signer.clone(),
             reporting: tokio::sync::Mutex::default(),
         }
     }

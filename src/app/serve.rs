@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, sealing, session_keys, settle, token_watch, tokens,
+    operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -87,6 +87,7 @@ pub async fn serve(
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let mut watchers = Vec::new();
+    watchers.push(tokio::spawn(state_snapshots::keep(services.clone(), config.clone(), stopped.clone())));
     for log in &config.token_logs {
         let collected =
             token_watch::collect(services.clone(), config.clone(), log.clone(), app.boot_seq, stopped.clone());

@@ -331,7 +331,7 @@ fn make_synced(folder: &Path) -> io::Result<()> {
 }
 
 /// A whole file under its name, or none: on stable storage when this returns. Makes its folder.
-pub(super) fn place(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub fn place(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     make_synced(folder)?;
     replace(&folder.join(format!("{name}.new")), &folder.join(name), bytes)
 }

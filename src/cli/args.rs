@@ -191,6 +191,13 @@ pub enum AuditCommand {
     /// The keys that sign the log: certificates, rotation.
     #[command(subcommand)]
     Key(AuditKeyCommand),
+    /// Make a report for auditors, R1 to R14, with the verifier's verdict on top.
+    #[command(after_help = super::audit::REPORTS)]
+    Report(Box<super::audit::ReportOptions>),
+    /// Put a sign-off into the log: a reviewed report, an acknowledged duty.
+    AttestReview(Box<super::audit::AttestOptions>),
+    /// Put a key ceremony into the log.
+    Ceremony(Box<super::audit::CeremonyOptions>),
 }
 
 #[derive(Args)]

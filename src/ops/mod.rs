@@ -110,6 +110,8 @@ pub struct Ops {
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
+    /// Told when a backup was put back.
+    restored: tokio::sync::Notify,
     /// What requests in work have changed, until their outcome is recorded.
     changed: std::sync::Mutex<std::collections::HashMap<String, state::Parts>>,
 }
@@ -234,8 +236,14 @@ impl Ops {
             audit_keeper: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
+            restored: tokio::sync::Notify::new(),
             changed: std::sync::Mutex::default(),
         })
+    }
+
+    /// Comes back when a backup was put back: no record says what became different.
+    pub async fn a_store_was_restored(&self) {
+        self.restored.notified().await;
     }
 
     pub fn store(&self) -> &Store {
@@ -275,7 +283,13 @@ impl Ops {
                 .await
                 .map(Answer::Operator),
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
-            Task::Audit(request) => Box::pin(self.audit(request, ctx)).await.map(Answer::Audit),
+            Task::Audit(request) => {
+                let answer = Box::pin(self.audit(request, ctx)).await;
+                if let Ok(AuditAnswer::Made(made)) = &answer {
+                    effects.details = Some(made.clone());
+                }
+                answer.map(Answer::Audit)
+            }
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await

@@ -1,6 +1,7 @@
 //! Reports for auditors, R1 to R14: pure functions over the log's records and a state of keys and identities. One pass over the
 //! journal in bounded memory. Knows no token, no store and no HTTP. Source: audit.md §5.
 
+pub mod folder;
 mod pass;
 mod record;
 mod render;
@@ -103,6 +104,18 @@ impl Name {
     pub fn parse(text: &str) -> Option<Name> {
         let wanted = |name: &&Name| name.number().eq_ignore_ascii_case(text) || name.name().eq_ignore_ascii_case(text);
         Name::ALL.iter().find(wanted).copied()
+    }
+}
+
+impl Name {
+    /// It is about a moment, and needs a snapshot near it.
+    pub fn needs_state(self) -> bool {
+        self.needs().state
+    }
+
+    /// It lists what happened: a month by default. The others look back further.
+    pub fn is_of_changes(self) -> bool {
+        !matches!(self, Name::Rotation | Name::PolicyAsOf | Name::Ceremonies | Name::Attestations | Name::Integrity)
     }
 }
 

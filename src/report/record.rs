@@ -12,17 +12,11 @@ use time::format_description::well_known::Rfc3339;
 #[serde(rename_all = "camelCase")]
 pub struct Record<'a> {
     #[serde(borrow)]
-    pub event_time: Cow<'a, str>,
-    #[serde(borrow)]
-    pub event_source: Cow<'a, str>,
-    #[serde(borrow)]
     pub event_name: Cow<'a, str>,
     #[serde(borrow)]
     pub event_type: Cow<'a, str>,
     #[serde(borrow, rename = "eventID")]
     pub event_id: Cow<'a, str>,
-    #[serde(borrow, default, rename = "requestID")]
-    pub request_id: Option<Cow<'a, str>>,
     #[serde(borrow, default, rename = "sourceIPAddress")]
     pub source_ip: Option<Cow<'a, str>>,
     #[serde(borrow, default)]

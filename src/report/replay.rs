@@ -52,15 +52,6 @@ impl Replay {
         Ok(Some(Replay { state, from_version, snapshot, newest: HashMap::new(), doubts: Vec::new() }))
     }
 
-    /// A state for tests and for reports on the present one.
-    pub fn of(state: &State, seq: u64) -> io::Result<Replay> {
-        let snapshot =
-            Snapshot { seq, time: state.time, object: String::new(), sha256: String::new(), proven: Some(true) };
-        let state = serde_json::to_value(state)?;
-        let from_version = state.get("storeVersion").and_then(Value::as_u64).unwrap_or(0);
-        Ok(Replay { state, from_version, snapshot, newest: HashMap::new(), doubts: Vec::new() })
-    }
-
     /// Takes what a record says was changed.
     pub fn follow(&mut self, record: &Record<'_>) {
         if record.seq() < self.snapshot.seq || record.is_intent() {
@@ -133,11 +124,6 @@ impl Replay {
             Value::Null => drop(things.remove(name)),
             patch => apply(things.entry(name.to_owned()).or_insert(Value::Null), patch),
         }
-    }
-
-    /// As JSON, as it is at this record.
-    pub fn value(&self) -> &Value {
-        &self.state
     }
 
     /// One thing as it is at this record.

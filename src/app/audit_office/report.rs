@@ -36,14 +36,10 @@ pub(super) async fn answer(office: &Office, request: &ReportRequest, ctx: &Conte
     })?;
     let mut files = folder::files(&made, &formats);
     let region = services.ops.locality().region.as_str();
-    {
-        let signer = &office.signer;
-        let text = folder::text_to_sign(&files).into_bytes();
-        let signed = signer.sign(KeyUse::Digest, text).await.map_err(internal)?;
-        let signature =
-            folder::Signature { bytes: signed.signature, key_fingerprint: signed.key.fingerprint.clone() };
-        files.push(folder::result_sign(&files, region, ctx.now, &signature));
-    }
+    let text = folder::text_to_sign(&files).into_bytes();
+    let signed = services.signer.sign(KeyUse::Digest, text).await.map_err(internal)?;
+    let signature = folder::Signature { bytes: signed.signature, key_fingerprint: signed.key.fingerprint.clone() };
+    files.push(folder::result_sign(&files, region, ctx.now, &signature));
     let out = match &request.out {
         Some(out) => out.clone(),
         None => dir.join(object_folder(office, &made.header.report_id, ctx.now)),
@@ -66,7 +62,6 @@ pub(super) async fn answer(office: &Office, request: &ReportRequest, ctx: &Conte
         "rows": header.rows,
         "verdict": header.verdict,
         "exitCode": header.exit_code,
-        "signed": office.signer.is_some(),
         "notes": header.notes,
         "out": out,
         "files": listed,
@@ -128,7 +123,7 @@ fn object_folder(office: &Office, id: &str, now: i64) -> PathBuf {
 /// The signature last: what is there without it is unfinished.
 fn write(out: &Path, files: &[folder::File]) -> std::io::Result<()> {
     for file in files {
-        audit::publish(out, &file.name, &file.bytes)?;
+        audit::place(out, &file.name, &file.bytes)?;
     }
     Ok(())
 }
