@@ -3,6 +3,7 @@
 
 mod alias;
 mod args;
+mod audit_key;
 mod ciphertext;
 mod iam;
 mod key;
@@ -82,6 +83,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Audit(AuditCommand::Prune { dry_run, json }) => {
             operate(&config.load()?, OperatorRequest::AuditPrune { dry_run }, json)
         }
+        Command::Audit(AuditCommand::Key(command)) => command.run(&config),
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
         Command::Dev(options) => dev(options),

@@ -13,6 +13,7 @@ pub mod signer;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod token_log;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -408,5 +409,7 @@ pub enum AuditError {
     Failed(String),
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants,
-    RotationDone, StsRequest, StsResponse,
+    AuditAnswer, AuditKeyRequest, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response,
+    RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -118,6 +118,7 @@ pub enum OperatorRequest {
     PolicySimulate(PolicySimulate),
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
+    AuditKey(AuditKeyRequest),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -244,6 +245,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.permission(),
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
+            OperatorRequest::AuditKey(request) => request.permission(),
         }
     }
 
@@ -277,6 +279,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+            OperatorRequest::AuditKey(request) => request.name(),
         }
     }
 
@@ -310,6 +313,7 @@ impl OperatorRequest {
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
             OperatorRequest::AuditPrune { dry_run } => !dry_run,
+            OperatorRequest::AuditKey(request) => request.changes(),
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
@@ -442,6 +446,10 @@ pub enum OperatorResponse {
     },
     KeyCreated {
         key: Box<KeyDetails>,
+    },
+    /// What an `audit key` command shows or did.
+    AuditKeys {
+        report: serde_json::Value,
     },
     /// Keys whose deletion is scheduled, and those refused with the reason.
     Retired {

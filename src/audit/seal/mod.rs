@@ -298,9 +298,9 @@ impl<A: Around> Sealer<A> {
         let current = of_digests().filter(|key| key.valid_until.is_none()).min_by_key(|key| key.generation);
         let mut fingerprint = current.map_or_else(String::new, |key| key.fingerprint.clone());
         for _ in 0..3 {
-            let generation = of_digests().find(|key| key.fingerprint == fingerprint).map_or(0, |key| key.generation);
-            let next = of_digests().find(|key| key.generation > generation && generation > 0);
-            let json = facts.json(&fingerprint, next.map(|key| key.fingerprint.as_str()));
+            // The old key's last digest covers the record that introduces the new one.
+            let next = facts.files.iter().rev().find_map(|file| file.announced_key.as_deref());
+            let json = facts.json(&fingerprint, next.filter(|next| *next != fingerprint));
             let signed = self.around.sign(facts.signed_text(&json).into_bytes())?;
             if signed.key.fingerprint == fingerprint {
                 return Ok((json, signed));
