@@ -527,6 +527,19 @@ fn journal_segments_go_when_sealed_and_compared() {
     assert_eq!(told.iter().map(|one| one["done"].as_bool().unwrap()).collect::<Vec<_>>(), [false, true]);
     assert_eq!(told[0]["objects"].as_array().unwrap().len(), 3);
 
+    // Readers of the whole log find in the sealed files what the journal no longer has.
+    let counted = |names| crate::audit::scan::successes(world.dir.path(), names).unwrap().into_values().sum::<u64>();
+    assert_eq!(counted(&["CreateKey"]), 11);
+    let mut uses = Vec::new();
+    crate::audit::scan::uses(world.dir.path(), Some(1), &["CreateKey"], |used| uses.push(used.seq)).unwrap();
+    assert_eq!(uses.len(), 10);
+    assert!(uses[0] < after[0].0 && uses.is_sorted());
+    // `audit tail` begins where the journal does.
+    let mut printed = Vec::new();
+    let options = crate::audit::tail::Options { since_seq: Some(0), ..Default::default() };
+    let count = crate::audit::tail::tail(world.dir.path(), &options, &|| false, &mut printed).unwrap();
+    assert_eq!(count, world.lines().len() as u64);
+
     // Sealing goes on, with and without a restart, and the chain of digests is whole.
     world.ahead.set(0);
     let continued = |sealer: &mut Sealer<Handle>| {
