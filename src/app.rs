@@ -37,8 +37,8 @@ use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, O
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
-use audit_keys::{AuditKeys, Trail};
 pub use crate::token::{apply_environment, exit_now};
+use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 
@@ -182,7 +182,8 @@ impl App {
         ));
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
-        let sealing = sealing::Sealing::new(&config, journal.clone());
+        let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());
+        audit_keys.cover_with(Arc::new(sealing.clone()));
         ops.keep_audit_with(Box::new(sealing.clone()));
         let services = Arc::new(Services {
             ops,
@@ -209,7 +210,6 @@ impl App {
         });
         services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config)));
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        sealing.sign_with(audit_keys.clone());
         let app = App { config, services, token, boot_seq, audit_keys, sealing };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;

@@ -315,10 +315,14 @@ impl Shared {
                 looked = Instant::now();
                 let _ = self.on_disk(|| segments.watch());
             }
-            let next = segments.chain.next_seq;
-            self.durable.send_if_modified(|durable| std::mem::replace(durable, next) != next);
+            self.tell_durable(&segments);
             spare = work.items;
         }
+    }
+
+    fn tell_durable(&self, segments: &Segments) {
+        let next = segments.chain.next_seq;
+        self.durable.send_if_modified(|durable| std::mem::replace(durable, next) != next);
     }
 
     /// Waits for records, a command or the tick; none once the log has failed.
@@ -362,6 +366,8 @@ impl Shared {
             let mut flight = lock(&self.flight);
             match done {
                 Ok(first) => {
+                    // Before its caller is told: whoever is told may count on it.
+                    self.tell_durable(segments);
                     for (seq, waiter) in (first..).zip(flight.waiters.drain(..)) {
                         let _ = waiter.send(Ok(seq));
                     }
