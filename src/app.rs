@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::audit::index::Index;
 use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
@@ -124,6 +125,8 @@ pub struct App {
     /// Seq of the first record of this run.
     boot_seq: u64,
     audit_keys: Arc<AuditKeys>,
+    /// Of the log; empty until somebody feeds it.
+    index: Index,
     sealing: sealing::Sealing,
 }
 
@@ -170,6 +173,7 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        let index = Index::new(&audit_directory(&config));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
         let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
@@ -208,9 +212,9 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config)));
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone())));
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys, sealing };
+        let app = App { config, services, token, boot_seq, audit_keys, sealing, index };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;

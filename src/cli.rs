@@ -5,6 +5,7 @@ mod alias;
 mod args;
 mod audit;
 mod audit_key;
+mod aws_data_path;
 mod ciphertext;
 mod iam;
 mod key;
@@ -85,6 +86,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Audit(AuditCommand::AttestReview(options)) => audit::attest_review(&config.load()?, *options),
         Command::Audit(AuditCommand::Ceremony(options)) => audit::ceremony(&config.load()?, *options),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
+        Command::Audit(AuditCommand::AwsDataPath { out, endpoint }) => aws_data_path::write(&out, &endpoint),
         Command::Audit(AuditCommand::Prune { dry_run, json }) => {
             operate(&config.load()?, OperatorRequest::AuditPrune { dry_run }, json)
         }

@@ -2,12 +2,18 @@
 //! index. What is asked has been permitted; that it was asked is recorded after.
 
 mod bucket;
+mod lookup;
 mod report;
 mod trail;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::{audit_directory, audit_settings};
+use crate::audit::Journal;
+use crate::audit::index::Index;
 use crate::config::Config;
 use crate::http::Services;
 use crate::ops::{
@@ -18,10 +24,16 @@ use crate::store::BoxFuture;
 use bucket::Bucket;
 use trail::Trail;
 
+/// The index takes in what came meanwhile at once.
+const BETWEEN_FEEDS: Duration = Duration::from_millis(100);
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
 pub struct Office {
     names: TrailNames,
     trail: Arc<Trail>,
     bucket: Arc<Bucket>,
+    journal: Journal,
+    index: Index,
     /// The services hold the office.
     services: Weak<Services>,
     config: Config,
@@ -30,7 +42,7 @@ pub struct Office {
 }
 
 impl Office {
-    pub fn new(services: &Arc<Services>, config: &Config) -> Office {
+    pub fn new(services: &Arc<Services>, config: &Config, index: Index) -> Office {
         let here = &config.server.locality;
         let dir = audit_directory(config);
         let names = TrailNames {
@@ -51,6 +63,8 @@ impl Office {
             names,
             trail,
             bucket,
+            journal: services.journal.clone(),
+            index,
             services: Arc::downgrade(services),
             config: config.clone(),
             reporting: tokio::sync::Mutex::default(),
@@ -62,8 +76,8 @@ impl Office {
     }
 
     async fn of_trail(&self, request: &TrailRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
-        if let TrailRequest::LookupEvents(_) = request {
-            return Err(OpError::Unsupported("LookupEvents is not there yet".to_owned()));
+        if let TrailRequest::LookupEvents(asked) = request {
+            return lookup::answer(&self.index, &self.journal, asked).await.map(AuditAnswer::Trail);
         }
         let (trail, request, now) = (self.trail.clone(), request.clone(), ctx.now);
         blocking(move || trail.answer(&request, now)).await.map(AuditAnswer::Trail)
@@ -113,6 +127,28 @@ impl AuditOffice for Office {
                 AuditRequest::Report(request) => report::answer(self, request, ctx).await,
             }
         })
+    }
+}
+
+/// Feeds the index while the service runs, behind the requests: it reads the log's files as anybody would.
+pub(super) async fn keep_index(index: Index, journal: Journal, mut stopped: watch::Receiver<bool>) {
+    let mut durable = journal.watch_durable();
+    loop {
+        let (fed, until, stop) = (index.clone(), *durable.borrow_and_update(), stopped.clone());
+        let done = tokio::task::spawn_blocking(move || fed.catch_up(until, &|| *stop.borrow())).await;
+        let mut wait = BETWEEN_FEEDS;
+        if let Ok(Err(error)) = done {
+            tracing::error!(%error, "the index of the log is behind, another try follows");
+            wait = AFTER_FAILURE;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stopped.changed() => return,
+        }
+        tokio::select! {
+            changed = durable.changed() => if changed.is_err() { return },
+            _ = stopped.changed() => return,
+        }
     }
 }
 

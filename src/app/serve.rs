@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch, tokens,
+    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, clock_file, last_use, now_ms,
+    open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -81,6 +81,7 @@ pub async fn serve(
         audit_directory(&config),
         stopped.clone(),
     ));
+    let index = tokio::spawn(audit_office::keep_index(app.index.clone(), services.journal.clone(), stopped.clone()));
     let sealer = tokio::spawn(sealing::keep(app.sealing.clone(), config.clone(), stopped.clone()));
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
@@ -146,6 +147,7 @@ pub async fn serve(
     let _ = sessions.await;
     let _ = strangers.await;
     let _ = uses.await;
+    let _ = index.await;
     let _ = access_keys.await;
     for watcher in watchers {
         let _ = watcher.await;

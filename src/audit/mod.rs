@@ -3,6 +3,7 @@
 
 mod files;
 pub mod follow;
+pub mod index;
 mod journal;
 mod record;
 mod recovery;

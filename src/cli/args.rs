@@ -198,6 +198,15 @@ pub enum AuditCommand {
     AttestReview(Box<super::audit::AttestOptions>),
     /// Put a key ceremony into the log.
     Ceremony(Box<super::audit::CeremonyOptions>),
+    /// Write what points `aws s3` and `aws cloudtrail validate-logs` of an AWS CLI older than 2.13 here: a directory for
+    /// AWS_DATA_PATH.
+    AwsDataPath {
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Where the service is.
+        #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL")]
+        endpoint: String,
+    },
 }
 
 #[derive(Args)]
