@@ -165,19 +165,9 @@ pub enum StoreCommand {
 pub enum AuditCommand {
     /// Print the log as it grows. Needs no server, no token and no lock.
     Tail(TailOptions),
-    /// Check the chain. Needs no server, no token and no lock.
-    #[command(
-        after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
-    )]
-    Verify {
-        /// The trail's directory; by default the configuration's.
-        dir: Option<PathBuf>,
-        /// ARN that the trail must have.
-        #[arg(long, value_name = "ARN")]
-        trail: Option<String>,
-        #[arg(long)]
-        json: bool,
-    },
+    /// Check the log and its signatures. Needs no server, no token and no lock.
+    #[command(after_help = super::verify::EXIT_CODES)]
+    Verify(Box<super::verify::VerifyOptions>),
 }
 
 #[derive(Args)]
