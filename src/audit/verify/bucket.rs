@@ -125,7 +125,7 @@ impl Bucket {
         let lost = Lost { losses: &losses, accepted };
         let mut before: Option<&Digest> = None;
         for digest in &self.digests {
-            match digest.check_signature(&walk.keys) {
+            match digest.check_signature(&mut walk.keys) {
                 Err(what) => walk.report.find(Verdict::BadSignature, &digest.object, 0, None, what),
                 Ok(by) => {
                     if let Some((size, root)) = digest.head {

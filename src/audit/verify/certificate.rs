@@ -3,7 +3,7 @@
 
 use x509_cert::Certificate;
 use x509_cert::der::pem::PemLabel;
-use x509_cert::der::{Decode, DecodePem, Encode};
+use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::BasicConstraints;
 
 use super::signature::{HashOf, PublicKey};
@@ -23,23 +23,31 @@ impl Trust {
     }
 }
 
-/// Says in one line how the key is vouched for. `at`: milliseconds since the epoch, when the key came into use.
-pub(super) fn check(certificate: &[u8], key: &PublicKey, trust: Option<&Trust>, at: i64) -> Result<String, String> {
-    let parsed = parse(certificate)?;
-    let spki = parsed.tbs_certificate().subject_public_key_info().to_der().map_err(|e| e.to_string())?;
+/// Says in one line how the key is vouched for. `certificates`: its own, and those of who issued it, DER. `at`: milliseconds
+/// since the epoch, when the key came into use.
+pub(super) fn check(
+    certificates: &[Vec<u8>],
+    key: &PublicKey,
+    trust: Option<&Trust>,
+    at: i64,
+) -> Result<String, String> {
+    let parsed = certificates.iter().map(|der| parse(der)).collect::<Result<Vec<_>, _>>()?;
+    let Some((own, between)) = parsed.split_first() else {
+        return if trust.is_some() { Err("it has no certificate".into()) } else { Ok("no certificate".into()) };
+    };
+    let spki = own.tbs_certificate().subject_public_key_info().to_der().map_err(|e| e.to_string())?;
     if spki != key.spki {
         return Err("the certificate is of another key".into());
     }
     let Some(trust) = trust else {
-        let subject = parsed.tbs_certificate().subject().to_string();
-        if parsed.tbs_certificate().issuer() != parsed.tbs_certificate().subject() {
-            let issuer = parsed.tbs_certificate().issuer();
+        let (subject, issuer) = (own.tbs_certificate().subject(), own.tbs_certificate().issuer());
+        if issuer != subject {
             return Ok(format!("certificate of `{subject}` by `{issuer}`, whose word was not checked"));
         }
-        signed_by(&parsed, key)?;
+        signed_by(own, key)?;
         return Ok(format!("self-signed certificate of `{subject}`"));
     };
-    let root = chain(&parsed, trust, at)?;
+    let root = chain(own, between, trust, at)?;
     Ok(format!("certificate from `{root}`"))
 }
 
@@ -52,21 +60,22 @@ fn parse(der: &[u8]) -> Result<Certificate, String> {
     }
 }
 
-/// PEM, or base64 of the DER.
-pub(super) fn decode(text: &str) -> Result<Vec<u8>, String> {
+/// PEM (its own first, then those of who issued it), or base64 of one in DER.
+pub(super) fn decode(text: &str) -> Result<Vec<Vec<u8>>, String> {
     use base64::Engine;
     if text.contains(Certificate::PEM_LABEL) {
-        return Certificate::from_pem(text)
-            .and_then(|certificate| certificate.to_der())
+        return Certificate::load_pem_chain(text.as_bytes())
+            .and_then(|chain| chain.iter().map(Encode::to_der).collect())
             .map_err(|error| format!("the certificate does not parse: {error}"));
     }
     base64::engine::general_purpose::STANDARD
         .decode(text.trim())
+        .map(|der| vec![der])
         .map_err(|_| "the certificate is neither PEM nor base64".into())
 }
 
 /// Follows issuers up to a certificate to trust; the subject of that one.
-fn chain(leaf: &Certificate, trust: &Trust, at: i64) -> Result<String, String> {
+fn chain(leaf: &Certificate, between: &[Certificate], trust: &Trust, at: i64) -> Result<String, String> {
     let mut here = leaf;
     for _ in 0..LONGEST_CHAIN {
         in_time(here, at)?;
@@ -77,7 +86,7 @@ fn chain(leaf: &Certificate, trust: &Trust, at: i64) -> Result<String, String> {
             return Ok(here.tbs_certificate().subject().to_string());
         }
         let issuer = here.tbs_certificate().issuer();
-        let found = trust.0.iter().find(|given| {
+        let found = trust.0.iter().chain(between).find(|given| {
             given.tbs_certificate().subject() == issuer
                 && *given != here
                 && is_authority(given)

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::certificate::{self, Trust};
 use super::facts::KeyFact;
 use super::heads::{Head, Lost};
-use super::keys::Keys;
+use super::keys::{Key, Keys};
 use super::note::{self, Note};
 use super::report::{Report, Verdict};
 use super::signature::sha256;
@@ -94,7 +94,7 @@ fn size_of(name: &str) -> Option<u64> {
     (name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.parse().ok())?
 }
 
-fn judge(bytes: &[u8], size: u64, walk: &Walk<'_>) -> Result<Head, String> {
+fn judge(bytes: &[u8], size: u64, walk: &mut Walk<'_>) -> Result<Head, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_string())?;
     let note = Note::parse(text)?;
     if note.size != size {
@@ -175,20 +175,21 @@ pub(super) fn key_files(dir: &Path, keys: &Keys, report: &mut Report) {
         let certificate = row.certificate.as_deref().map(certificate::decode).transpose();
         let same = STANDARD.decode(&row.spki).is_ok_and(|spki| spki == key.public.spki)
             && row.fingerprint == key.fingerprint
-            && certificate.is_ok_and(|der| der.is_none() || key.certificate.is_none() || der == key.certificate);
+            && certificate.is_ok_and(|chain| chain.is_none_or(|chain| is_of(&chain, key)));
         if !same {
             report.find(Verdict::Tampered, KEYS, 0, None, format!("the {name} is not the one that the log introduced"));
         }
     }
     for key in keys.all() {
+        let own = key.certificates.first();
         let stem = format!("{}-{:04}", key.key_use, key.generation);
-        for (suffix, wanted) in [("spki.der", Some(&key.public.spki)), ("crt.pem", key.certificate.as_ref())] {
+        for (suffix, wanted) in [("spki.der", Some(&key.public.spki)), ("crt.pem", own)] {
             let name = format!("{stem}.{suffix}");
             let (Ok(bytes), Some(wanted)) = (std::fs::read(dir.join(&name)), wanted) else { continue };
             let same = match suffix {
                 "spki.der" => bytes == *wanted,
                 _ => std::str::from_utf8(&bytes)
-                    .is_ok_and(|pem| certificate::decode(pem).is_ok_and(|der| der == *wanted)),
+                    .is_ok_and(|pem| certificate::decode(pem).is_ok_and(|chain| is_of(&chain, key))),
             };
             if !same {
                 let what = "it is not what the log introduced";
@@ -196,4 +197,9 @@ pub(super) fn key_files(dir: &Path, keys: &Keys, report: &mut Report) {
             }
         }
     }
+}
+
+/// Whether the first certificate of the chain is the one that the log told of last.
+fn is_of(chain: &[Vec<u8>], key: &Key) -> bool {
+    key.certificates.is_empty() || chain.first() == key.certificates.first()
 }

@@ -11,7 +11,7 @@ use super::gzip;
 use super::keys::{Keys, Moment};
 use super::names::{Kind, compact};
 use super::report::{Finding, Verdict};
-use super::signature::{HashOf, hex, sha256, unhex};
+use super::signature::{hex, sha256, unhex};
 use super::times::millis;
 use super::tree::Hash;
 
@@ -156,20 +156,14 @@ impl Digest {
     }
 
     /// The signature, and whether it was the key's time. Says which key it was.
-    pub fn check_signature(&self, keys: &Keys) -> Result<String, String> {
+    pub fn check_signature(&self, keys: &mut Keys) -> Result<String, String> {
         if self.body.digest_signature_algorithm != "SHA256withRSA" {
             return Err("it names another algorithm of signatures".into());
         }
-        let fingerprint = &self.body.digest_public_key_fingerprint;
-        let key = keys
-            .digest_key(fingerprint)
-            .ok_or_else(|| format!("its key `{fingerprint}` was not introduced by the log"))?;
         let signature = unhex(&self.signature).unwrap_or_default();
-        if !key.public.verifies(HashOf::Sha256, self.signed_text().as_bytes(), &signature) {
-            return Err("the signature is wrong".into());
-        }
         let moment = Moment { size: self.head.map(|(size, _)| size), time: Some(self.end) };
-        keys.in_period(key, moment)?;
+        let fingerprint = &self.body.digest_public_key_fingerprint;
+        let key = keys.digest_signer(fingerprint, self.signed_text().as_bytes(), &signature, moment)?;
         Ok(format!("digest key {}", key.generation))
     }
 

@@ -96,6 +96,25 @@ fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Ok(names.into_iter().map(|(Named::Plain(object) | Named::Object { object })| object).collect())
 }
 
+impl Loss {
+    /// Whether a head of this size need not fit any more. Where as many records remain as were signed, they were others.
+    pub fn covers(&self, size: u64) -> bool {
+        size <= self.signed_size && (self.remaining < size || self.remaining >= self.signed_size)
+    }
+
+    /// `seq`: of the record.
+    pub fn text(&self, seq: u64) -> String {
+        let Loss { ticket, signed_size, remaining } = self;
+        if remaining >= signed_size {
+            return format!(
+                "the first {signed_size} records were not those that were signed; record {seq} admits it with ticket `{ticket}`"
+            );
+        }
+        let last = signed_size - 1;
+        format!("records {remaining} to {last} were signed and lost; record {seq} admits it with ticket `{ticket}`")
+    }
+}
+
 impl Fact {
     /// `None`: the record is about something else.
     pub fn of(line: &Line<'_>) -> Option<Result<Fact, String>> {

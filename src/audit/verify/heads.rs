@@ -117,21 +117,16 @@ impl Lost<'_> {
     pub const NONE: Lost<'static> = Lost { losses: &[], accepted: None };
 
     fn covers(&self, size: u64) -> bool {
-        self.losses.iter().any(|(_, loss)| loss.remaining < size && size <= loss.signed_size)
+        self.losses.iter().any(|(_, loss)| loss.covers(size))
     }
 
     /// Calls `otherwise` where no loss explains that a head of this size does not fit.
     pub fn judge(&self, size: u64, place: &str, report: &mut Report, otherwise: impl FnOnce(&mut Report)) {
-        let loss = self.losses.iter().find(|(_, loss)| loss.remaining < size && size <= loss.signed_size);
+        let loss = self.losses.iter().find(|(_, loss)| loss.covers(size));
         match loss {
             None => otherwise(report),
             Some((seq, loss)) => {
-                let text = format!(
-                    "records {} to {} were signed and lost; record {seq} admits it with ticket `{}`",
-                    loss.remaining,
-                    loss.signed_size - 1,
-                    loss.ticket
-                );
+                let text = loss.text(*seq);
                 if self.accepted == Some(loss.ticket.as_str()) {
                     report.note(text);
                 } else {

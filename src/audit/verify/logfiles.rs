@@ -114,7 +114,6 @@ pub(super) struct LogFile {
     pub pieces: Vec<Piece>,
     /// Records about the log, for segments that are gone.
     pub facts: Vec<Placed>,
-    pub trail_minute: String,
     pub findings: Vec<Finding>,
 }
 

@@ -30,6 +30,11 @@ pub mod tree;
 mod unsigned;
 mod walk;
 
+#[cfg(test)]
+mod forge;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -129,6 +134,7 @@ pub fn directory(path: &Path, options: &Options, progress: &mut dyn FnMut(Progre
         bucket::snapshots(path, &mut walk);
     }
     settle(&mut walk, &segments, accepted);
+    walk.keys.check_vouched(walk.report);
     if !options.without_journal {
         unsigned::check(&mut walk, &segments, options.longest_unsigned.unwrap_or(unsigned::OLDEST_MS), options.now);
     }
@@ -262,13 +268,7 @@ fn settle(walk: &mut Walk<'_>, segments: &[Segment], accepted: Option<&str>) {
     walk.heads.settle(&walk.tree, total, first, &lost, walk.report);
     for (seq, loss) in &losses {
         if accepted != Some(loss.ticket.as_str()) {
-            let what = format!(
-                "records {} to {} were signed and lost; record {seq} admits it with ticket `{}`; --accepted-loss {} accepts that",
-                loss.remaining,
-                loss.signed_size.saturating_sub(1),
-                loss.ticket,
-                loss.ticket
-            );
+            let what = format!("{}; --accepted-loss {} accepts that", loss.text(*seq), loss.ticket);
             walk.report.find(Verdict::Truncated, "journal", 0, Some(*seq), what);
         }
     }
@@ -379,7 +379,9 @@ fn describe(key: &keys::Key) -> String {
         Some(seq) => format!("record {seq}, {}", times::text(key.since)),
         None => times::text(key.since),
     };
-    let vouched = key.vouched.as_deref().unwrap_or("no certificate");
+    let vouched = match &key.vouched {
+        Ok(text) | Err(text) => text,
+    };
     format!("{} {}  {}  since {since}; {vouched}", key.key_use, key.generation, key.fingerprint)
 }
 
