@@ -80,6 +80,8 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
         Command::Policy(command) => command.run(&config),
         Command::Audit(AuditCommand::Verify(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Prove(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Consistency(options)) => options.run(&config),
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
         Command::Dev(options) => dev(options),

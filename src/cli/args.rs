@@ -168,6 +168,10 @@ pub enum AuditCommand {
     /// Check the log and its signatures. Needs no server, no token and no lock.
     #[command(after_help = super::verify::EXIT_CODES)]
     Verify(Box<super::verify::VerifyOptions>),
+    /// Prove to somebody who does not get the log that one record is in it.
+    Prove(super::verify::ProveOptions),
+    /// Check that one head of the log continues another. Exit code 3: it does not.
+    Consistency(super::verify::ConsistencyOptions),
 }
 
 #[derive(Args)]

@@ -1,4 +1,4 @@
-//! `audit verify`: from the files alone.
+//! `audit verify`, `audit prove` and `audit consistency`: from the files alone.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{ConfigPath, Failed, USAGE, progress};
-use crate::audit::verify::{self, Options, Progress, Report};
+use crate::audit::verify::{self, Options, Progress, Report, prove};
 
 pub const EXIT_CODES: &str = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 3 FORKED, 4 STALE, 5 BAD SIGNATURE or unknown key, \
                               6 incomplete input, 64 usage. What is not proven is always said.";
@@ -18,7 +18,7 @@ const SHOWN_FROM: u64 = 64 << 20;
 
 #[derive(Args)]
 pub struct VerifyOptions {
-    /// The trail's directory; by default the configuration's.
+    /// The trail's directory, or a file that `audit prove` made; by default the configuration's trail.
     dir: Option<PathBuf>,
     /// ARN that the trail must have.
     #[arg(long, value_name = "ARN")]
@@ -52,6 +52,13 @@ impl VerifyOptions {
     pub fn run(self, config: &ConfigPath) -> Result<u8, Failed> {
         let options = self.options()?;
         let dir = config.audit_dir(self.dir.clone())?;
+        if dir.is_file() {
+            let told = |error| Failed::new(6, format!("`{}`: {error}", dir.display()));
+            let text = std::fs::read_to_string(&dir).map_err(told)?;
+            let report = prove::check(&dir, &text, options.trust.as_deref());
+            print(&report, self.json)?;
+            return Ok(report.exit_code);
+        }
         let dirs = if self.all { trails(&dir)? } else { vec![dir] };
         let mut worst: Option<Report> = None;
         for dir in dirs {
@@ -83,6 +90,51 @@ impl VerifyOptions {
             longest_unsigned: self.longest_unsigned.map(|seconds| i64::from(seconds) * 1000),
             ..Options::default()
         })
+    }
+}
+
+#[derive(Args)]
+pub struct ProveOptions {
+    /// The trail's directory; by default the configuration's.
+    dir: Option<PathBuf>,
+    /// `eventID` of the record.
+    #[arg(long, value_name = "ID")]
+    event_id: String,
+    /// Where to write the proof; by default to standard output.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl ProveOptions {
+    pub fn run(self, config: &ConfigPath) -> Result<u8, Failed> {
+        let proof = prove::prove(&config.audit_dir(self.dir)?, &self.event_id).map_err(|what| Failed::new(6, what))?;
+        let text = serde_json::to_string_pretty(&proof).map_err(|e| Failed::new(74, e.to_string()))? + "\n";
+        match self.out {
+            None => std::io::stdout().lock().write_all(text.as_bytes()).map_err(|e| Failed::new(74, e.to_string()))?,
+            Some(path) => std::fs::write(&path, text)
+                .map_err(|error| Failed::new(74, format!("writing `{}`: {error}", path.display())))?,
+        }
+        Ok(0)
+    }
+}
+
+#[derive(Args)]
+pub struct ConsistencyOptions {
+    /// Two heads: checkpoint files, or JSON with size and root.
+    earlier: PathBuf,
+    later: PathBuf,
+    /// The trail's directory; by default the configuration's.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[arg(long)]
+    json: bool,
+}
+
+impl ConsistencyOptions {
+    pub fn run(self, config: &ConfigPath) -> Result<u8, Failed> {
+        let report = prove::consistency(&config.audit_dir(self.dir)?, &self.earlier, &self.later);
+        print(&report, self.json)?;
+        Ok(report.exit_code)
     }
 }
 

@@ -66,9 +66,9 @@ impl Anchors {
         !self.fitting.is_empty()
     }
 
-    pub fn summary(&self, report: &mut Report, not_proven: &mut Vec<String>) {
+    pub fn summary(&self, report: &mut Report, whole: bool, not_proven: &mut Vec<String>) {
         let Some((size, name)) = self.fitting.iter().max_by_key(|(size, _)| *size) else { return };
-        if let Some(last) = size.checked_sub(1) {
+        if let Some(last) = size.checked_sub(1).filter(|_| whole) {
             report.fixed.push(format!(
                 "everything up to record {last}, by the anchor `{name}`: not even who can sign can change it"
             ));

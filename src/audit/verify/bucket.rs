@@ -11,6 +11,7 @@ use super::names::Kind;
 use super::parallel::{cores, in_order};
 use super::report::{Finding, Report, Verdict};
 use super::signature::{hex, sha256};
+use super::tree::Hash;
 use super::walk::Walk;
 
 /// What is in the bucket, read before the journal so that the journal has all of it.
@@ -128,7 +129,7 @@ impl Bucket {
             match digest.check_signature(&mut walk.keys) {
                 Err(what) => walk.report.find(Verdict::BadSignature, &digest.object, 0, None, what),
                 Ok(by) => {
-                    if let Some((size, root)) = digest.head {
+                    if let (Some(by), Some((size, root))) = (by, digest.head) {
                         let place = digest.object.clone();
                         let head = Head { size, root, time: Some(digest.end), by, place };
                         walk.heads.add(head, &walk.tree, &lost, walk.report);
@@ -214,6 +215,10 @@ impl Bucket {
                         let what = format!("its hash is not the one in record {seq}");
                         report.find(Verdict::Tampered, object, 0, Some(log.first), what);
                     }
+                    if differs(&fact.stored_sha256, &log.stored) {
+                        let what = format!("it says what record {seq} tells, in other bytes than were stored");
+                        report.find(Verdict::Tampered, object, 0, Some(log.first), what);
+                    }
                     if log.last != fact.last_seq || log.first < fact.first_seq {
                         let what = format!("it does not hold the records that record {seq} says");
                         report.find(Verdict::Tampered, object, 0, Some(log.first), what);
@@ -229,7 +234,14 @@ impl Bucket {
         for (object, (seq, fact)) in &told.digests {
             match digests.get(object.as_str()) {
                 Some(digest) => {
-                    let signature = fact.signature.as_ref().is_none_or(|hex| *hex == digest.signature);
+                    if differs(&fact.stored_sha256, &digest.stored) {
+                        let what = format!("it says what record {seq} tells, in other bytes than were stored");
+                        report.find(Verdict::Tampered, object, 0, None, what);
+                    }
+                    let signature = fact
+                        .signature
+                        .as_ref()
+                        .is_none_or(|hex| digest.signature.is_empty() || *hex == digest.signature);
                     if hex(&digest.sha256) != fact.sha256 || !signature {
                         let what = format!("it is not the digest of which record {seq} tells");
                         report.find(Verdict::Tampered, object, 0, None, what);
@@ -284,6 +296,10 @@ impl Bucket {
 enum Object {
     Digest(Result<Digest, Finding>),
     Log(LogFile),
+}
+
+fn differs(told: &Option<String>, here: &Hash) -> bool {
+    told.as_ref().is_some_and(|told| *told != hex(here))
 }
 
 fn is_there(root: &Path, object: &str) -> bool {

@@ -66,6 +66,8 @@ pub(super) struct Digest {
     pub body: Body,
     /// Of the unpacked bytes.
     pub sha256: Hash,
+    /// Of the file as stored.
+    pub stored: Hash,
     /// Hex, from the sidecar. Empty: there is none that can be read.
     pub signature: String,
     pub start: i64,
@@ -108,7 +110,8 @@ pub(super) fn read(path: &Path, object: &str) -> Result<Digest, Finding> {
         let root = unhex(ours.root_hash.as_deref()?).and_then(|root| Hash::try_from(root).ok())?;
         Some((ours.tree_size?, root))
     });
-    Ok(Digest { object: object.to_owned(), sha256: sha256(&bytes), body, signature, start, end, head, findings })
+    let (hash, stored) = (sha256(&bytes), sha256(&packed));
+    Ok(Digest { object: object.to_owned(), sha256: hash, stored, body, signature, start, end, head, findings })
 }
 
 /// Where the `x-amz-meta-` headers of a digest lie.
@@ -155,8 +158,11 @@ impl Digest {
         )
     }
 
-    /// The signature, and whether it was the key's time. Says which key it was.
-    pub fn check_signature(&self, keys: &mut Keys) -> Result<String, String> {
+    /// The signature, if it is here, and whether it was the key's time. Says which key it was.
+    pub fn check_signature(&self, keys: &mut Keys) -> Result<Option<String>, String> {
+        if self.signature.is_empty() {
+            return Ok(None);
+        }
         if self.body.digest_signature_algorithm != "SHA256withRSA" {
             return Err("it names another algorithm of signatures".into());
         }
@@ -164,7 +170,7 @@ impl Digest {
         let moment = Moment { size: self.head.map(|(size, _)| size), time: Some(self.end) };
         let fingerprint = &self.body.digest_public_key_fingerprint;
         let key = keys.digest_signer(fingerprint, self.signed_text().as_bytes(), &signature, moment)?;
-        Ok(format!("digest key {}", key.generation))
+        Ok(Some(format!("digest key {}", key.generation)))
     }
 
     /// What is wrong with the link to the digest before, which is here.
@@ -184,7 +190,8 @@ impl Digest {
         {
             wrong.push(format!("`{}` is not the digest that it follows: the hash differs", before.object));
         }
-        if body.previous_digest_signature.as_deref() != Some(&before.signature) {
+        // One that is not here was said to be missing already.
+        if !before.signature.is_empty() && body.previous_digest_signature.as_deref() != Some(&before.signature) {
             wrong.push(format!("`{}` is not signed as the digest that it follows", before.object));
         }
         if self.start != before.end {

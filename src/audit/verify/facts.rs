@@ -52,6 +52,8 @@ pub(super) struct DigestFact {
     /// Of the JSON inside.
     pub sha256: String,
     pub signature: Option<String>,
+    /// Of the object as stored: compressed.
+    pub stored_sha256: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -61,6 +63,7 @@ pub(super) struct LogFileFact {
     pub sha256: String,
     pub first_seq: u64,
     pub last_seq: u64,
+    pub stored_sha256: Option<String>,
 }
 
 /// Records below a signed size were gone at a start, and an operator took responsibility.

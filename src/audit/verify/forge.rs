@@ -228,10 +228,11 @@ impl Forge {
         let object = format!(
             "AWSLogs/111122223333/CloudTrail/eu-central-1/{day}/111122223333_CloudTrail_eu-central-1_{minute}Z_{name}.json.gz"
         );
-        self.files.insert(format!("bucket/{object}"), gzip(&body));
-        let hash = hex(&sha256(&body));
+        let packed = gzip(&body);
+        let (hash, stored) = (hex(&sha256(&body)), hex(&sha256(&packed)));
+        self.files.insert(format!("bucket/{object}"), packed);
         let last_seq = lines.iter().rfind(|(_, intent, _)| !intent).unwrap().0;
-        let details = json!({"object": object, "sha256": hash, "firstSeq": self.sealed_to, "lastSeq": last_seq});
+        let details = json!({"object": object, "sha256": hash, "firstSeq": self.sealed_to, "lastSeq": last_seq, "storedSha256": stored});
         self.unlisted.push((object, hash));
         self.sealed_to = last_seq + 1;
         self.sealed_tree = self.tree.clone();
@@ -269,7 +270,9 @@ impl Forge {
         let hash = hex(&sha256(&body));
         self.digest = Some((object.clone(), hash.clone(), signature.clone()));
         self.digest_end = end;
-        self.system("Digest", json!({"object": object, "sha256": hash, "signature": signature}));
+        let stored = hex(&sha256(&self.files[&format!("bucket/{object}")]));
+        let details = json!({"object": object, "sha256": hash, "signature": signature, "storedSha256": stored});
+        self.system("Digest", details);
     }
 
     /// Puts a digest and its signature into the bucket, whatever it says. Returns the signature.

@@ -108,6 +108,8 @@ pub(super) struct LogFile {
     pub object: String,
     /// Of the unpacked bytes. `None`: it does not unpack.
     pub sha256: Option<Hash>,
+    /// Of the file as stored.
+    pub stored: Hash,
     pub first: u64,
     pub last: u64,
     pub lines: u64,
@@ -144,6 +146,7 @@ pub(super) fn read(path: &Path, object: &str, starts: &[u64]) -> LogFile {
             return file;
         }
     };
+    let stored = sha256(&packed);
     drop(packed);
     let lines = match lines(&bytes) {
         Ok(lines) => lines,
@@ -207,6 +210,7 @@ pub(super) fn read(path: &Path, object: &str, starts: &[u64]) -> LogFile {
     }
     LogFile {
         sha256: Some(sha256(&bytes)),
+        stored,
         first: first_seq,
         last: before.map_or(0, |(seq, _)| seq),
         lines: lines.len() as u64,

@@ -20,6 +20,7 @@ mod logfiles;
 mod names;
 pub mod note;
 mod parallel;
+pub mod prove;
 mod report;
 mod roots;
 mod segment;
@@ -292,6 +293,8 @@ fn root_again(walk: &mut Walk<'_>, segments: &[Segment], size: u64) {
 /// What is proven, by what, and what is not.
 fn summary(walk: &mut Walk<'_>, options: &Options, alone: bool, anchors: &Anchors, remembered: bool) {
     let report = &mut *walk.report;
+    // Of a log that was changed nothing is fixed.
+    let whole = report.verdict < Verdict::BadSignature;
     report.checkpoints = walk.heads.fitting;
     report.keys = walk.keys.all().iter().map(describe).collect();
     let mut not_proven = Vec::new();
@@ -300,7 +303,7 @@ fn summary(walk: &mut Walk<'_>, options: &Options, alone: bool, anchors: &Anchor
         Some(head) => {
             let time = head.time.map(times::text);
             let when = time.as_ref().map(|time| format!(" at {time}")).unwrap_or_default();
-            if head.size > 0 {
+            if head.size > 0 && whole {
                 let last = head.size - 1;
                 let text = format!(
                     "everything up to record {last}, by the head of {} records signed by {}{when}: only who can sign with that key can change it",
@@ -331,8 +334,8 @@ fn summary(walk: &mut Walk<'_>, options: &Options, alone: bool, anchors: &Anchor
         ),
         None => {}
     }
-    anchors.summary(report, &mut not_proven);
-    if remembered {
+    anchors.summary(report, whole, &mut not_proven);
+    if remembered && whole {
         report.fixed.push("what your state file remembers is the beginning of this log".into());
     }
     if !anchors.any() && !remembered {

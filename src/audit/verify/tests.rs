@@ -222,7 +222,7 @@ fn late_signatures() {
 
 /// A change of the sealed files, by whoever may.
 fn changed(change: impl FnOnce(&mut Forge)) -> Forge {
-    let mut forge = Forge::trail("payments");
+    let mut forge = two().0.clone();
     change(&mut forge);
     forge
 }
@@ -264,9 +264,9 @@ fn sign_again(forge: &mut Forge, digest: &str, generation: usize, edit: impl FnO
 
 #[test]
 fn scenarios_that_the_stock_cli_sees() {
-    let good = Forge::trail("payments");
+    let good = &two().0;
     let (logs, digests) = (good.logs(), good.digests());
-    is(&good, Verdict::Ok, "");
+    is(good, Verdict::Ok, "");
     let one_byte = changed(|forge| {
         let mut lines = lines_of(forge, &logs[1]);
         let at = lines[1].windows(8).position(|part| part == b"hsm-bridge"[..8].as_ref()).unwrap();
@@ -311,7 +311,7 @@ fn scenarios_that_the_stock_cli_sees() {
 
 #[test]
 fn scenarios_that_the_stock_cli_does_not_see() {
-    let good = Forge::trail("payments");
+    let good = &two().0;
     let (logs, digests) = (good.logs(), good.digests());
     // The newest digests and their logs are deleted.
     let newest = changed(|forge| {
@@ -355,7 +355,7 @@ fn scenarios_that_the_stock_cli_does_not_see() {
 
 #[test]
 fn other_members_of_a_digest() {
-    let digests = Forge::trail("payments").digests();
+    let digests = two().0.digests();
     let with = |edit: fn(&mut Value)| changed(|forge| sign_again(forge, &digests[2], 1, edit));
     is(
         &with(|body| body["digestStartTime"] = "2026-03-04T09:00:01Z".into()),
@@ -365,6 +365,36 @@ fn other_members_of_a_digest() {
     is(&with(|body| body["digestEndTime"] = "2026-03-04T09:00:01Z".into()), Verdict::Tampered, "is not its end");
     is(&with(|body| body["hsmBridge"]["rootHash"] = "00".repeat(32).into()), Verdict::Tampered, "a record from");
     is(&with(|body| body["logFiles"] = json!([])), Verdict::Tampered, "it is not the digest of which record");
+}
+
+// --- Proofs about a part ---
+
+#[test]
+fn one_record_for_somebody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, other) = two();
+    good.write(dir.path());
+    let proof = prove::prove(dir.path(), "00000000-0000-4000-9000-000000000005").unwrap();
+    let text = serde_json::to_string(&proof).unwrap();
+    let check = |text: &str, trust: Option<&[u8]>| prove::check(Path::new("proof.json"), text, trust);
+    let report = check(&text, None);
+    assert_eq!(report.verdict, Verdict::Ok, "{report}");
+    assert!(report.to_string().contains("is record 5 of the log"), "{report}");
+    assert_eq!(check(&text, Some(keys().authority.as_bytes())).verdict, Verdict::Ok);
+    assert_eq!(check(&text, Some(keys().another_authority.as_bytes())).verdict, Verdict::BadSignature);
+    assert_eq!(check(&text.replacen("CreateKey", "DeleteKey", 1), None).verdict, Verdict::Tampered);
+    assert_eq!(check(&text.replacen("\"index\":5", "\"index\":4", 1), None).verdict, Verdict::Tampered);
+    assert_eq!(check("{}", None).verdict, Verdict::Incomplete);
+    assert!(prove::prove(dir.path(), "00000000").unwrap_err().contains("no record has"));
+    let unsigned = format!("00000000-0000-4000-9000-{:012x}", good.size() - 1);
+    assert!(prove::prove(dir.path(), &unsigned).unwrap_err().contains("under no checkpoint yet"));
+
+    let heads: Vec<_> = good.named("checkpoints/").iter().map(|name| dir.path().join(name)).collect();
+    assert_eq!(prove::consistency(dir.path(), &heads[0], &heads[2]).verdict, Verdict::Ok);
+    let theirs = dir.path().join("theirs");
+    std::fs::write(&theirs, &other.files[&other.named("checkpoints/")[2]]).unwrap();
+    assert_eq!(prove::consistency(dir.path(), &heads[0], &theirs).exit_code, 3);
+    assert_eq!(prove::consistency(dir.path(), &heads[0], &dir.path().join("none")).exit_code, 6);
 }
 
 // --- Every bit, and random edits ---
@@ -487,7 +517,7 @@ proptest! {
             } else if name.ends_with(".meta") {
                 &[Verdict::BadSignature, Verdict::Tampered]
             } else if name.starts_with("journal/") {
-                &[Verdict::Truncated, Verdict::Tampered, Verdict::Incomplete]
+                &[Verdict::Truncated, Verdict::Tampered, Verdict::Forked, Verdict::Incomplete]
             } else {
                 &[Verdict::Tampered]
             };
