@@ -166,25 +166,19 @@ pub enum StoreCommand {
 pub enum AuditCommand {
     /// Print the log as it grows. Needs no server, no token and no lock.
     Tail(TailOptions),
+    /// Check the log and its signatures. Needs no server, no token and no lock.
+    #[command(after_help = super::verify::EXIT_CODES)]
+    Verify(Box<super::verify::VerifyOptions>),
+    /// Prove to somebody who does not get the log that one record is in it.
+    Prove(super::verify::ProveOptions),
+    /// Check that one head of the log continues another. Exit code 3: it does not.
+    Consistency(super::verify::ConsistencyOptions),
     /// Delete sealed files and journal segments whose retention has ended. The service does it every hour.
     #[command(after_help = "What goes is recorded first. Nothing goes while `audit.legal_hold` is set.")]
     Prune {
         /// Only say what would go.
         #[arg(long)]
         dry_run: bool,
-        #[arg(long)]
-        json: bool,
-    },
-    /// Check the chain. Needs no server, no token and no lock.
-    #[command(
-        after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
-    )]
-    Verify {
-        /// The trail's directory; by default the configuration's.
-        dir: Option<PathBuf>,
-        /// ARN that the trail must have.
-        #[arg(long, value_name = "ARN")]
-        trail: Option<String>,
         #[arg(long)]
         json: bool,
     },
