@@ -13,6 +13,7 @@ mod runtime;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod token_watch;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -115,6 +116,8 @@ pub struct App {
     config: Config,
     services: Arc<Services>,
     token: Token,
+    /// Seq of the first record of this run.
+    boot_seq: u64,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -184,7 +187,8 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        let app = App { config, services, token };
+        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
+        let app = App { config, services, token, boot_seq };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         Ok(app)

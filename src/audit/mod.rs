@@ -14,6 +14,7 @@ pub mod signer;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod token_log;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use serde_json::value::RawValue;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
 pub use journal::{Head, Journal, room};
-pub use signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
+pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use space::Load;
 pub use strangers::Strangers;
 

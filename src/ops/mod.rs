@@ -97,6 +97,8 @@ pub struct Ops {
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
     /// Who answers questions about the log.
     audit_office: std::sync::OnceLock<Box<dyn AuditOffice>>,
+    /// The tokens' objects as last seen.
+    watched: officer::watch::Watched,
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
@@ -215,6 +217,7 @@ impl Ops {
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
             audit_office: std::sync::OnceLock::new(),
+            watched: officer::watch::Watched::default(),
             session_keys,
             finished: std::sync::Mutex::default(),
         })
