@@ -2,6 +2,7 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+pub mod audit_keys;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -33,6 +34,7 @@ use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, O
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
+use audit_keys::{AuditKeys, Trail};
 pub use crate::token::{apply_environment, exit_now};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
@@ -118,6 +120,7 @@ pub struct App {
     token: Token,
     /// Seq of the first record of this run.
     boot_seq: u64,
+    audit_keys: Arc<AuditKeys>,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -164,10 +167,21 @@ impl App {
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
+        let settings = audit_settings(&config);
+        let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
+        let audit_keys = Arc::new(AuditKeys::new(
+            token.clone(),
+            ops.store().clone(),
+            journal.clone(),
+            trail,
+            config.token.generate_deadline,
+        ));
+        ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
         let services = Arc::new(Services {
             ops,
             journal,
+            signer: audit_keys.clone(),
             authenticator: Authenticator::new(authn::Settings {
                 accepted_regions: accepted_regions(&config),
                 debug_signature_errors: config.authn.debug_signature_errors,
@@ -188,9 +202,10 @@ impl App {
             token_slot: info.slot,
         });
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq };
+        let app = App { config, services, token, boot_seq, audit_keys };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
+        app.audit_keys.begin().await?;
         Ok(app)
     }
 

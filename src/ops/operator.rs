@@ -76,6 +76,7 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
+            OperatorRequest::AuditKey(request) => self.audit_key(request, ctx, effects).await,
             OperatorRequest::PolicySimulate(request) => self.simulate(request, snapshot, ctx),
             OperatorRequest::KeyCreate(request) => match resolved.subject() {
                 Subject::NewKey { id, arn } => {

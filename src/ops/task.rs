@@ -9,7 +9,7 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants,
+    AuditAnswer, AuditKeyRequest, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants,
     RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
@@ -114,6 +114,7 @@ pub enum OperatorRequest {
     PolicySimulate(PolicySimulate),
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
+    AuditKey(AuditKeyRequest),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -239,6 +240,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.permission(),
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
+            OperatorRequest::AuditKey(request) => request.permission(),
         }
     }
 
@@ -271,6 +273,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+            OperatorRequest::AuditKey(request) => request.name(),
         }
     }
 
@@ -303,6 +306,7 @@ impl OperatorRequest {
             | OperatorRequest::RotateRetire(_)
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
+            OperatorRequest::AuditKey(request) => request.changes(),
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
@@ -431,6 +435,10 @@ pub enum OperatorResponse {
     },
     KeyCreated {
         key: Box<KeyDetails>,
+    },
+    /// What an `audit key` command shows or did.
+    AuditKeys {
+        report: serde_json::Value,
     },
     /// Keys whose deletion is scheduled, and those refused with the reason.
     Retired {

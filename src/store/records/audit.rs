@@ -12,11 +12,12 @@ pub enum AuditKeyStage {
     Made,
     /// It signs.
     Current,
-    /// It signs no more.
-    Retired {
-        /// Its private half was destroyed.
-        destroyed: bool,
-    },
+    /// It signs no more, and is to be destroyed.
+    Retiring,
+    /// It signs no more; its objects were destroyed.
+    Retired,
+    /// It signs no more; its objects are in the token, as the operator wanted.
+    Kept,
     /// It never came to sign. Its number is not given again, since the log may have it.
     Abandoned,
 }
