@@ -14,6 +14,7 @@ mod runtime;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod token_watch;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
+use crate::audit::{self, AuditError, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
@@ -117,6 +118,8 @@ pub struct App {
     config: Config,
     services: Arc<Services>,
     token: Token,
+    /// Seq of the first record of this run.
+    boot_seq: u64,
     audit_keys: Arc<AuditKeys>,
 }
 
@@ -131,7 +134,7 @@ impl App {
     /// Locks, journal, token, store, settlement: in this order.
     pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
         let opened = open_files(&config)?;
-        opened.journal.admit()?;
+        opened.journal.admit(Load::Administration)?;
         Self::open_token(config, opened, options).await
     }
 
@@ -198,7 +201,8 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        let app = App { config, services, token, audit_keys };
+        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
+        let app = App { config, services, token, boot_seq, audit_keys };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;
@@ -256,6 +260,9 @@ fn audit_settings(config: &Config) -> audit::Settings {
         segment_bytes: audit.segment_bytes,
         segment_age: audit.segment_age,
         refuse_below_free: f64::from(audit.refuse_below_free_percent) / 100.0,
+        warn_below_free: f64::from(audit.warn_below_free_percent) / 100.0,
+        reserve_bytes: audit.reserve_bytes,
+        accept_loss: None,
         deadline: audit.deadline,
     }
 }

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, session_keys, settle, tokens,
+    operator_socket, runtime, session_keys, settle, token_watch, tokens,
 };
-use crate::audit::AuditError;
+use crate::audit::{AuditError, Load};
 use crate::config::Config;
 use crate::http::metrics::Readings;
 use crate::http::{
@@ -85,6 +85,16 @@ pub async fn serve(
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
+    let mut watchers = Vec::new();
+    for log in &config.token_logs {
+        let collected =
+            token_watch::collect(services.clone(), config.clone(), log.clone(), app.boot_seq, stopped.clone());
+        watchers.push(tokio::spawn(collected));
+    }
+    if let Some(interval) = config.audit.reconcile_interval {
+        let deadline = config.token.generate_deadline;
+        watchers.push(tokio::spawn(token_watch::watch_objects(services.clone(), interval, deadline, stopped.clone())));
+    }
     let handler = Arc::new(AwsHandler(services.clone()));
     let mut main = tokio::spawn(main.run(handler, stopped.clone()));
 
@@ -135,6 +145,9 @@ pub async fn serve(
     let _ = strangers.await;
     let _ = uses.await;
     let _ = access_keys.await;
+    for watcher in watchers {
+        let _ = watcher.await;
+    }
     last_use::save_at_end(&app);
     app.services.ops.write_access_key_uses().await;
     if let Some(admin) = admin {
@@ -167,7 +180,7 @@ async fn open_when_there_is_room(
     let mut health = None;
     loop {
         let opened: Result<Opened, AppError> = open_files(config).and_then(|opened| {
-            opened.journal.admit()?;
+            opened.journal.admit(Load::DataPlane)?;
             Ok(opened)
         });
         let error = match opened {
@@ -291,7 +304,7 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
         if let Status::Down(reason) = services.ops.keystore().token().status() {
             reasons.push(format!("token: {reason}"));
         }
-        if let Err(error) = services.journal.admit() {
+        if let Err(error) = services.journal.admit(Load::DataPlane) {
             reasons.push(format!("audit: {error}"));
         }
         Readiness { ready: reasons.is_empty(), reasons }

@@ -99,6 +99,8 @@ pub struct Ops {
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
     /// Who answers questions about the log.
     audit_office: std::sync::OnceLock<Box<dyn AuditOffice>>,
+    /// The tokens' objects as last seen.
+    watched: officer::watch::Watched,
     /// Who keeps the trail's own keys.
     audit_keys: std::sync::OnceLock<Box<dyn AuditKeyOffice>>,
     session_keys: Arc<SessionKeys>,
@@ -219,6 +221,7 @@ impl Ops {
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
             audit_office: std::sync::OnceLock::new(),
+            watched: officer::watch::Watched::default(),
             audit_keys: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
