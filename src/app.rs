@@ -2,6 +2,7 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+mod anchors;
 pub mod audit_keys;
 mod clock_file;
 pub mod dev;
@@ -34,8 +35,8 @@ use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, O
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
-use audit_keys::{AuditKeys, Trail};
 pub use crate::token::{apply_environment, exit_now};
+use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 
@@ -121,6 +122,7 @@ pub struct App {
     /// Seq of the first record of this run.
     boot_seq: u64,
     audit_keys: Arc<AuditKeys>,
+    anchors: Arc<anchors::Anchors>,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -176,6 +178,19 @@ impl App {
             trail,
             config.token.generate_deadline,
         ));
+        let audited = audit_settings(&config);
+        let anchors = Arc::new(anchors::Anchors {
+            token: token.clone(),
+            signer: audit_keys.clone(),
+            journal: journal.clone(),
+            dir: audited.dir,
+            trail_arn: audited.trail_arn,
+            locality: config.server.locality.clone(),
+            deployment: ops.store().deployment_id().to_owned(),
+            in_token: config.audit.anchor_in_token,
+            timestamp_url: config.audit.timestamp_url.clone(),
+            state: anchors::State::default(),
+        });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
         let services = Arc::new(Services {
@@ -202,10 +217,11 @@ impl App {
             token_slot: info.slot,
         });
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys };
+        let app = App { config, services, token, boot_seq, audit_keys, anchors };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;
+        app.anchors.at_start().await?;
         Ok(app)
     }
 

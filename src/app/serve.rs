@@ -84,6 +84,7 @@ pub async fn serve(
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
+    let anchors = tokio::spawn(app.anchors.clone().keep(stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let mut watchers = Vec::new();
     for log in &config.token_logs {
@@ -141,6 +142,7 @@ pub async fn serve(
     let _ = sweeper.await;
     let _ = connector.await;
     let _ = rotator.await;
+    let _ = anchors.await;
     let _ = sessions.await;
     let _ = strangers.await;
     let _ = uses.await;
@@ -160,6 +162,8 @@ pub async fn serve(
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            // After the last checkpoint.
+            app.anchors.write(Duration::ZERO).await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
             if let Err(error) = services.ops.store().clone().close().await {
                 tracing::warn!(%error, "closing the store failed; its log is read at the next start");

@@ -14,6 +14,7 @@ pub mod signer;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod timestamp;
 pub mod token_log;
 pub mod verify;
 

@@ -38,7 +38,9 @@ fn judge(record: &AuditKeyRecord, objects: &[ObjectFacts], found: &mut OfTheTrai
         AuditKeyStage::Creating | AuditKeyStage::Made | AuditKeyStage::Retiring => return,
         AuditKeyStage::Retired | AuditKeyStage::Abandoned => {
             if !objects.is_empty() {
-                found.faults.push(format!("`{label}`: destroyed by the record, and {} objects are here", objects.len()));
+                found
+                    .faults
+                    .push(format!("`{label}`: destroyed by the record, and {} objects are here", objects.len()));
             }
             return;
         }
