@@ -2,6 +2,7 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+mod anchors;
 pub mod audit_keys;
 mod audit_office;
 mod clock_file;
@@ -16,6 +17,7 @@ mod sealing;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod state_snapshots;
 mod token_watch;
 mod tokens;
 
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::audit::index::Index;
-use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
+use crate::audit::{self, AuditError, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
@@ -127,6 +129,7 @@ pub struct App {
     /// Of the log; empty until somebody feeds it.
     index: Index,
     sealing: sealing::Sealing,
+    anchors: Arc<anchors::Anchors>,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -140,7 +143,7 @@ impl App {
     /// Locks, journal, token, store, settlement: in this order.
     pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
         let opened = open_files(&config)?;
-        opened.journal.admit()?;
+        opened.journal.admit(Load::Administration)?;
         Self::open_token(config, opened, options).await
     }
 
@@ -173,7 +176,6 @@ impl App {
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let index = Index::new(&audit_directory(&config));
-        ops.read_audit_with(Box::new(audit_office::Office::new(&config, journal.clone(), index.clone())));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
         let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
@@ -184,9 +186,23 @@ impl App {
             trail,
             config.token.generate_deadline,
         ));
+        let audited = audit_settings(&config);
+        let anchors = Arc::new(anchors::Anchors {
+            token: token.clone(),
+            signer: audit_keys.clone(),
+            journal: journal.clone(),
+            dir: audited.dir,
+            trail_arn: audited.trail_arn,
+            locality: config.server.locality.clone(),
+            deployment: ops.store().deployment_id().to_owned(),
+            in_token: config.audit.anchor_in_token,
+            timestamp_url: config.audit.timestamp_url.clone(),
+            state: anchors::State::default(),
+        });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
-        let sealing = sealing::Sealing::new(&config, journal.clone());
+        let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());
+        audit_keys.cover_with(Arc::new(sealing.clone()));
         ops.keep_audit_with(Box::new(sealing.clone()));
         let services = Arc::new(Services {
             ops,
@@ -211,11 +227,13 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone())));
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys, sealing, index };
+        let app = App { config, services, token, boot_seq, audit_keys, sealing, index, anchors };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;
+        app.anchors.at_start().await?;
         Ok(app)
     }
 
@@ -270,6 +288,9 @@ fn audit_settings(config: &Config) -> audit::Settings {
         segment_bytes: audit.segment_bytes,
         segment_age: audit.segment_age,
         refuse_below_free: f64::from(audit.refuse_below_free_percent) / 100.0,
+        warn_below_free: f64::from(audit.warn_below_free_percent) / 100.0,
+        reserve_bytes: audit.reserve_bytes,
+        accept_loss: None,
         deadline: audit.deadline,
     }
 }

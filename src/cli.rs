@@ -3,6 +3,7 @@
 
 mod alias;
 mod args;
+mod audit;
 mod audit_key;
 mod aws_data_path;
 mod ciphertext;
@@ -15,6 +16,7 @@ mod reencrypt;
 mod rotate;
 mod show;
 mod token;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -80,7 +82,12 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         // These need no lock, no token and no configuration where a path is given.
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
         Command::Policy(command) => command.run(&config),
-        Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
+        Command::Audit(AuditCommand::Verify(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Prove(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Consistency(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Report(options)) => audit::report(&config.load()?, *options),
+        Command::Audit(AuditCommand::AttestReview(options)) => audit::attest_review(&config.load()?, *options),
+        Command::Audit(AuditCommand::Ceremony(options)) => audit::ceremony(&config.load()?, *options),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
         Command::Audit(AuditCommand::AwsDataPath { out, endpoint }) => aws_data_path::write(&out, &endpoint),
         Command::Audit(AuditCommand::Prune { dry_run, json }) => {

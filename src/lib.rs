@@ -38,6 +38,7 @@ pub mod keystore;
 pub mod kms;
 pub mod ops;
 pub mod s3;
+pub mod report;
 pub mod secret;
 pub mod store;
 pub mod sts;

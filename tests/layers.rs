@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "token",
             "audit",
             "audit::verify",
+            "report",
             // Keys of OIDC issuers are fetched as any client fetches.
             "client",
         ],
@@ -50,6 +51,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keystore", &["token", "store"]),
     ("store", &[]),
     ("token", &[]),
+    // Pure functions over the log's records and a state of `ops`, judged by the evaluator.
+    ("report", &["audit", "audit::verify", "ops"]),
     ("audit", &["audit::verify"]),
     ("audit::verify", &[]),
 ];

@@ -3,9 +3,10 @@
 
 mod bucket;
 mod lookup;
+mod report;
 mod trail;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use super::{audit_directory, audit_settings};
 use crate::audit::Journal;
 use crate::audit::index::Index;
 use crate::config::Config;
+use crate::http::Services;
 use crate::ops::{
     AuditAnswer, AuditOffice, AuditRequest, BucketRequest, Context, OpError, TrailNames, TrailRefusal, TrailRequest,
 };
@@ -32,10 +34,15 @@ pub struct Office {
     bucket: Arc<Bucket>,
     journal: Journal,
     index: Index,
+    /// The services hold the office.
+    services: Weak<Services>,
+    config: Config,
+    /// One report at a time: each reads the whole log.
+    reporting: tokio::sync::Mutex<()>,
 }
 
 impl Office {
-    pub fn new(config: &Config, journal: Journal, index: Index) -> Office {
+    pub fn new(services: &Arc<Services>, config: &Config, index: Index) -> Office {
         let here = &config.server.locality;
         let dir = audit_directory(config);
         let names = TrailNames {
@@ -52,7 +59,20 @@ impl Office {
             key_prefix: config.audit.key_prefix.clone(),
             bucket: bucket.clone(),
         });
-        Office { names, trail, bucket, journal, index }
+        Office {
+            names,
+            trail,
+            bucket,
+            journal: services.journal.clone(),
+            index,
+            services: Arc::downgrade(services),
+            config: config.clone(),
+            reporting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn services(&self) -> Result<Arc<Services>, OpError> {
+        self.services.upgrade().ok_or_else(|| OpError::Internal("the service is ending".to_owned()))
     }
 
     async fn of_trail(&self, request: &TrailRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
@@ -104,7 +124,7 @@ impl AuditOffice for Office {
                 AuditRequest::Bucket(request) => self.of_bucket(request).await,
                 AuditRequest::Stream(_) => Err(OpError::Unsupported("the stream is not there yet".to_owned())),
                 AuditRequest::Export(_) => Err(OpError::Unsupported("exports are not there yet".to_owned())),
-                AuditRequest::Report(_) => Err(OpError::Unsupported("reports are not there yet".to_owned())),
+                AuditRequest::Report(request) => report::answer(self, request, ctx).await,
             }
         })
     }

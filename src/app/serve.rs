@@ -11,9 +11,9 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, clock_file, last_use, now_ms,
-    open_files, operator_socket, runtime, sealing, session_keys, settle, token_watch, tokens,
+    open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch, tokens,
 };
-use crate::audit::AuditError;
+use crate::audit::{AuditError, Load};
 use crate::config::Config;
 use crate::http::metrics::Readings;
 use crate::http::{
@@ -86,8 +86,10 @@ pub async fn serve(
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
+    let anchors = tokio::spawn(app.anchors.clone().keep(stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let mut watchers = Vec::new();
+    watchers.push(tokio::spawn(state_snapshots::keep(services.clone(), config.clone(), stopped.clone())));
     for log in &config.token_logs {
         let collected =
             token_watch::collect(services.clone(), config.clone(), log.clone(), app.boot_seq, stopped.clone());
@@ -143,6 +145,7 @@ pub async fn serve(
     let _ = sweeper.await;
     let _ = connector.await;
     let _ = rotator.await;
+    let _ = anchors.await;
     let _ = sessions.await;
     let _ = strangers.await;
     let _ = uses.await;
@@ -165,6 +168,8 @@ pub async fn serve(
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
             app.sealing.at_end().await;
+            // After the last checkpoint.
+            app.anchors.write(Duration::ZERO).await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
             if let Err(error) = services.ops.store().clone().close().await {
                 tracing::warn!(%error, "closing the store failed; its log is read at the next start");
@@ -185,7 +190,7 @@ async fn open_when_there_is_room(
     let mut health = None;
     loop {
         let opened: Result<Opened, AppError> = open_files(config).and_then(|opened| {
-            opened.journal.admit()?;
+            opened.journal.admit(Load::DataPlane)?;
             Ok(opened)
         });
         let error = match opened {
@@ -309,7 +314,7 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
         if let Status::Down(reason) = services.ops.keystore().token().status() {
             reasons.push(format!("token: {reason}"));
         }
-        if let Err(error) = services.journal.admit() {
+        if let Err(error) = services.journal.admit(Load::DataPlane) {
             reasons.push(format!("audit: {error}"));
         }
         Readiness { ready: reasons.is_empty(), reasons }

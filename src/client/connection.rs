@@ -59,7 +59,18 @@ impl Connection {
 
     /// Status and body.
     pub(super) async fn post(&mut self, headers: &[(String, String)], body: Vec<u8>) -> Result<(u16, Bytes), String> {
-        let mut request = http::Request::post("/");
+        self.post_to("/", headers, body, LARGEST_ANSWER).await
+    }
+
+    /// The same elsewhere; an answer with more than `largest` bytes is an error.
+    pub(super) async fn post_to(
+        &mut self,
+        path: &str,
+        headers: &[(String, String)],
+        body: Vec<u8>,
+        largest: usize,
+    ) -> Result<(u16, Bytes), String> {
+        let mut request = http::Request::post(path);
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -68,7 +79,7 @@ impl Connection {
             self.0.ready().await.map_err(|e| e.to_string())?;
             let answer = self.0.send_request(request).await.map_err(|e| e.to_string())?;
             let status = answer.status().as_u16();
-            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await.map_err(|e| e.to_string())?;
+            let body = Limited::new(answer.into_body(), largest).collect().await.map_err(|e| e.to_string())?;
             Ok((status, body.to_bytes()))
         });
         answered.await.map_err(|_| "no answer within 60 seconds".to_owned())?

@@ -4,6 +4,7 @@
 mod connection;
 mod environment;
 pub mod https_get;
+pub mod timestamp;
 
 use std::time::{Duration, SystemTime};
 

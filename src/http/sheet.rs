@@ -172,6 +172,7 @@ impl<'a> Sheet<'a> {
             hsm: effects.hsm.as_ref().map(info),
             grant_id: effects.grant.as_ref().map(ToString::to_string),
             store_version: effects.store_version,
+            state_change: effects.state_change.clone(),
             details: effects.details.clone(),
             ..event.additional
         };

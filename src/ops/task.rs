@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditKeyRequest, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response,
-    RotateGrants, RotationDone, StsRequest, StsResponse,
+    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, IamRequest, ManagedKey, OpError, Operation, Request, Response, ReportRequest, RotateGrants,
+    RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -119,6 +119,12 @@ pub enum OperatorRequest {
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
     AuditKey(AuditKeyRequest),
+    /// A report for auditors.
+    AuditReport(ReportRequest),
+    /// Somebody reviewed a report, or acknowledged a duty.
+    AttestReview(AttestReview),
+    /// A key ceremony was held.
+    Ceremony(Ceremony),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -246,6 +252,9 @@ impl OperatorRequest {
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
             OperatorRequest::AuditKey(request) => request.permission(),
+            OperatorRequest::AuditReport(_) => "audit:report",
+            OperatorRequest::AttestReview(_) => "audit:attest-review",
+            OperatorRequest::Ceremony(_) => "audit:ceremony",
         }
     }
 
@@ -280,6 +289,9 @@ impl OperatorRequest {
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
             OperatorRequest::AuditKey(request) => request.name(),
+            OperatorRequest::AuditReport(_) => "AuditReport",
+            OperatorRequest::AttestReview(_) => "AttestReview",
+            OperatorRequest::Ceremony(_) => "Ceremony",
         }
     }
 
@@ -314,6 +326,9 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.changes(),
             OperatorRequest::AuditKey(request) => request.changes(),
             OperatorRequest::AuditPrune { dry_run } => !dry_run,
+            // What they change is the log.
+            OperatorRequest::AttestReview(_) | OperatorRequest::Ceremony(_) => true,
+            OperatorRequest::AuditReport(_) => false,
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
@@ -448,6 +463,14 @@ pub enum OperatorResponse {
         key: Box<KeyDetails>,
     },
     /// What an `audit key` command shows or did.
+    /// A report: what was made of it and where.
+    AuditReport {
+        report: serde_json::Value,
+    },
+    /// It stands in the log.
+    AuditNoted {
+        what: String,
+    },
     AuditKeys {
         report: serde_json::Value,
     },

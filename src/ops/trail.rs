@@ -141,6 +141,45 @@ pub struct ReportRequest {
     pub out: Option<PathBuf>,
 }
 
+/// `hsm-bridge audit attest-review`: a sign-off, as its record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestReview {
+    /// What was reviewed or acknowledged.
+    pub subject: String,
+    /// Who did, in the words of whoever records it.
+    pub reviewer: String,
+    /// `approved`, `rejected`, `acknowledged`
+    pub decision: String,
+    pub comment: Option<String>,
+    /// The file that was reviewed, and its SHA-256 in hex.
+    pub file: Option<String>,
+    pub sha256: Option<String>,
+    /// Of a report of ours.
+    pub report_id: Option<String>,
+}
+
+impl AttestReview {
+    pub const DECISIONS: &[&str] = &["approved", "rejected", "acknowledged"];
+}
+
+/// `hsm-bridge audit ceremony`: a key ceremony, as its record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceremony {
+    pub id: String,
+    /// Of the script that was followed, hex.
+    pub script_sha256: String,
+    /// What was done, in its order.
+    pub steps: Vec<String>,
+    /// `NAME: DUTY`
+    pub participants: Vec<String>,
+    /// `2 of 3`
+    pub quorum: Option<String>,
+    /// Of the signed minutes, hex.
+    pub minutes_sha256: Option<String>,
+}
+
 /// What the log's readers are answered.
 #[derive(Debug, Clone)]
 pub enum AuditAnswer {
