@@ -29,7 +29,7 @@ class Trail:
     def __init__(self, root):
         self.bridge = Bridge().start()
         self.root = root
-        for _ in range(3):
+        for _ in range(4):
             self.key = self.bridge.new_key()
             self.bridge.kms.encrypt(KeyId=self.key, Plaintext=b"x")
             time.sleep(1.1)
@@ -176,7 +176,7 @@ def test_edits_that_the_stock_client_sees(trail, aws, scenario):
     with trail.edited():
         edit(trail)
         done = trail.validate(aws)
-    assert done.returncode == 1 and says in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and says in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 def cut_tail(trail):
