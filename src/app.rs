@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::audit::{self, AuditError, Journal, Load, Recovery, Strangers};
+use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
@@ -34,8 +34,8 @@ use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, O
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
-use audit_keys::{AuditKeys, Trail};
 pub use crate::token::{apply_environment, exit_now};
+use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 
@@ -71,6 +71,8 @@ impl AppError {
         match self {
             // Another process serves this directory, whichever of the two locks says so.
             AppError::Store(StoreError::Locked { .. }) | AppError::Audit(AuditError::Locked { .. }) => 75,
+            // RULE audit.md §7.9: the same as `audit verify` says of such a log.
+            AppError::Audit(AuditError::Truncated(_)) => 2,
             AppError::Refused(_) | AppError::Store(_) => 1,
             AppError::Audit(_) | AppError::Io(_) => 74,
             AppError::Token(_) | AppError::Listen(_) => 69,
@@ -111,6 +113,8 @@ pub struct StartOptions {
     pub accept_store_rollback: Option<String>,
     /// Ticket for starting with another default token than the known one, for `token replace` only.
     pub accept_token_replacement: Option<String>,
+    /// Ticket for starting although records of the log that were signed are missing.
+    pub accept_loss: Option<String>,
 }
 
 /// The opened instance: both locks held, token logged in, store and journal agreed.
@@ -121,6 +125,7 @@ pub struct App {
     /// Seq of the first record of this run.
     boot_seq: u64,
     audit_keys: Arc<AuditKeys>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -133,7 +138,7 @@ struct Opened {
 impl App {
     /// Locks, journal, token, store, settlement: in this order.
     pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
-        let opened = open_files(&config)?;
+        let opened = open_files(&config, options)?;
         opened.journal.admit(Load::Administration)?;
         Self::open_token(config, opened, options).await
     }
@@ -202,7 +207,10 @@ impl App {
             token_slot: info.slot,
         });
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys };
+        let checkpoints =
+            Arc::new(Checkpoints::new(services.journal.clone(), services.signer.clone(), recovery.signed.clone()));
+        audit_keys.cover_with(checkpoints.coverer());
+        let app = App { config, services, token, boot_seq, audit_keys, checkpoints };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;
@@ -226,7 +234,9 @@ impl App {
     }
 
     /// Ends an instance that was opened for one command.
-    pub fn close(self) {
+    pub async fn close(self) {
+        // What it did is signed now, not when somebody serves again. A failure is logged already, and the next start tries.
+        let _ = self.checkpoints.write().await;
         self.services.journal.close();
         self.services.ops.keystore().close();
         self.token.close();
@@ -240,10 +250,10 @@ impl App {
 pub use crate::http::operator::Told;
 
 /// The store's lock first, then the journal's: whoever holds them serves this directory.
-fn open_files(config: &Config) -> Result<Opened, AppError> {
+fn open_files(config: &Config, options: &StartOptions) -> Result<Opened, AppError> {
     private_directory(&config.server.state_dir)?;
     let lock = Store::lock(&config.server.state_dir)?;
-    let settings = audit_settings(config);
+    let settings = audit::Settings { accept_loss: options.accept_loss.clone(), ..audit_settings(config) };
     audit::room(&settings)?;
     let (journal, recovery) = Journal::open(settings)?;
     Ok(Opened { lock, journal, recovery })

@@ -69,7 +69,7 @@ pub async fn serve(
         None => None,
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
-    feed(&services, audit_directory(&config));
+    feed(&app, audit_directory(&config));
 
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
@@ -82,6 +82,11 @@ pub async fn serve(
         stopped.clone(),
     ));
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
+    let (checkpoints, interval) = (app.checkpoints.clone(), config.audit.checkpoint_interval);
+    let checkpointer = tokio::spawn({
+        let stopped = stopped.clone();
+        async move { checkpoints.keep(interval, stopped).await }
+    });
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
@@ -145,6 +150,7 @@ pub async fn serve(
     let _ = strangers.await;
     let _ = uses.await;
     let _ = access_keys.await;
+    let _ = checkpointer.await;
     for watcher in watchers {
         let _ = watcher.await;
     }
@@ -156,15 +162,21 @@ pub async fn serve(
     let _ = std::fs::remove_file(operator_socket::socket_path(&config.server.state_dir));
     trust_clock(&services, &config, now_ms());
     match failed {
-        Some(reason) => Err(AppError::Audit(AuditError::Failed(reason))),
+        Some(reason) => {
+            // Waits for the writer's last record, which says why.
+            services.journal.close();
+            Err(AppError::Audit(AuditError::Failed(reason)))
+        }
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            // Nothing of this run is left unsigned.
+            let _ = app.checkpoints.write().await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
             if let Err(error) = services.ops.store().clone().close().await {
                 tracing::warn!(%error, "closing the store failed; its log is read at the next start");
             }
-            app.close();
+            app.close().await;
             Ok(())
         }
     }
@@ -179,7 +191,7 @@ async fn open_when_there_is_room(
     let mut wait = NO_ROOM_FIRST;
     let mut health = None;
     loop {
-        let opened: Result<Opened, AppError> = open_files(config).and_then(|opened| {
+        let opened: Result<Opened, AppError> = open_files(config, options).and_then(|opened| {
             opened.journal.admit(Load::DataPlane)?;
             Ok(opened)
         });
@@ -312,10 +324,12 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
 }
 
 /// Numbers that `/metrics` reads when it is asked.
-fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
-    let source = Arc::downgrade(services);
-    services.metrics.read_from(move || {
-        let Some(services) = source.upgrade() else { return Readings::default() };
+fn feed(app: &App, audit_dir: PathBuf) {
+    let (source, checkpoints) = (Arc::downgrade(&app.services), Arc::downgrade(&app.checkpoints));
+    app.services.metrics.read_from(move || {
+        let (Some(services), Some(checkpoints)) = (source.upgrade(), checkpoints.upgrade()) else {
+            return Readings::default();
+        };
         let token = services.ops.keystore().token();
         let gauges = token.gauges();
         let budgets = services.ops.budget_use();
@@ -326,6 +340,10 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
             token_errors: gauges.errors,
             token_ready: token.status() == Status::Ready,
             audit_failures: u64::from(services.journal.failure().is_some()),
+            audit_low_space: services.journal.is_low(),
+            audit_checkpoint_failures: checkpoints.failures(),
+            audit_records: services.journal.durable(),
+            audit_signed_records: checkpoints.covered(),
             audit_free_bytes: free_bytes(&audit_dir),
             keys: services.ops.keys_by_state(),
             key_stores: services.ops.keystore().by_state(),

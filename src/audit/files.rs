@@ -289,6 +289,17 @@ pub(super) fn release_reserve(dir: &Path) -> bool {
     std::fs::remove_file(dir.join(RESERVE)).is_ok()
 }
 
+pub(super) fn ends_in_newline(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == [b'\n'])
+}
+
 /// Bytes cut from the end of a segment, as kept.
 #[derive(Debug, Clone)]
 pub(super) struct Torn {

@@ -8,6 +8,7 @@ mod journal;
 mod leaves;
 mod record;
 mod recovery;
+pub mod repair;
 pub mod scan;
 mod segment;
 pub mod signer;
@@ -393,6 +394,8 @@ pub struct Recovery {
     /// The last segment had no `SegmentEnd`.
     pub unclean: bool,
     pub torn_bytes: u64,
+    /// Where they are kept, in the journal's directory.
+    pub torn_file: Option<String>,
     /// Highest `storeVersion` in the journal.
     pub last_store_version: Option<u64>,
     /// Seq of the last record; `None`: the log is new.
