@@ -9,6 +9,7 @@ mod journal;
 mod leaves;
 mod record;
 mod recovery;
+pub mod repair;
 pub mod scan;
 pub mod seal;
 mod segment;
@@ -401,6 +402,8 @@ pub struct Recovery {
     /// The last segment had no `SegmentEnd`.
     pub unclean: bool,
     pub torn_bytes: u64,
+    /// Where they are kept, in the journal's directory.
+    pub torn_file: Option<String>,
     /// Highest `storeVersion` in the journal.
     pub last_store_version: Option<u64>,
     /// Seq of the last record; `None`: the log is new.

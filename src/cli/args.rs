@@ -17,8 +17,8 @@ use crate::ids::spec::KeySpec;
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
 
 const AFTER: &str = "\
-Exit codes: 0 done; 1 refused or failed; 64 wrong usage; 69 token or address not available; 74 log or file cannot be
-written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
+Exit codes: 0 done; 1 refused or failed; 2 records of the audit log that were signed are missing; 64 wrong usage; 69 token
+or address not available; 74 log or file cannot be written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
 
 Examples:
   hsm-bridge dev --env-file dev.env          try it: a SoftHSM token, keys and credentials in one place
@@ -54,6 +54,9 @@ pub enum Command {
         /// Start although the store is older than the audit log says; TICKET stands in the log.
         #[arg(long, value_name = "TICKET")]
         accept_store_rollback: Option<String>,
+        /// Start although records of the audit log that were signed are missing, or are others; TICKET stands in the log.
+        #[arg(long, value_name = "TICKET")]
+        accept_loss: Option<String>,
     },
     /// A self-contained instance for trying things out. Not for production.
     #[command(
@@ -181,6 +184,15 @@ pub enum AuditCommand {
         dry_run: bool,
         #[arg(long)]
         json: bool,
+    },
+    /// Cut what an unfinished write left at the end of the log, where the service cannot be started. Needs the lock.
+    #[command(
+        after_help = "What is cut is kept beside the journal, and the log says so. Everything else that `audit verify` finds is \
+        refused with its exit code. A start of the service does the same by itself."
+    )]
+    Repair {
+        /// The trail's directory; by default the configuration's.
+        dir: Option<PathBuf>,
     },
     /// The keys that sign the log: certificates, rotation.
     #[command(subcommand)]

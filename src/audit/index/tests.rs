@@ -61,7 +61,7 @@ fn found(index: &Index, mut query: Query) -> Vec<String> {
     }
 }
 
-fn ids(numbers: impl DoubleEndedIterator<Item = i64>) -> Vec<String> {
+fn ids(numbers: impl Iterator<Item = i64>) -> Vec<String> {
     numbers.rev().map(|n| format!("r-{n}")).collect()
 }
 
