@@ -62,7 +62,9 @@ fn found(index: &Index, mut query: Query) -> Vec<String> {
 }
 
 fn ids(numbers: impl Iterator<Item = i64>) -> Vec<String> {
-    numbers.rev().map(|n| format!("r-{n}")).collect()
+    let mut ids: Vec<String> = numbers.map(|n| format!("r-{n}")).collect();
+    ids.reverse();
+    ids
 }
 
 fn by(attribute: Attribute, value: &str) -> Query {
