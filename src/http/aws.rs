@@ -7,8 +7,9 @@ use ::http::Method;
 use crate::audit::{AuditError, EventType, Recorded};
 use crate::authn::{AuthnError, Caller, NotOnBehalf, PlainRequest, Service, claimed_access_key, is_on_behalf};
 use crate::http::pipeline::{Failure, Front, Services, run};
-use crate::http::request::{Handler, WireReply, WireRequest};
+use crate::http::request::{Handler, Reply, WireReply, WireRequest};
 use crate::http::sheet::Scene;
+use crate::http::stream;
 use crate::kms::{self, WireError};
 use crate::ops::identity::{SnapshotDirectory, SnapshotProviders};
 use crate::ops::{self, Answer, Operation, StsRequest, Task};
@@ -21,9 +22,12 @@ const JSON: &str = "application/x-amz-json-1.1";
 pub struct AwsHandler(pub Arc<Services>);
 
 impl Handler for AwsHandler {
-    async fn handle(&self, request: WireRequest) -> WireReply {
+    async fn handle(&self, request: WireRequest) -> Reply {
+        if request.path == stream::PATH {
+            return stream::open(&self.0, request).await;
+        }
         let front = AwsFront::new(request);
-        run(&self.0, &front).await
+        run(&self.0, &front).await.into()
     }
 }
 
@@ -42,12 +46,12 @@ impl AwsFront {
         let scene = Scene {
             request_id: request.request_id.clone(),
             event_source: match service {
-                Service::Kms => "kms.amazonaws.com",
+                Service::Kms | Service::CloudTrail => "kms.amazonaws.com",
                 Service::Sts => "sts.amazonaws.com",
             },
             event_type: EventType::AwsApiCall,
             fallback_name: match service {
-                Service::Kms => operation(&request).map(Operation::name),
+                Service::Kms | Service::CloudTrail => operation(&request).map(Operation::name),
                 Service::Sts => sts::action_name(request.method.as_str(), &request.query, &request.body),
             }
             .unwrap_or("Unknown"),
@@ -176,7 +180,7 @@ impl Front for AwsFront {
             }
         }
         Err(match self.service {
-            Service::Kms => self.json_error(&kms::authn_error(&error)),
+            Service::Kms | Service::CloudTrail => self.json_error(&kms::authn_error(&error)),
             Service::Sts => self.xml_error(&StsError::from(error)),
         })
     }
@@ -187,7 +191,7 @@ impl Front for AwsFront {
         }
         let body = self.request.body.as_slice();
         match self.service {
-            Service::Kms => {
+            Service::Kms | Service::CloudTrail => {
                 // Every operation of the service model is a POST.
                 let target = value(&self.request, "x-amz-target").filter(|_| self.request.method == Method::POST);
                 let operation = kms::target(target).map_err(Failure::Front)?;
@@ -219,7 +223,7 @@ impl Front for AwsFront {
             Ok(Answer::Operator(_) | Answer::Timer | Answer::Audit(_)) => self.json_error(&kms::internal()),
             Err(Failure::Sts(error)) => self.xml_error(&error),
             Err(failure) => match (self.service, failure) {
-                (Service::Kms, failure) => self.json_error(&failure.wire()),
+                (Service::Kms | Service::CloudTrail, failure) => self.json_error(&failure.wire()),
                 (Service::Sts, Failure::Denied(message)) => self.xml_error(&StsError::denied(message)),
                 (Service::Sts, failure) => self.xml_error(&StsError::Internal(format!("{failure:?}"))),
             },
@@ -228,14 +232,14 @@ impl Front for AwsFront {
 
     fn unrecorded(&self, error: &AuditError) -> WireReply {
         match self.service {
-            Service::Kms => self.json_error(&not_recorded(error)),
+            Service::Kms | Service::CloudTrail => self.json_error(&not_recorded(error)),
             Service::Sts => self.xml_error(&StsError::Internal(error.to_string())),
         }
     }
 }
 
 /// Where space is short the operator has to learn where: the message names the directory. Nothing else is told.
-fn not_recorded(error: &AuditError) -> WireError {
+pub(super) fn not_recorded(error: &AuditError) -> WireError {
     match error {
         AuditError::NoSpace { dir } | AuditError::LowSpace { dir, .. } => {
             kms::audit_unavailable(Some(&dir.display().to_string()))

@@ -86,7 +86,8 @@ impl<'a> Sheet<'a> {
             Task::Kms(request) => kms::audit_parameters(request),
             Task::Operator(request) => request.recorded(),
             Task::Sts(request) => sts::audit_parameters(request),
-            Task::Timer(_) | Task::Audit(_) => None,
+            Task::Audit(request) => request.recorded(),
+            Task::Timer(_) => None,
         };
     }
 

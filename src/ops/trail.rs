@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::ops::{Context, OpError, Ops};
 use crate::store::BoxFuture;
@@ -195,7 +196,25 @@ pub trait AuditOffice: Send + Sync {
     -> BoxFuture<'a, Result<AuditAnswer, OpError>>;
 }
 
+impl StreamRequest {
+    pub(super) fn opened(&self) -> AuditAnswer {
+        AuditAnswer::Stream { from_seq: self.from_seq.unwrap_or(0), ndjson: self.ndjson }
+    }
+}
+
 impl AuditRequest {
+    /// What the record says of the question.
+    pub fn recorded(&self) -> Option<Box<RawValue>> {
+        let told = match self {
+            AuditRequest::Stream(request) => {
+                let format = if request.ndjson { "ndjson" } else { "sse" };
+                serde_json::json!({ "fromSeq": request.from_seq, "format": format })
+            }
+            _ => return None,
+        };
+        serde_json::value::to_raw_value(&told).ok()
+    }
+
     /// The permission that it needs. RULE audit.md §2.7: one of its own, apart from key use and key administration.
     pub fn action(&self) -> &'static str {
         match self {
