@@ -2,6 +2,7 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+mod audit_sinks;
 mod clock_file;
 pub mod dev;
 pub mod init;

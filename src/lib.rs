@@ -35,6 +35,7 @@ pub mod keystore;
 pub mod kms;
 pub mod ops;
 pub mod secret;
+pub mod sinks;
 pub mod store;
 pub mod sts;
 pub mod token;

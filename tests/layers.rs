@@ -30,8 +30,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "token",
             "audit",
             "audit::verify",
-            // Keys of OIDC issuers are fetched as any client fetches.
+            // Keys of OIDC issuers are fetched as any client fetches; what sinks trust is a client's.
             "client",
+            "sinks",
         ],
     ),
     ("lib", &[]),
@@ -48,6 +49,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keystore", &["token", "store"]),
     ("store", &[]),
     ("token", &[]),
+    // Copies of the log, over connections of their own.
+    ("sinks", &["audit", "client"]),
     ("audit", &["audit::verify"]),
     ("audit::verify", &[]),
 ];

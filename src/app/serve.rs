@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, session_keys, settle, tokens,
+    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_sinks, clock_file, last_use, now_ms,
+    open_files, operator_socket, runtime, session_keys, settle, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -22,6 +22,7 @@ use crate::http::{
 use crate::ids::KeyId;
 use crate::keystore::Status;
 use crate::ops::clock::Look;
+use crate::sinks::Sinks;
 
 /// How often strangers are written down, and the length of their window.
 const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
@@ -65,7 +66,8 @@ pub async fn serve(
         None => None,
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
-    feed(&services, audit_directory(&config));
+    let sinks = audit_sinks::start(&config, &services)?;
+    feed(&services, audit_directory(&config), sinks.clone());
 
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
@@ -143,6 +145,7 @@ pub async fn serve(
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            audit_sinks::finish(sinks).await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
             if let Err(error) = services.ops.store().clone().close().await {
                 tracing::warn!(%error, "closing the store failed; its log is read at the next start");
@@ -295,7 +298,7 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
 }
 
 /// Numbers that `/metrics` reads when it is asked.
-fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
+fn feed(services: &Arc<Services>, audit_dir: PathBuf, sinks: Arc<Sinks>) {
     let source = Arc::downgrade(services);
     services.metrics.read_from(move || {
         let Some(services) = source.upgrade() else { return Readings::default() };
@@ -319,6 +322,8 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
                 ("reached", budgets.at_limit),
             ],
             unsettled: services.ops.unsettled(),
+            streams: services.streams.open() as u64,
+            sinks: audit_sinks::readings(&sinks, services.journal.durable()),
         }
     });
 }

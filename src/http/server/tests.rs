@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::super::request::{Reply, TlsFacts, WireReply, WireRequest};
+use super::super::request::{self, TlsFacts, WireReply, WireRequest};
 use super::super::tls::self_signed;
 use super::super::{Readiness, tls};
 use super::*;
@@ -39,7 +39,7 @@ struct Seen {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, request: WireRequest) -> Reply {
+    async fn handle(&self, request: WireRequest) -> request::Reply {
         self.seen.lock().unwrap().push(Seen {
             id: request.request_id.to_string(),
             headers: request.headers.iter().map(|(n, v)| (n.clone(), String::from_utf8_lossy(v).into())).collect(),
