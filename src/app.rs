@@ -2,6 +2,8 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+pub mod audit_keys;
+mod audit_office;
 mod audit_sinks;
 mod clock_file;
 pub mod dev;
@@ -11,9 +13,11 @@ mod last_use;
 mod operator_socket;
 mod pins;
 mod runtime;
+mod sealing;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod token_watch;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -34,6 +38,7 @@ use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
 pub use crate::token::{apply_environment, exit_now};
+use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 
@@ -116,6 +121,10 @@ pub struct App {
     config: Config,
     services: Arc<Services>,
     token: Token,
+    /// Seq of the first record of this run.
+    boot_seq: u64,
+    audit_keys: Arc<AuditKeys>,
+    sealing: sealing::Sealing,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -161,11 +170,25 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        ops.read_audit_with(Box::new(audit_office::Office::new(&config)));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
+        let settings = audit_settings(&config);
+        let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
+        let audit_keys = Arc::new(AuditKeys::new(
+            token.clone(),
+            ops.store().clone(),
+            journal.clone(),
+            trail,
+            config.token.generate_deadline,
+        ));
+        ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
+        let sealing = sealing::Sealing::new(&config, journal.clone());
+        ops.keep_audit_with(Box::new(sealing.clone()));
         let services = Arc::new(Services {
             ops,
             journal,
+            signer: audit_keys.clone(),
             authenticator: Authenticator::new(authn::Settings {
                 accepted_regions: accepted_regions(&config),
                 debug_signature_errors: config.authn.debug_signature_errors,
@@ -186,9 +209,11 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        let app = App { config, services, token };
+        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
+        let app = App { config, services, token, boot_seq, audit_keys, sealing };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
+        app.audit_keys.begin().await?;
         Ok(app)
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_sinks, clock_file, last_use, now_ms,
-    open_files, operator_socket, runtime, session_keys, settle, tokens,
+    open_files, operator_socket, runtime, sealing, session_keys, settle, token_watch, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -56,7 +56,11 @@ pub async fn serve(
     let services = app.services.clone();
 
     let main = bind(server_settings(&config)).await?;
-    let main = main.with_metrics(services.metrics.clone()).with_readiness(probe(&services, &stopped));
+    let noting = services.clone();
+    let main = main
+        .with_metrics(services.metrics.clone())
+        .with_readiness(probe(&services, &stopped))
+        .with_refusals(Arc::new(move |code, source| noting.strangers.note(code, &source.to_string(), None, None)));
     let addresses = main.local_addrs();
     let reloader = main.tls_reloader();
     let admin = match config.metrics {
@@ -67,7 +71,7 @@ pub async fn serve(
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
     let sinks = audit_sinks::start(&config, &services)?;
-    feed(&services, audit_directory(&config), sinks.clone());
+    feed(&services, audit_directory(&config), app.sealing.clone(), sinks.clone());
 
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
@@ -79,10 +83,21 @@ pub async fn serve(
         audit_directory(&config),
         stopped.clone(),
     ));
+    let sealer = tokio::spawn(sealing::keep(app.sealing.clone(), config.clone(), stopped.clone()));
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
+    let mut watchers = Vec::new();
+    for log in &config.token_logs {
+        let collected =
+            token_watch::collect(services.clone(), config.clone(), log.clone(), app.boot_seq, stopped.clone());
+        watchers.push(tokio::spawn(collected));
+    }
+    if let Some(interval) = config.audit.reconcile_interval {
+        let deadline = config.token.generate_deadline;
+        watchers.push(tokio::spawn(token_watch::watch_objects(services.clone(), interval, deadline, stopped.clone())));
+    }
     let handler = Arc::new(AwsHandler(services.clone()));
     let mut main = tokio::spawn(main.run(handler, stopped.clone()));
 
@@ -133,6 +148,10 @@ pub async fn serve(
     let _ = strangers.await;
     let _ = uses.await;
     let _ = access_keys.await;
+    for watcher in watchers {
+        let _ = watcher.await;
+    }
+    let _ = sealer.await;
     last_use::save_at_end(&app);
     app.services.ops.write_access_key_uses().await;
     if let Some(admin) = admin {
@@ -145,6 +164,7 @@ pub async fn serve(
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            app.sealing.at_end().await;
             audit_sinks::finish(sinks).await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
             if let Err(error) = services.ops.store().clone().close().await {
@@ -298,13 +318,14 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
 }
 
 /// Numbers that `/metrics` reads when it is asked.
-fn feed(services: &Arc<Services>, audit_dir: PathBuf, sinks: Arc<Sinks>) {
+fn feed(services: &Arc<Services>, audit_dir: PathBuf, sealing: sealing::Sealing, sinks: Arc<Sinks>) {
     let source = Arc::downgrade(services);
     services.metrics.read_from(move || {
         let Some(services) = source.upgrade() else { return Readings::default() };
         let token = services.ops.keystore().token();
         let gauges = token.gauges();
         let budgets = services.ops.budget_use();
+        let sealed = sealing.numbers();
         Readings {
             token_queue: gauges.queued as u64,
             token_sessions: gauges.workers as u64,
@@ -313,6 +334,9 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf, sinks: Arc<Sinks>) {
             token_ready: token.status() == Status::Ready,
             audit_failures: u64::from(services.journal.failure().is_some()),
             audit_free_bytes: free_bytes(&audit_dir),
+            audit_last_seal: sealed.last_seal,
+            audit_last_digest: sealed.last_digest,
+            audit_seal_failures: sealed.failures,
             keys: services.ops.keys_by_state(),
             key_stores: services.ops.keystore().by_state(),
             gcm_usage: vec![

@@ -7,11 +7,13 @@ mod journal;
 mod record;
 mod recovery;
 pub mod scan;
+pub mod seal;
 mod segment;
 pub mod signer;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod token_log;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use journal::{Journal, room};
-pub use signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
+pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use strangers::Strangers;
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -407,5 +409,7 @@ pub enum AuditError {
     Failed(String),
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

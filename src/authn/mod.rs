@@ -34,6 +34,8 @@ pub enum Service {
     Sts,
     /// The trail: CloudTrail's calls, and the stream.
     CloudTrail,
+    /// The bucket of sealed files.
+    S3,
 }
 
 impl Service {
@@ -42,6 +44,7 @@ impl Service {
             Service::Kms => "kms",
             Service::Sts => "sts",
             Service::CloudTrail => "cloudtrail",
+            Service::S3 => "s3",
         }
     }
 }
@@ -359,6 +362,12 @@ pub enum AuthnError {
     IncompleteSignature(String),
     #[error("{0}")]
     InvalidSignature(String),
+    /// S3 alone tells a scope of another Region or service from a wrong signature.
+    #[error("{0}")]
+    WrongScope(String),
+    /// S3 alone: signed as before SigV4.
+    #[error("The authorization mechanism you have provided is not supported. Please use {}.", sigv4::ALGORITHM)]
+    NotSigV4,
     #[error("The security token included in the request is invalid.")]
     UnrecognizedClient,
     #[error("The security token included in the request is expired")]
@@ -374,7 +383,9 @@ impl AuthnError {
         match self {
             AuthnError::MissingAuthenticationToken => "MissingAuthenticationTokenException",
             AuthnError::IncompleteSignature(_) => "IncompleteSignatureException",
-            AuthnError::InvalidSignature(_) => "InvalidSignatureException",
+            AuthnError::InvalidSignature(_) | AuthnError::WrongScope(_) | AuthnError::NotSigV4 => {
+                "InvalidSignatureException"
+            }
             AuthnError::UnrecognizedClient => "UnrecognizedClientException",
             AuthnError::ExpiredToken => "ExpiredTokenException",
             AuthnError::Internal(_) => "KMSInternalException",

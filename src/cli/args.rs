@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::alias::AliasCommand;
+use super::audit_key::AuditKeyCommand;
 use super::iam::IamArguments;
 use super::key::KeyCommand;
 use super::policy::PolicyCommand;
@@ -165,6 +166,15 @@ pub enum StoreCommand {
 pub enum AuditCommand {
     /// Print the log as it grows. Needs no server, no token and no lock.
     Tail(TailOptions),
+    /// Delete sealed files and journal segments whose retention has ended. The service does it every hour.
+    #[command(after_help = "What goes is recorded first. Nothing goes while `audit.legal_hold` is set.")]
+    Prune {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the chain. Needs no server, no token and no lock.
     #[command(
         after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
@@ -178,6 +188,9 @@ pub enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The keys that sign the log: certificates, rotation.
+    #[command(subcommand)]
+    Key(AuditKeyCommand),
 }
 
 #[derive(Args)]

@@ -23,6 +23,7 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
         OperatorResponse::Iam { report } => iam::report(&mut out, report),
         OperatorResponse::Simulation { report } => simulation::report(&mut out, report),
         OperatorResponse::KeyCreated { key } => key_details(&mut out, key),
+        OperatorResponse::Pruned { plan } => pruned(&mut out, plan),
         OperatorResponse::Keys { keys } => {
             let rows = keys.iter().map(|k| {
                 [
@@ -66,7 +67,7 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
                  since is valid again. All sessions have ended."
             )
         }
-        OperatorResponse::Doctor { report } => tree(&mut out, report, 0),
+        OperatorResponse::Doctor { report } | OperatorResponse::AuditKeys { report } => tree(&mut out, report, 0),
         OperatorResponse::Sweeper { status } => {
             writeln!(out, "keys pending deletion  {}", status.pending_deletions)?;
             match &status.stopped_because {
@@ -110,10 +111,26 @@ pub fn first_key(config: &Path, key: &FirstKey, json: bool) -> io::Result<()> {
     writeln!(out, "  AWS_SECRET_ACCESS_KEY={}", key.secret.expose())
 }
 
+/// Files of the audit log that went, or would go.
+fn pruned(out: &mut dyn Write, plan: &Value) -> io::Result<()> {
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let gone = plan.get("gone").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let done = if plan.get("dryRun").and_then(Value::as_bool) == Some(true) { "would go" } else { "deleted" };
+    for file in gone {
+        writeln!(out, "{:7}  {}", text(file, "why"), text(file, "name"))?;
+    }
+    for why in plan.get("kept").and_then(Value::as_array).into_iter().flatten() {
+        writeln!(out, "kept     {}", why.as_str().unwrap_or_default())?;
+    }
+    let begins = plan.get("journalBegins").and_then(Value::as_u64).unwrap_or(0);
+    writeln!(out, "{} files {done}; the journal begins with record {begins}", gone.len())
+}
+
 /// What a machine reads: the answer's own member, without the envelope of the socket.
 fn plain(response: &OperatorResponse) -> io::Result<Value> {
     Ok(match response {
         OperatorResponse::Iam { report } | OperatorResponse::Simulation { report } => report.clone(),
+        OperatorResponse::Pruned { plan } => plan.clone(),
         OperatorResponse::KeyCreated { key } => serde_json::to_value(key)?,
         OperatorResponse::Keys { keys } => json!({ "keys": keys }),
         OperatorResponse::Key { key } => serde_json::to_value(key)?,
@@ -123,7 +140,7 @@ fn plain(response: &OperatorResponse) -> io::Result<Value> {
         OperatorResponse::AccessKeys { keys } => json!({ "accessKeys": keys }),
         OperatorResponse::AccessKeyDisabled { id } => json!({ "accessKeyId": id, "status": "Inactive" }),
         OperatorResponse::Backup { facts } | OperatorResponse::Restored { facts } => serde_json::to_value(facts)?,
-        OperatorResponse::Doctor { report } => report.clone(),
+        OperatorResponse::Doctor { report } | OperatorResponse::AuditKeys { report } => report.clone(),
         OperatorResponse::Sweeper { status } => serde_json::to_value(status)?,
         OperatorResponse::Tokens { tokens } => json!({ "tokens": tokens }),
         OperatorResponse::Reconciliation { report } | OperatorResponse::RotationReport { report } => report.clone(),

@@ -94,7 +94,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "encryption_context",
             "anchor_in_token",
             "timestamp_url",
-            "reconcile_minutes",
+            "reconcile_seconds",
             "refuse_below_free_percent",
             "deadline_ms",
         ],
@@ -121,6 +121,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "batch_bytes",
         ],
     ),
+    ("token_log", &["name", "file", "format", "window_seconds"]),
     ("authn", &["debug_signature_errors"]),
     ("authz", &["allow_unknown_accounts", "hide_policy_type", "grants_suffice_cross_account"]),
     ("operator", &["allow"]),
@@ -130,7 +131,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// Sections that are written `[[name]]`.
-const REPEATED: &[&str] = &["listener", "custom_token", "audit_sink"];
+const REPEATED: &[&str] = &["listener", "custom_token", "token_log", "audit_sink"];
 
 pub(super) struct Document {
     values: toml::Table,

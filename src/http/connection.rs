@@ -1,6 +1,6 @@
 //! One connection from accept to close: handshake, HTTP/1.1 or HTTP/2, time limits, drain.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use tower::Service;
 use super::guard::{self, Refusal};
 use super::limits::{Activity, Phase};
 use super::metrics::Metrics;
-use super::parse_errors::{Watched, too_slow};
+use super::parse_errors::{OnRefusal, Watched, too_slow};
 use super::request::{Origin, new_request_id, stamp};
 use super::tls;
 
@@ -51,6 +51,35 @@ pub(super) struct Shared {
     pub limits: Limits,
     pub router: Router,
     pub metrics: Arc<Metrics>,
+    pub refusals: Refusals,
+}
+
+/// Told of each request that the transport itself refuses, by its code and where it came from.
+pub type NoteRefusal = Arc<dyn Fn(&'static str, IpAddr) + Send + Sync>;
+
+/// What the transport refuses, before anybody is asked who they are: in the metrics, and told to whoever keeps the log.
+#[derive(Clone)]
+pub(super) struct Refusals {
+    pub metrics: Arc<Metrics>,
+    pub noted: Option<NoteRefusal>,
+}
+
+impl Refusals {
+    pub fn note(&self, code: &'static str, source: IpAddr) {
+        self.metrics.refused(code);
+        self.noted(code, source);
+    }
+
+    pub fn tls_handshake_failed(&self, source: IpAddr) {
+        self.metrics.tls_handshake_failed();
+        self.noted("TlsHandshakeFailure", source);
+    }
+
+    fn noted(&self, code: &'static str, source: IpAddr) {
+        if let Some(noted) = &self.noted {
+            noted(code, source);
+        }
+    }
 }
 
 /// What the routes are told of a request beside the request itself.
@@ -99,12 +128,12 @@ pub(super) async fn serve(
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            shared.metrics.tls_handshake_failed();
+            shared.refusals.tls_handshake_failed(source_ip);
             tracing::debug!(%source_ip, "TLS handshake failed: {error}");
             return;
         }
         Err(_) => {
-            shared.metrics.tls_handshake_failed();
+            shared.refusals.tls_handshake_failed(source_ip);
             tracing::debug!(%source_ip, "TLS handshake took too long");
             return;
         }
@@ -127,7 +156,10 @@ where
     const SMALLEST_BUFFER: usize = 8192;
     let limits = shared.limits;
     let activity = Arc::new(Activity::new(false));
-    let io = TokioIo::new(Watched::new(stream, activity.clone(), true));
+    let (refusals, source_ip) = (shared.refusals.clone(), origin.source_ip);
+    let noted = refusals.clone();
+    let refused: OnRefusal = Box::new(move |code| noted.note(code, source_ip));
+    let io = TokioIo::new(Watched::new(stream, activity.clone(), Some(refused)));
     let service = service(shared, Arc::new(origin), activity.clone(), None, alive, mode.clone());
     let mut connection = http1::Builder::new()
         .max_header_size(limits.max_header_bytes)
@@ -167,6 +199,7 @@ where
                         let late_head = activity.phase() == Phase::Head;
                         let mut stream = connection.into_parts().io.into_inner();
                         if late_head {
+                            refusals.note(Refusal::TOO_SLOW.code, source_ip);
                             let _ = tokio::time::timeout(LINGER.0, stream.write_all(&too_slow())).await;
                         }
                         close(&mut stream, late_head && !draining).await;
@@ -184,7 +217,7 @@ where
 {
     let limits = shared.limits;
     let activity = Arc::new(Activity::new(true));
-    let io = TokioIo::new(Watched::new(stream, activity.clone(), false));
+    let io = TokioIo::new(Watched::new(stream, activity.clone(), None));
     let bodies = Arc::new(Semaphore::new(guard::kib(limits.max_body_bytes) as usize * LARGE_BODIES));
     let service = service(shared, Arc::new(origin), activity.clone(), Some(bodies), alive, mode.clone());
     // Heads between our limit and four times as much get our answer with its request id; larger ones the library's bare 431.
@@ -256,7 +289,7 @@ fn service(
             let limits = &shared.limits;
             let checked = guard::check_head(&parts, limits.max_header_bytes, limits.max_body_bytes);
             let mut response = match checked {
-                Err(refusal) => refused(&shared.metrics, &refusal, &request_id, parts.version),
+                Err(refusal) => refused(&shared.refusals, &refusal, origin.source_ip, &request_id, parts.version),
                 Ok(declared_length) => {
                     let request_id = request_id.clone();
                     let activity = activity.clone();
@@ -277,8 +310,14 @@ fn service(
     })
 }
 
-pub(super) fn refused(metrics: &Metrics, refusal: &Refusal, request_id: &str, version: ::http::Version) -> Response {
-    metrics.refused(refusal.code);
+pub(super) fn refused(
+    refusals: &Refusals,
+    refusal: &Refusal,
+    source: IpAddr,
+    request_id: &str,
+    version: ::http::Version,
+) -> Response {
+    refusals.note(refusal.code, source);
     tracing::debug!(request_id, code = refusal.code, "request refused: {}", refusal.message);
     refusal.response(version)
 }

@@ -45,6 +45,11 @@ pub struct Readings {
     pub audit_failures: u64,
     /// Of the journal's file system; absent where it cannot be told.
     pub audit_free_bytes: Option<u64>,
+    /// When records were last sealed, and the newest digest's end: seconds since the epoch, 0 for never.
+    pub audit_last_seal: u64,
+    pub audit_last_digest: u64,
+    /// Sealing, signing a digest or deleting old files that failed; tried again.
+    pub audit_seal_failures: u64,
     /// By key state.
     pub keys: Vec<(&'static str, u64)>,
     /// Custom key stores by connection state.
@@ -79,6 +84,7 @@ pub struct Metrics {
     seconds: Family<OperationLabel, Histogram, fn() -> Histogram>,
     refused: Family<Code, Counter>,
     strangers: Family<Code, Counter>,
+    alerts: Family<Code, Counter>,
     connections: Gauge,
     connections_accepted: Counter,
     tls_handshake_failures: Counter,
@@ -103,6 +109,7 @@ impl Metrics {
             seconds: Family::new_with_constructor(histogram),
             refused: Family::default(),
             strangers: Family::default(),
+            alerts: Family::default(),
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
             tls_handshake_failures: Counter::default(),
@@ -113,6 +120,11 @@ impl Metrics {
         registry.register("request_seconds", "From the head's arrival to the answer", metrics.seconds.clone());
         registry.register("http_refused", "Requests refused by the transport, by code", metrics.refused.clone());
         registry.register("strangers", "Requests whose signature did not verify, by code", metrics.strangers.clone());
+        registry.register(
+            "audit_alerts",
+            "What an auditor should look at, by the record's name",
+            metrics.alerts.clone(),
+        );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register("connections_accepted", "Connections accepted", metrics.connections_accepted.clone());
         registry.register(
@@ -133,6 +145,11 @@ impl Metrics {
     /// A request whose signature did not verify.
     pub fn stranger(&self, code: &'static str) {
         self.strangers.get_or_create(&Code { code }).inc();
+    }
+
+    /// Something that a person should look at; its record has the same name.
+    pub fn alert(&self, name: &'static str) {
+        self.alerts.get_or_create(&Code { code: name }).inc();
     }
 
     /// Where the values come from that other parts keep. Called once, when those parts exist.
@@ -199,12 +216,16 @@ impl Collector for Scrape {
         if let Some(free) = readings.audit_free_bytes {
             gauge("audit_free_bytes", "Free space of the journal's file system", free)?;
         }
+        gauge("audit_last_seal_seconds", "When records were last sealed, Unix time", readings.audit_last_seal)?;
+        gauge("audit_last_digest_seconds", "End of the newest digest, Unix time", readings.audit_last_digest)?;
         let mut counter = |name: &str, help: &str, value: u64| {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)
         };
         counter("token_sessions_replaced", "Sessions lost and replaced", readings.token_sessions_replaced)?;
         counter("audit_failures", "Records that could not be written", readings.audit_failures)?;
+
+        counter("audit_seal_failures", "Sealing, digests and pruning that failed", readings.audit_seal_failures)?;
 
         let mut family = encoder.encode_descriptor("token_errors", "Token errors", None, MetricType::Counter)?;
         for (class, count) in readings.token_errors {

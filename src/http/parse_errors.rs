@@ -13,19 +13,22 @@ use super::guard::Refusal;
 use super::limits::Activity;
 use super::request::{REQUEST_ID, new_request_id};
 
+/// Told the code of a refusal.
+pub(super) type OnRefusal = Box<dyn Fn(&'static str) + Send>;
+
 pub(super) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
-    /// HTTP/2 frames are left alone.
-    rewrite: bool,
+    /// Told of each answer that was taken over; without it (HTTP/2 frames) none is.
+    refused: Option<OnRefusal>,
     /// Ours, in place of an answer of the library; written from `written` on.
     replacement: Vec<u8>,
     written: usize,
 }
 
 impl<S> Watched<S> {
-    pub fn new(stream: S, activity: Arc<Activity>, rewrite: bool) -> Self {
-        Self { stream, activity, rewrite, replacement: Vec::new(), written: 0 }
+    pub fn new(stream: S, activity: Arc<Activity>, refused: Option<OnRefusal>) -> Self {
+        Self { stream, activity, refused, replacement: Vec::new(), written: 0 }
     }
 }
 
@@ -42,19 +45,19 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
 
     /// Takes an answer of the library over; its length counts as written.
     fn take_over(&mut self, buffer: &[u8]) -> Option<usize> {
-        if !self.rewrite {
-            return None;
-        }
-        self.replacement = rewritten(buffer)?;
+        let refused = self.refused.as_ref()?;
+        let (replacement, code) = rewritten(buffer)?;
+        refused(code);
+        self.replacement = replacement;
         self.written = 0;
         self.activity.refuse();
         Some(buffer.len())
     }
 }
 
-/// `None` unless `head` is a whole bodyless answer to a request that could not be parsed. Our own answers always carry a
+/// The answer to be sent, and its code; `None` unless `head` is a whole bodyless answer to a request that could not be parsed. Our own answers always carry a
 /// request id, and no body of ours ends with an empty line.
-fn rewritten(head: &[u8]) -> Option<Vec<u8>> {
+fn rewritten(head: &[u8]) -> Option<(Vec<u8>, &'static str)> {
     const BARE: &str = "content-length: 0\r\n";
     if !head.starts_with(b"HTTP/1.") || head.len() > 512 || !head.ends_with(b"\r\n\r\n") {
         return None;
@@ -69,7 +72,7 @@ fn rewritten(head: &[u8]) -> Option<Vec<u8>> {
         _ => Refusal::malformed("The request is not valid HTTP/1.1."),
     };
     let kept = text.replace(BARE, "");
-    Some(with_body(kept.trim_end_matches("\r\n"), &refusal))
+    Some((with_body(kept.trim_end_matches("\r\n"), &refusal), refusal.code))
 }
 
 /// A 408 for a head that did not arrive in time. The library is out of the way when this is sent.
@@ -145,7 +148,7 @@ mod tests {
     fn only_bare_answers_are_rewritten() {
         let bare =
             "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        let text = String::from_utf8(rewritten(bare.as_bytes()).unwrap()).unwrap();
+        let text = String::from_utf8(rewritten(bare.as_bytes()).unwrap().0).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 431 ") && head.contains("\r\ndate: x\r\n"), "{head}");
         assert!(head.contains(&format!("content-length: {}", body.len())) && head.contains("x-amzn-requestid: "));

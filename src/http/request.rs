@@ -1,5 +1,6 @@
 //! What the transport hands to the pipeline and takes back: a whole request, a whole answer, plain types only.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub struct WireReply {
     pub content_type: &'static str,
     pub body: SecretBytes,
     /// Names in lower case.
-    pub extra_headers: Vec<(&'static str, String)>,
+    pub extra_headers: Vec<(Cow<'static, str>, String)>,
 }
 
 /// What a handler gives back.
@@ -138,7 +139,7 @@ pub(super) fn http_response(reply: WireReply) -> Response {
             (Ok(name), Ok(value)) => {
                 headers.insert(name, value);
             }
-            _ => tracing::error!(header = name, "answer's header is not valid HTTP and was left out"),
+            _ => tracing::error!(header = %name, "answer's header is not valid HTTP and was left out"),
         }
     }
     response

@@ -10,7 +10,7 @@ use axum::response::Response;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinError;
 
-use super::connection::{Arrival, Limits, Mode, Shared, refused};
+use super::connection::{Arrival, Limits, Mode, NoteRefusal, Refusals, Shared, refused};
 use super::guard::{self, Refusal};
 use super::health::{self, Probe};
 use super::listeners::Listener;
@@ -107,6 +107,7 @@ pub struct Server {
     certificates: TlsReloader,
     settings: ServerSettings,
     metrics: Arc<Metrics>,
+    noted: Option<NoteRefusal>,
     probe: Probe,
 }
 
@@ -125,6 +126,7 @@ impl Server {
             certificates: TlsReloader(certificates.into()),
             settings,
             metrics: Arc::new(Metrics::new()),
+            noted: None,
             probe: health::unknown(),
         })
     }
@@ -132,6 +134,13 @@ impl Server {
     #[must_use]
     pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
         self.metrics = metrics;
+        self
+    }
+
+    /// Who is told of requests that the transport itself refuses.
+    #[must_use]
+    pub fn with_refusals(mut self, noted: NoteRefusal) -> Self {
+        self.noted = Some(noted);
         self
     }
 
@@ -157,7 +166,7 @@ impl Server {
 
     /// Serves the API until `shutdown` is true or its sender is gone, then drains.
     pub async fn run<H: Handler>(self, handler: Arc<H>, shutdown: watch::Receiver<bool>) -> Drained {
-        let api = Api { handler, limits: self.limits(), metrics: self.metrics.clone() };
+        let api = Api { handler, limits: self.limits(), refusals: self.refusals() };
         let router = health::public(self.probe.clone()).fallback(move |request: Request| api.clone().answer(request));
         self.serve(router, shutdown).await
     }
@@ -170,7 +179,8 @@ impl Server {
 
     async fn serve(self, router: Router, mut shutdown: watch::Receiver<bool>) -> Drained {
         let (limits, drain) = (self.limits(), self.settings.drain);
-        let shared = Arc::new(Shared { limits, router, metrics: self.metrics });
+        let refusals = self.refusals();
+        let shared = Arc::new(Shared { limits, router, metrics: self.metrics, refusals });
         let places = Arc::new(Semaphore::new(self.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let (mode, _) = watch::channel(Mode::Serving);
         let (alive, mut all_gone) = mpsc::channel(1);
@@ -191,6 +201,10 @@ impl Server {
         }
     }
 
+    fn refusals(&self) -> Refusals {
+        Refusals { metrics: self.metrics.clone(), noted: self.noted.clone() }
+    }
+
     fn limits(&self) -> Limits {
         let of = &self.settings;
         Limits {
@@ -207,12 +221,12 @@ impl Server {
 struct Api<H> {
     handler: Arc<H>,
     limits: Limits,
-    metrics: Arc<Metrics>,
+    refusals: Refusals,
 }
 
 impl<H> Clone for Api<H> {
     fn clone(&self) -> Self {
-        Self { handler: self.handler.clone(), limits: self.limits, metrics: self.metrics.clone() }
+        Self { handler: self.handler.clone(), limits: self.limits, refusals: self.refusals.clone() }
     }
 }
 
@@ -224,7 +238,8 @@ impl<H: Handler> Api<H> {
             return Refusal::INTERNAL.response(version);
         };
         let request_id = arrival.request_id.clone();
-        let refuse = |refusal: Refusal| refused(&self.metrics, &refusal, &request_id, version);
+        let source = arrival.origin.source_ip;
+        let refuse = |refusal: Refusal| refused(&self.refusals, &refusal, source, &request_id, version);
 
         let reading = async {
             // An absent length on HTTP/2 may turn out to be any; on HTTP/1.1 it is none.
@@ -260,7 +275,9 @@ impl<H: Handler> Api<H> {
             }
             Err(_) => {
                 tracing::warn!(request_id = &*request_id, "no answer in time: the work goes on in the background");
-                refuse(Refusal::NO_ANSWER_IN_TIME)
+                // Its record is written when it is done: it is not one that was turned away.
+                self.refusals.metrics.refused(Refusal::NO_ANSWER_IN_TIME.code);
+                Refusal::NO_ANSWER_IN_TIME.response(version)
             }
         }
     }

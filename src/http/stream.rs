@@ -22,7 +22,9 @@ mod source;
 
 use source::Records;
 
-pub const PATH: &str = "/audit/v1/stream";
+/// Everything below is the stream's.
+pub const PATHS: &str = "/audit/v1/";
+const PATH: &str = "/audit/v1/stream";
 
 /// In all, and of one principal.
 const MOST: usize = 32;
@@ -96,7 +98,7 @@ impl StreamFront {
         let text = |name| request.value(name).map(|v| String::from_utf8_lossy(v).into_owned());
         let scene = Scene {
             request_id: request.request_id.clone(),
-            event_source: "cloudtrail.amazonaws.com",
+            event_source: "hsm-bridge",
             event_type: EventType::AwsApiCall,
             fallback_name: NAME,
             source_ip: Some(request.source_ip),
@@ -108,6 +110,9 @@ impl StreamFront {
     }
 
     fn asked(&self, durable: u64) -> Result<StreamRequest, String> {
+        if self.request.path != PATH {
+            return Err(format!("there is nothing here but {PATH}"));
+        }
         if self.request.method != Method::GET {
             return Err(format!("{PATH} takes GET alone"));
         }
@@ -252,7 +257,7 @@ fn refused(error: &WireError) -> Reply {
         status,
         content_type: AMZ_JSON,
         body: SecretBytes::new(kms::error_body(error)),
-        extra_headers: vec![("x-amzn-errortype", error.code.to_owned())],
+        extra_headers: vec![("x-amzn-errortype".into(), error.code.to_owned())],
     })
 }
 

@@ -76,6 +76,7 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
+            OperatorRequest::AuditKey(request) => self.audit_key(request, ctx, effects).await,
             OperatorRequest::PolicySimulate(request) => self.simulate(request, snapshot, ctx),
             OperatorRequest::KeyCreate(request) => match resolved.subject() {
                 Subject::NewKey { id, arn } => {
@@ -83,6 +84,9 @@ impl Ops {
                 }
                 other => Err(OpError::Internal(format!("key create was resolved to {other:?}"))),
             },
+            OperatorRequest::AuditPrune { dry_run } => {
+                Ok(OperatorResponse::Pruned { plan: self.prune_audit(*dry_run).await? })
+            }
             OperatorRequest::SweeperConfirm { ticket } => {
                 self.clock.confirm();
                 effects.details = Some(serde_json::json!({ "ticket": ticket }));

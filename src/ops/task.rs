@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants,
-    RotationDone, StsRequest, StsResponse,
+    AuditAnswer, AuditKeyRequest, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response,
+    RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -55,6 +55,10 @@ pub enum OperatorRequest {
     },
     Doctor,
     SweeperShow,
+    /// Deletes audit files whose retention has ended.
+    AuditPrune {
+        dry_run: bool,
+    },
     /// Lets the sweeper go on after a jump of the clock.
     SweeperConfirm {
         ticket: String,
@@ -114,6 +118,7 @@ pub enum OperatorRequest {
     PolicySimulate(PolicySimulate),
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
+    AuditKey(AuditKeyRequest),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -223,6 +228,7 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "doctor",
             OperatorRequest::SweeperShow => "sweeper:show",
             OperatorRequest::SweeperConfirm { .. } => "sweeper:confirm",
+            OperatorRequest::AuditPrune { .. } => "audit:prune",
             OperatorRequest::TokenList => "token:list",
             OperatorRequest::TokenReconcile { .. } => "token:reconcile",
             OperatorRequest::TokenPin { .. } => "token:pin",
@@ -239,6 +245,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.permission(),
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
+            OperatorRequest::AuditKey(request) => request.permission(),
         }
     }
 
@@ -255,6 +262,7 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "Doctor",
             OperatorRequest::SweeperShow => "SweeperShow",
             OperatorRequest::SweeperConfirm { .. } => "SweeperConfirm",
+            OperatorRequest::AuditPrune { .. } => "AuditPrune",
             OperatorRequest::TokenList => "TokenList",
             OperatorRequest::TokenReconcile { .. } => "TokenReconcile",
             OperatorRequest::TokenPin { .. } => "TokenPin",
@@ -271,6 +279,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+            OperatorRequest::AuditKey(request) => request.name(),
         }
     }
 
@@ -303,6 +312,8 @@ impl OperatorRequest {
             | OperatorRequest::RotateRetire(_)
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
+            OperatorRequest::AuditKey(request) => request.changes(),
+            OperatorRequest::AuditPrune { dry_run } => !dry_run,
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
@@ -429,8 +440,16 @@ pub enum OperatorResponse {
     Simulation {
         report: serde_json::Value,
     },
+    /// Audit files that were deleted, or would be.
+    Pruned {
+        plan: serde_json::Value,
+    },
     KeyCreated {
         key: Box<KeyDetails>,
+    },
+    /// What an `audit key` command shows or did.
+    AuditKeys {
+        report: serde_json::Value,
     },
     /// Keys whose deletion is scheduled, and those refused with the reason.
     Retired {
@@ -555,7 +574,8 @@ impl Task {
     pub fn is_read_only(&self) -> bool {
         match self {
             Task::Kms(request) => request.operation().is_read_only(),
-            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) | Task::Audit(_) => !self.changes(),
+            Task::Audit(request) => !request.is_change(),
+            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) => !self.changes(),
         }
     }
 }

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -208,3 +209,26 @@ def test_metrics_can_be_off(make):
     made = make(sections={"metrics": {"address": "off"}}).init().start()
     assert made.metrics_address is None
     assert made.call("ListKeys")["Keys"] == []
+
+
+# -- what never becomes a request --------------------------------------------------------------------------------------------
+
+def test_what_the_transport_refuses_is_in_the_log_by_count(serving):
+    """Bad HTTP, a body that is too large, and a scan of the port: one record for each kind and source, at the latest at the stop."""
+    host, port = serving.address.rsplit(":", 1)
+
+    def send(data):
+        with socket.create_connection((host, int(port)), PATIENCE) as stream:
+            stream.sendall(data)
+            stream.shutdown(socket.SHUT_WR)
+            return stream.recv(4096)
+
+    for _ in range(3):
+        assert b" 400 " in send(b"this is no HTTP\r\n\r\n")
+    assert b" 400 " in send(b"POST / HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 0\r\n\r\n")
+    for _ in range(2):
+        assert b" 413 " in send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n")
+    serving.stop()
+    counted = {r["errorCode"]: r["additionalEventData"]["count"] for r in serving.journal() if r["userIdentity"].get("type") == "Unknown"}
+    assert counted == {"MalformedHttpRequestException": 4, "RequestEntityTooLargeException": 2}
+    assert serving.verify()["verdict"] == "OK"

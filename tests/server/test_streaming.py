@@ -60,7 +60,7 @@ def test_the_opening_is_one_record(serving):
     opened = serving.records("StreamAudit")[before:]
     assert [record["requestParameters"] for record in opened] == [
         {"fromSeq": since - 1, "format": "sse"}, {"fromSeq": 2, "format": "ndjson"}]
-    assert all(record["eventSource"] == "cloudtrail.amazonaws.com" and record["readOnly"] for record in opened)
+    assert all(record["eventSource"] == "hsm-bridge" and record["readOnly"] for record in opened)
     assert all(record["additionalEventData"]["authorization"]["decision"] == "Allow" for record in opened)
     from_now.close(), from_start.close()
 

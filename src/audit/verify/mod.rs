@@ -4,6 +4,7 @@
 
 pub mod line;
 pub mod lines;
+pub mod note;
 mod report;
 pub mod tree;
 

@@ -1,0 +1,46 @@
+//! The service around the sealer.
+
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use super::Around;
+use crate::audit::signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
+use crate::audit::{Event, Journal};
+
+/// The running service. The sealer's thread must not be one that drives the runtime.
+pub struct Live {
+    pub journal: Journal,
+    pub runtime: Handle,
+    /// Set once the audit keys are open.
+    pub signer: Arc<OnceLock<Arc<dyn SignAudit>>>,
+    pub region: String,
+    pub account: String,
+    /// Milliseconds since the epoch.
+    pub clock: fn() -> i64,
+}
+
+impl Around for Live {
+    fn append(&self, name: &str, details: Value) -> Result<u64, String> {
+        let event = Event::system(name, &self.region, &self.account, (self.clock)(), details);
+        self.runtime.block_on(self.journal.append(event)).map(|done| done.seq()).map_err(|error| error.to_string())
+    }
+
+    fn durable(&self) -> u64 {
+        self.journal.durable()
+    }
+
+    fn sign(&self, message: Vec<u8>) -> Result<Signed, SignError> {
+        let signer = self.signer.get().ok_or_else(|| SignError("there is no audit key".to_owned()))?;
+        self.runtime.block_on(signer.sign(KeyUse::Digest, message))
+    }
+
+    fn keys(&self) -> Vec<Arc<AuditKey>> {
+        self.signer.get().map_or_else(Vec::new, |signer| signer.keys())
+    }
+
+    fn now(&self) -> i64 {
+        (self.clock)()
+    }
+}
