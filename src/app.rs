@@ -5,6 +5,7 @@ mod access_key_uses;
 mod anchors;
 pub mod audit_keys;
 mod audit_office;
+mod audit_sinks;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -32,7 +33,7 @@ use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
 use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
-use crate::http::{Metrics, Services};
+use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
@@ -226,6 +227,7 @@ impl App {
                 grants_suffice_cross_account: config.authz.grants_suffice_cross_account,
             },
             metrics: Arc::new(Metrics::new()),
+            streams: Streams::new(),
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
             now: now_ms,

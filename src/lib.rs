@@ -40,6 +40,7 @@ pub mod ops;
 pub mod report;
 pub mod s3;
 pub mod secret;
+pub mod sinks;
 pub mod store;
 pub mod sts;
 pub mod token;

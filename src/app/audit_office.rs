@@ -122,7 +122,8 @@ impl AuditOffice for Office {
             match request {
                 AuditRequest::Trail(request) => self.of_trail(request, ctx).await,
                 AuditRequest::Bucket(request) => self.of_bucket(request).await,
-                AuditRequest::Stream(_) => Err(OpError::Unsupported("the stream is not there yet".to_owned())),
+                // `Ops` answers that itself: nothing is looked up.
+                AuditRequest::Stream(_) => Err(OpError::Internal("a stream was asked of the office".to_owned())),
                 AuditRequest::Export(_) => Err(OpError::Unsupported("exports are not there yet".to_owned())),
                 AuditRequest::Report(request) => report::answer(self, request, ctx).await,
             }

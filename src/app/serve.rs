@@ -10,8 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, clock_file, last_use, now_ms,
-    open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch, tokens,
+    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, audit_sinks, clock_file,
+    last_use, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch,
+    tokens,
 };
 use crate::audit::{AuditError, Load};
 use crate::config::Config;
@@ -22,6 +23,7 @@ use crate::http::{
 use crate::ids::KeyId;
 use crate::keystore::Status;
 use crate::ops::clock::Look;
+use crate::sinks::Sinks;
 
 /// How often strangers are written down, and the length of their window.
 const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
@@ -69,7 +71,8 @@ pub async fn serve(
         None => None,
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
-    feed(&app, audit_directory(&config));
+    let sinks = audit_sinks::start(&config, &services)?;
+    feed(&app, audit_directory(&config), sinks.clone());
 
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
@@ -182,6 +185,7 @@ pub async fn serve(
             let _ = app.checkpoints.write().await;
             // After the last checkpoint.
             app.anchors.write(Duration::ZERO).await;
+            audit_sinks::finish(sinks).await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
             if let Err(error) = services.ops.store().clone().close().await {
                 tracing::warn!(%error, "closing the store failed; its log is read at the next start");
@@ -334,7 +338,7 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
 }
 
 /// Numbers that `/metrics` reads when it is asked.
-fn feed(app: &App, audit_dir: PathBuf) {
+fn feed(app: &App, audit_dir: PathBuf, sinks: Arc<Sinks>) {
     let (source, checkpoints) = (Arc::downgrade(&app.services), Arc::downgrade(&app.checkpoints));
     let sealing = app.sealing.clone();
     app.services.metrics.read_from(move || {
@@ -369,6 +373,8 @@ fn feed(app: &App, audit_dir: PathBuf) {
                 ("reached", budgets.at_limit),
             ],
             unsettled: services.ops.unsettled(),
+            streams: services.streams.open() as u64,
+            sinks: audit_sinks::readings(&sinks, services.journal.durable()),
         }
     });
 }

@@ -20,16 +20,16 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-fn open(settings: &Settings) -> (Journal, Recovery) {
+pub(super) fn open(settings: &Settings) -> (Journal, Recovery) {
     Journal::open(settings.clone()).unwrap()
 }
 
-fn call(request: u32) -> Event {
+pub(super) fn call(request: u32) -> Event {
     event(EventType::AwsApiCall, "Encrypt", &format!("request-{request}"))
 }
 
 /// Appends one after the other; returns the seqs.
-fn append(journal: &Journal, events: impl IntoIterator<Item = Event>) -> Vec<u64> {
+pub(super) fn append(journal: &Journal, events: impl IntoIterator<Item = Event>) -> Vec<u64> {
     let append = async {
         let mut seqs = Vec::new();
         for event in events {

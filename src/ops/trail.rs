@@ -287,6 +287,12 @@ pub trait AuditOffice: Send + Sync {
     -> BoxFuture<'a, Result<AuditAnswer, OpError>>;
 }
 
+impl StreamRequest {
+    pub(super) fn opened(&self) -> AuditAnswer {
+        AuditAnswer::Stream { from_seq: self.from_seq.unwrap_or(0), ndjson: self.ndjson }
+    }
+}
+
 /// Keeps the log's sealed files.
 pub trait AuditKeeper: Send + Sync {
     /// Deletes what is beyond its retention; with `dry_run` it only tells what would go.
@@ -383,7 +389,10 @@ impl AuditRequest {
     /// `requestParameters` of what has no front of its own: stream, export, report.
     pub fn recorded(&self) -> Option<Box<serde_json::value::RawValue>> {
         let said = match self {
-            AuditRequest::Stream(stream) => serde_json::json!({ "fromSeq": stream.from_seq, "ndjson": stream.ndjson }),
+            AuditRequest::Stream(stream) => {
+                let format = if stream.ndjson { "ndjson" } else { "sse" };
+                serde_json::json!({ "fromSeq": stream.from_seq, "format": format })
+            }
             AuditRequest::Export(export) => serde_json::to_value(export).ok()?,
             AuditRequest::Report(report) => serde_json::to_value(report).ok()?,
             AuditRequest::Trail(_) | AuditRequest::Bucket(_) => return None,
