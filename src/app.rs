@@ -4,6 +4,7 @@
 mod access_key_uses;
 mod anchors;
 pub mod audit_keys;
+mod audit_office;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -12,9 +13,11 @@ mod last_use;
 mod operator_socket;
 mod pins;
 mod runtime;
+mod sealing;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod state_snapshots;
 mod token_watch;
 mod tokens;
 
@@ -23,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::audit::index::Index;
 use crate::audit::{self, AuditError, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
@@ -122,6 +126,9 @@ pub struct App {
     /// Seq of the first record of this run.
     boot_seq: u64,
     audit_keys: Arc<AuditKeys>,
+    /// Of the log; empty until somebody feeds it.
+    index: Index,
+    sealing: sealing::Sealing,
     anchors: Arc<anchors::Anchors>,
 }
 
@@ -168,6 +175,7 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        let index = Index::new(&audit_directory(&config));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
         let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
@@ -193,6 +201,9 @@ impl App {
         });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
+        let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());
+        audit_keys.cover_with(Arc::new(sealing.clone()));
+        ops.keep_audit_with(Box::new(sealing.clone()));
         let services = Arc::new(Services {
             ops,
             journal,
@@ -216,8 +227,9 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone())));
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys, anchors };
+        let app = App { config, services, token, boot_seq, audit_keys, sealing, index, anchors };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;

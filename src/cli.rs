@@ -3,7 +3,9 @@
 
 mod alias;
 mod args;
+mod audit;
 mod audit_key;
+mod aws_data_path;
 mod ciphertext;
 mod iam;
 mod key;
@@ -14,6 +16,7 @@ mod reencrypt;
 mod rotate;
 mod show;
 mod token;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -79,8 +82,17 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         // These need no lock, no token and no configuration where a path is given.
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
         Command::Policy(command) => command.run(&config),
-        Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
+        Command::Audit(AuditCommand::Verify(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Prove(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Consistency(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Report(options)) => audit::report(&config.load()?, *options),
+        Command::Audit(AuditCommand::AttestReview(options)) => audit::attest_review(&config.load()?, *options),
+        Command::Audit(AuditCommand::Ceremony(options)) => audit::ceremony(&config.load()?, *options),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
+        Command::Audit(AuditCommand::AwsDataPath { out, endpoint }) => aws_data_path::write(&out, &endpoint),
+        Command::Audit(AuditCommand::Prune { dry_run, json }) => {
+            operate(&config.load()?, OperatorRequest::AuditPrune { dry_run }, json)
+        }
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
         Command::Dev(options) => dev(options),

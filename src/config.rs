@@ -45,8 +45,12 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "rotate:plan",
     "rotate:report",
     "rotate:retire",
+    "audit:prune",
     "key:create",
     "policy:simulate",
+    "audit:report",
+    "audit:attest-review",
+    "audit:ceremony",
     "audit:key-show",
     "audit:key-csr",
     "audit:key-install",
@@ -228,6 +232,7 @@ pub struct Audit {
     pub retention: Duration,
     /// Above this size the oldest sealed files go, but none younger than `retention_floor`; `None`: no limit.
     pub retention_bytes: Option<u64>,
+    pub retention_floor: Duration,
     /// Sealed and verified journal segments stay at least this long.
     pub journal_retention: Duration,
     /// Nothing is deleted.
@@ -552,6 +557,7 @@ fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Aud
             0 => None,
             bytes => Some(bytes),
         },
+        retention_floor: Duration::from_secs(section.integer("retention_floor_days", 1..=36_500, 90)? * DAY),
         journal_retention: Duration::from_secs(section.integer("journal_retention_days", 1..=36_500, 7)? * DAY),
         legal_hold: section.flag("legal_hold", false)?,
         encryption_context: match section.text("encryption_context")?.unwrap_or("plain") {

@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, session_keys, settle, token_watch, tokens,
+    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, clock_file, last_use, now_ms,
+    open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch, tokens,
 };
 use crate::audit::{AuditError, Load};
 use crate::config::Config;
@@ -69,7 +69,7 @@ pub async fn serve(
         None => None,
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
-    feed(&services, audit_directory(&config));
+    feed(&services, audit_directory(&config), app.sealing.clone());
 
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
@@ -81,12 +81,15 @@ pub async fn serve(
         audit_directory(&config),
         stopped.clone(),
     ));
+    let index = tokio::spawn(audit_office::keep_index(app.index.clone(), services.journal.clone(), stopped.clone()));
+    let sealer = tokio::spawn(sealing::keep(app.sealing.clone(), config.clone(), stopped.clone()));
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
     let anchors = tokio::spawn(app.anchors.clone().keep(stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let mut watchers = Vec::new();
+    watchers.push(tokio::spawn(state_snapshots::keep(services.clone(), config.clone(), stopped.clone())));
     for log in &config.token_logs {
         let collected =
             token_watch::collect(services.clone(), config.clone(), log.clone(), app.boot_seq, stopped.clone());
@@ -146,10 +149,12 @@ pub async fn serve(
     let _ = sessions.await;
     let _ = strangers.await;
     let _ = uses.await;
+    let _ = index.await;
     let _ = access_keys.await;
     for watcher in watchers {
         let _ = watcher.await;
     }
+    let _ = sealer.await;
     last_use::save_at_end(&app);
     app.services.ops.write_access_key_uses().await;
     if let Some(admin) = admin {
@@ -162,6 +167,7 @@ pub async fn serve(
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            app.sealing.at_end().await;
             // After the last checkpoint.
             app.anchors.write(Duration::ZERO).await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
@@ -316,13 +322,14 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
 }
 
 /// Numbers that `/metrics` reads when it is asked.
-fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
+fn feed(services: &Arc<Services>, audit_dir: PathBuf, sealing: sealing::Sealing) {
     let source = Arc::downgrade(services);
     services.metrics.read_from(move || {
         let Some(services) = source.upgrade() else { return Readings::default() };
         let token = services.ops.keystore().token();
         let gauges = token.gauges();
         let budgets = services.ops.budget_use();
+        let sealed = sealing.numbers();
         Readings {
             token_queue: gauges.queued as u64,
             token_sessions: gauges.workers as u64,
@@ -331,6 +338,9 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
             token_ready: token.status() == Status::Ready,
             audit_failures: u64::from(services.journal.failure().is_some()),
             audit_free_bytes: free_bytes(&audit_dir),
+            audit_last_seal: sealed.last_seal,
+            audit_last_digest: sealed.last_digest,
+            audit_seal_failures: sealed.failures,
             keys: services.ops.keys_by_state(),
             key_stores: services.ops.keystore().by_state(),
             gcm_usage: vec![

@@ -4,13 +4,16 @@
 pub mod checkpoint;
 mod files;
 pub mod follow;
+pub mod index;
 mod journal;
 mod leaves;
 mod record;
 mod recovery;
 pub mod scan;
+pub mod seal;
 mod segment;
 pub mod signer;
+pub mod snapshots;
 mod space;
 mod strangers;
 pub mod tail;
@@ -26,6 +29,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
+pub use files::place;
 pub use journal::{Head, Journal, room};
 pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use space::Load;
@@ -328,6 +332,9 @@ pub struct Additional {
     /// The store's version after the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_version: Option<u64>,
+    /// What became different, as a merge patch on the state of keys, identities and tokens: reports replay it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_change: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -128,7 +128,7 @@ fn a_trail_is_bound_into_its_chain() {
     let (journal, _) = open(&settings);
     drop(journal);
     let with = |arn: &str| {
-        let options = verify::Options { trail_arn: Some(arn.into()) };
+        let options = verify::Options { trail_arn: Some(arn.into()), ..verify::Options::default() };
         verify::directory(dir.path(), &options, &mut |_| {}).verdict
     };
     assert_eq!(with(&settings.trail_arn), Verdict::Ok);

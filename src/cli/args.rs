@@ -166,22 +166,41 @@ pub enum StoreCommand {
 pub enum AuditCommand {
     /// Print the log as it grows. Needs no server, no token and no lock.
     Tail(TailOptions),
-    /// Check the chain. Needs no server, no token and no lock.
-    #[command(
-        after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
-    )]
-    Verify {
-        /// The trail's directory; by default the configuration's.
-        dir: Option<PathBuf>,
-        /// ARN that the trail must have.
-        #[arg(long, value_name = "ARN")]
-        trail: Option<String>,
+    /// Check the log and its signatures. Needs no server, no token and no lock.
+    #[command(after_help = super::verify::EXIT_CODES)]
+    Verify(Box<super::verify::VerifyOptions>),
+    /// Prove to somebody who does not get the log that one record is in it.
+    Prove(super::verify::ProveOptions),
+    /// Check that one head of the log continues another. Exit code 3: it does not.
+    Consistency(super::verify::ConsistencyOptions),
+    /// Delete sealed files and journal segments whose retention has ended. The service does it every hour.
+    #[command(after_help = "What goes is recorded first. Nothing goes while `audit.legal_hold` is set.")]
+    Prune {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
         #[arg(long)]
         json: bool,
     },
     /// The keys that sign the log: certificates, rotation.
     #[command(subcommand)]
     Key(AuditKeyCommand),
+    /// Make a report for auditors, R1 to R14, with the verifier's verdict on top.
+    #[command(after_help = super::audit::REPORTS)]
+    Report(Box<super::audit::ReportOptions>),
+    /// Put a sign-off into the log: a reviewed report, an acknowledged duty.
+    AttestReview(Box<super::audit::AttestOptions>),
+    /// Put a key ceremony into the log.
+    Ceremony(Box<super::audit::CeremonyOptions>),
+    /// Write what points `aws s3` and `aws cloudtrail validate-logs` of an AWS CLI older than 2.13 here: a directory for
+    /// AWS_DATA_PATH.
+    AwsDataPath {
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Where the service is.
+        #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL")]
+        endpoint: String,
+    },
 }
 
 #[derive(Args)]

@@ -45,6 +45,11 @@ pub struct Readings {
     pub audit_failures: u64,
     /// Of the journal's file system; absent where it cannot be told.
     pub audit_free_bytes: Option<u64>,
+    /// When records were last sealed, and the newest digest's end: seconds since the epoch, 0 for never.
+    pub audit_last_seal: u64,
+    pub audit_last_digest: u64,
+    /// Sealing, signing a digest or deleting old files that failed; tried again.
+    pub audit_seal_failures: u64,
     /// By key state.
     pub keys: Vec<(&'static str, u64)>,
     /// Custom key stores by connection state.
@@ -195,12 +200,16 @@ impl Collector for Scrape {
         if let Some(free) = readings.audit_free_bytes {
             gauge("audit_free_bytes", "Free space of the journal's file system", free)?;
         }
+        gauge("audit_last_seal_seconds", "When records were last sealed, Unix time", readings.audit_last_seal)?;
+        gauge("audit_last_digest_seconds", "End of the newest digest, Unix time", readings.audit_last_digest)?;
         let mut counter = |name: &str, help: &str, value: u64| {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)
         };
         counter("token_sessions_replaced", "Sessions lost and replaced", readings.token_sessions_replaced)?;
         counter("audit_failures", "Records that could not be written", readings.audit_failures)?;
+
+        counter("audit_seal_failures", "Sealing, digests and pruning that failed", readings.audit_seal_failures)?;
 
         let mut family = encoder.encode_descriptor("token_errors", "Token errors", None, MetricType::Counter)?;
         for (class, count) in readings.token_errors {

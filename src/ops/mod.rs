@@ -8,6 +8,7 @@ mod behalf;
 pub mod ciphertext;
 pub mod clock;
 mod crypto;
+pub mod effective;
 pub mod error;
 mod grants;
 pub mod iam;
@@ -30,6 +31,7 @@ mod sealed;
 pub mod settle;
 mod signing;
 mod simulate;
+pub mod state;
 pub mod store_key;
 pub mod sts;
 pub mod task;
@@ -103,9 +105,15 @@ pub struct Ops {
     watched: officer::watch::Watched,
     /// Who keeps the trail's own keys.
     audit_keys: std::sync::OnceLock<Box<dyn AuditKeyOffice>>,
+    /// Who deletes old files of the log.
+    audit_keeper: std::sync::OnceLock<Box<dyn AuditKeeper>>,
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
+    /// Told when a backup was put back.
+    restored: tokio::sync::Notify,
+    /// What requests in work have changed, until their outcome is recorded.
+    changed: std::sync::Mutex<std::collections::HashMap<String, state::Parts>>,
 }
 
 /// What one task runs with. Time is a parameter.
@@ -148,6 +156,8 @@ pub struct Effects {
     pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
+    /// What became different of keys, identities and tokens (`state`).
+    pub state_change: Option<serde_json::Value>,
 }
 
 /// CloudTrail's members about a custom key store. The last three are JSON in a string, as AWS has them.
@@ -223,9 +233,17 @@ impl Ops {
             audit_office: std::sync::OnceLock::new(),
             watched: officer::watch::Watched::default(),
             audit_keys: std::sync::OnceLock::new(),
+            audit_keeper: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
+            restored: tokio::sync::Notify::new(),
+            changed: std::sync::Mutex::default(),
         })
+    }
+
+    /// Comes back when a backup was put back: no record says what became different.
+    pub async fn a_store_was_restored(&self) {
+        self.restored.notified().await;
     }
 
     pub fn store(&self) -> &Store {
@@ -265,7 +283,13 @@ impl Ops {
                 .await
                 .map(Answer::Operator),
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
-            Task::Audit(request) => Box::pin(self.audit(request, ctx)).await.map(Answer::Audit),
+            Task::Audit(request) => {
+                let answer = Box::pin(self.audit(request, ctx)).await;
+                if let Ok(AuditAnswer::Made(made)) = &answer {
+                    effects.details = Some(made.clone());
+                }
+                answer.map(Answer::Audit)
+            }
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await
@@ -283,6 +307,7 @@ impl Ops {
                 Box::pin(self.rotate_by_timer(resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
         };
+        effects.state_change = self.state_change(&ctx.request_id);
         Acted { result, effects }
     }
 

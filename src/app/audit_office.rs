@@ -1,0 +1,165 @@
+//! Answers questions about the log, from the files of the trail's directory: the trail itself, the bucket of sealed files, the
+//! index. What is asked has been permitted; that it was asked is recorded after.
+
+mod bucket;
+mod lookup;
+mod report;
+mod trail;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{audit_directory, audit_settings};
+use crate::audit::Journal;
+use crate::audit::index::Index;
+use crate::config::Config;
+use crate::http::Services;
+use crate::ops::{
+    AuditAnswer, AuditOffice, AuditRequest, BucketRequest, Context, OpError, TrailNames, TrailRefusal, TrailRequest,
+};
+use crate::store::BoxFuture;
+
+use bucket::Bucket;
+use trail::Trail;
+
+/// The index takes in what came meanwhile at once.
+const BETWEEN_FEEDS: Duration = Duration::from_millis(100);
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+pub struct Office {
+    names: TrailNames,
+    trail: Arc<Trail>,
+    bucket: Arc<Bucket>,
+    journal: Journal,
+    index: Index,
+    /// The services hold the office.
+    services: Weak<Services>,
+    config: Config,
+    /// One report at a time: each reads the whole log.
+    reporting: tokio::sync::Mutex<()>,
+}
+
+impl Office {
+    pub fn new(services: &Arc<Services>, config: &Config, index: Index) -> Office {
+        let here = &config.server.locality;
+        let dir = audit_directory(config);
+        let names = TrailNames {
+            account: here.account.clone(),
+            trail_arn: audit_settings(config).trail_arn,
+            bucket: config.audit.bucket.clone(),
+        };
+        let bucket = Arc::new(Bucket::new(dir.join("bucket")));
+        let trail = Arc::new(Trail {
+            dir,
+            names: names.clone(),
+            name: config.audit.trail.clone(),
+            region: here.region.clone(),
+            key_prefix: config.audit.key_prefix.clone(),
+            bucket: bucket.clone(),
+        });
+        Office {
+            names,
+            trail,
+            bucket,
+            journal: services.journal.clone(),
+            index,
+            services: Arc::downgrade(services),
+            config: config.clone(),
+            reporting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn services(&self) -> Result<Arc<Services>, OpError> {
+        self.services.upgrade().ok_or_else(|| OpError::Internal("the service is ending".to_owned()))
+    }
+
+    async fn of_trail(&self, request: &TrailRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
+        if let TrailRequest::LookupEvents(asked) = request {
+            return lookup::answer(&self.index, &self.journal, asked).await.map(AuditAnswer::Trail);
+        }
+        let (trail, request, now) = (self.trail.clone(), request.clone(), ctx.now);
+        blocking(move || trail.answer(&request, now)).await.map(AuditAnswer::Trail)
+    }
+
+    async fn of_bucket(&self, request: &BucketRequest) -> Result<AuditAnswer, OpError> {
+        let named = match request {
+            BucketRequest::ListBuckets => return Ok(AuditAnswer::Buckets { bucket: self.names.bucket.clone() }),
+            BucketRequest::HeadBucket { bucket }
+            | BucketRequest::GetBucketLocation { bucket }
+            | BucketRequest::GetObject { bucket, .. }
+            | BucketRequest::Change { bucket, .. } => bucket,
+            BucketRequest::ListObjects(list) => &list.bucket,
+        };
+        if *named != self.names.bucket {
+            return Err(OpError::Trail(TrailRefusal::NoSuchBucket(named.clone())));
+        }
+        let bucket = self.bucket.clone();
+        match request.clone() {
+            BucketRequest::ListBuckets | BucketRequest::HeadBucket { .. } => Ok(AuditAnswer::Found),
+            BucketRequest::GetBucketLocation { .. } => Ok(AuditAnswer::Location),
+            BucketRequest::ListObjects(list) => blocking(move || bucket.list(list)).await.map(AuditAnswer::Objects),
+            BucketRequest::GetObject { key, range, head, .. } => {
+                blocking(move || bucket.object(&key, range.as_deref(), head)).await.map(AuditAnswer::Object)
+            }
+            BucketRequest::Change { .. } => Err(OpError::Trail(TrailRefusal::BucketIsReadOnly)),
+        }
+    }
+}
+
+impl AuditOffice for Office {
+    fn names(&self) -> &TrailNames {
+        &self.names
+    }
+
+    fn answer<'a>(
+        &'a self,
+        request: &'a AuditRequest,
+        ctx: &'a Context,
+    ) -> BoxFuture<'a, Result<AuditAnswer, OpError>> {
+        Box::pin(async move {
+            match request {
+                AuditRequest::Trail(request) => self.of_trail(request, ctx).await,
+                AuditRequest::Bucket(request) => self.of_bucket(request).await,
+                AuditRequest::Stream(_) => Err(OpError::Unsupported("the stream is not there yet".to_owned())),
+                AuditRequest::Export(_) => Err(OpError::Unsupported("exports are not there yet".to_owned())),
+                AuditRequest::Report(request) => report::answer(self, request, ctx).await,
+            }
+        })
+    }
+}
+
+/// Feeds the index while the service runs, behind the requests: it reads the log's files as anybody would.
+pub(super) async fn keep_index(index: Index, journal: Journal, mut stopped: watch::Receiver<bool>) {
+    let mut durable = journal.watch_durable();
+    loop {
+        let (fed, until, stop) = (index.clone(), *durable.borrow_and_update(), stopped.clone());
+        let done = tokio::task::spawn_blocking(move || fed.catch_up(until, &|| *stop.borrow())).await;
+        let mut wait = BETWEEN_FEEDS;
+        if let Ok(Err(error)) = done {
+            tracing::error!(%error, "the index of the log is behind, another try follows");
+            wait = AFTER_FAILURE;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stopped.changed() => return,
+        }
+        tokio::select! {
+            changed = durable.changed() => if changed.is_err() { return },
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, OpError> + Send + 'static) -> Result<T, OpError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(OpError::Internal(format!("reading the log ended early: {error}"))),
+    }
+}
+
+/// The cause is for the log.
+fn unreadable(what: &str, error: impl std::fmt::Display) -> OpError {
+    OpError::Internal(format!("{what} cannot be read: {error}"))
+}
