@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from instance import until
+from instance import is_intent, until
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def check(instance, note):
     name, encoded = re.fullmatch(r"\u2014 (\S+) (\S+)\n", signature).groups()
     assert name == origin
     raw = base64.b64decode(encoded, validate=True)
-    keys = {record["additionalEventData"]["details"]["spki"] for record in instance.records("AuditKey")}
-    spkis = [base64.b64decode(key) for key in keys]
+    keys = [record["additionalEventData"]["details"] for record in instance.records("AuditKey") if not is_intent(record)]
+    spkis = [base64.b64decode(key["spki"]) for key in keys]
     (spki,) = [spki for spki in spkis if hashlib.sha256(spki).digest()[:4] == raw[:4]]
     load_der_public_key(spki).verify(raw[4:], (text + "\n").encode(), ec.ECDSA(SHA256()))
     assert base64.b64decode(tree) == root(lines(instance)[:int(size)])
