@@ -36,8 +36,8 @@ use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, O
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
-use audit_keys::{AuditKeys, Trail};
 pub use crate::token::{apply_environment, exit_now};
+use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 

@@ -20,9 +20,14 @@ pub enum AuditKeyUse {
 pub enum AuditKeyRequest {
     Show,
     /// A certificate request, signed by the key.
-    Csr { key_use: AuditKeyUse },
+    Csr {
+        key_use: AuditKeyUse,
+    },
     /// `certificate`: PEM, the key's own first, then those of the authorities above it.
-    Install { key_use: AuditKeyUse, certificate: String },
+    Install {
+        key_use: AuditKeyUse,
+        certificate: String,
+    },
     Rotate {
         key_use: AuditKeyUse,
         /// The old private key stays in the token.

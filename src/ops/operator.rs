@@ -8,8 +8,8 @@ use crate::ops::key_policy::shown;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
-    AttestReview, AuditAnswer, AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
-    SweeperStatus, store_error,
+    AttestReview, AuditAnswer, AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError,
+    OperatorRequest, OperatorResponse, Ops, SweeperStatus, store_error,
 };
 use crate::store::{Lifecycle, Snapshot};
 

@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, IamRequest, ManagedKey, OpError, Operation, Request, Response, ReportRequest, RotateGrants,
-    RotationDone, StsRequest, StsResponse,
+    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, IamRequest, ManagedKey, OpError, Operation,
+    ReportRequest, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;

@@ -10,8 +10,8 @@ use super::handle::{Key, on_thread, scratch};
 use super::seal::Sealer;
 use super::sql::{self, Batch, Loaded};
 use super::{
-    AuditKeyRecord, AuditKeyStage, BackupFacts, KeyRecord, Lifecycle, Snapshot, Store, StoreError, StoreLock, UsageRecord, WrapKey, Write, files,
-    schema,
+    AuditKeyRecord, AuditKeyStage, BackupFacts, KeyRecord, Lifecycle, Snapshot, Store, StoreError, StoreLock,
+    UsageRecord, WrapKey, Write, files, schema,
 };
 
 impl Store {
@@ -177,12 +177,10 @@ pub fn brought_back(snapshot: &Snapshot, no_deletion_before: i64) -> Vec<Write> 
     // Who lost a session or was revoked since must not have it back: all of them end.
     let sessions = snapshot.session_keys.keys().map(|id| Write::DeleteSessionKey(id.clone()));
     // A key of the log that was being made may sign since: nobody takes its object for debris.
-    let audit = snapshot.audit_keys.values().filter(|key| {
-        matches!(key.stage, AuditKeyStage::Creating | AuditKeyStage::Made)
-    });
-    let audit = audit.map(|key| {
-        Write::PutAuditKey(AuditKeyRecord { stage: AuditKeyStage::Abandoned, ..key.as_ref().clone() })
-    });
+    let audit =
+        snapshot.audit_keys.values().filter(|key| matches!(key.stage, AuditKeyStage::Creating | AuditKeyStage::Made));
+    let audit =
+        audit.map(|key| Write::PutAuditKey(AuditKeyRecord { stage: AuditKeyStage::Abandoned, ..key.as_ref().clone() }));
     settled.chain(sessions).chain(audit).collect()
 }
 

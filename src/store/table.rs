@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::seal::Sealer;
 use super::{
-    AccessKeyRecord, AccountRecord, AliasRecord, AppliedRecord, AuditKeyRecord, DeploymentRecord, GrantRecord, GroupRecord, KeyRecord,
-    KeyStoreRecord, OidcProviderRecord, PolicyRecord, RevokedSessionRecord, RoleRecord, RotationRecord, ServiceRecord,
-    SessionKeyRecord, TokenRecord, TombstoneRecord, UnitRecord, UsageRecord, UserRecord,
+    AccessKeyRecord, AccountRecord, AliasRecord, AppliedRecord, AuditKeyRecord, DeploymentRecord, GrantRecord,
+    GroupRecord, KeyRecord, KeyStoreRecord, OidcProviderRecord, PolicyRecord, RevokedSessionRecord, RoleRecord,
+    RotationRecord, ServiceRecord, SessionKeyRecord, TokenRecord, TombstoneRecord, UnitRecord, UsageRecord, UserRecord,
 };
 use crate::ids::{AccountId, GrantId, KeyId};
 

@@ -114,7 +114,8 @@ impl UnsignedRequest {
 
 /// A certificate and those of the authorities above it, checked as far as names and the key tell. DER, the key's own first.
 pub(super) fn chain(pem: &str, spki: &[u8], now: i64) -> Result<Vec<Vec<u8>>, String> {
-    let chain = Certificate::load_pem_chain(pem.as_bytes()).map_err(|error| format!("no certificate in PEM: {error}"))?;
+    let chain =
+        Certificate::load_pem_chain(pem.as_bytes()).map_err(|error| format!("no certificate in PEM: {error}"))?;
     let own = chain.first().ok_or("no certificate in PEM")?;
     let encoded = |error| format!("a certificate cannot be encoded: {error}");
     if own.tbs_certificate().subject_public_key_info().to_der().map_err(encoded)? != spki {

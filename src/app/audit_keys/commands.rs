@@ -98,7 +98,8 @@ impl AuditKeys {
         }
         let chain = certificate::chain(pem, &record.spki, ctx.now)
             .map_err(|why| OpError::Validation(format!("not installed: {why}")))?;
-        let new = AuditKeyRecord { certificates: chain.iter().map(|one| base64(one)).collect(), ..record.as_ref().clone() };
+        let new =
+            AuditKeyRecord { certificates: chain.iter().map(|one| base64(one)).collect(), ..record.as_ref().clone() };
         let key = public(&new).ok_or_else(|| OpError::Internal("the record cannot be read".to_owned()))?;
         let (subject, issuer, until) = certificate::shown(&key.certificate).unwrap_or_default();
         let version = self.put(vec![new], Some(&ctx.request_id)).await.map_err(told)?;
@@ -185,8 +186,7 @@ impl AuditKeys {
     }
 
     async fn cover(&self, key_use: KeyUse, seq: u64) -> Result<usize, KeyError> {
-        let coverers: Vec<Arc<dyn CoverAudit>> =
-            self.coverers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let coverers: Vec<Arc<dyn CoverAudit>> = self.coverers.read().unwrap_or_else(PoisonError::into_inner).clone();
         for coverer in &coverers {
             coverer.cover(key_use, seq).await.map_err(KeyError::Other)?;
         }
