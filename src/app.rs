@@ -2,6 +2,7 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+mod audit_office;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -161,6 +162,7 @@ impl App {
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
+        let audit_signer = Arc::new(std::sync::OnceLock::new());
         let info = token.info();
         let services = Arc::new(Services {
             ops,
@@ -184,6 +186,9 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
+        let office =
+            audit_office::Office { exports: audit_office::Exports::new(&config, &services, audit_signer.clone()) };
+        services.ops.read_audit_with(Box::new(office));
         let app = App { config, services, token };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;

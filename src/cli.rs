@@ -81,6 +81,11 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
+        Command::Audit(AuditCommand::Export(options)) => {
+            let json = options.json;
+            operate(&config.load()?, OperatorRequest::AuditExport(log::export(*options)?), json)
+        }
+
         Command::Dev(options) => dev(options),
         Command::Serve { accept_store_rollback } => {
             let config = config.load()?;

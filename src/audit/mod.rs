@@ -1,6 +1,7 @@
 //! The audit log: durable records in a hash chain, before the answer. Knows no plaintext, no key and no HTTP; the
 //! verifier (`verify/`) uses nothing else of ours. Source: audit.md §7.2 to §7.4, §7.9.
 
+pub mod export;
 mod files;
 pub mod follow;
 mod journal;

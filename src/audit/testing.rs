@@ -27,8 +27,7 @@ pub(crate) struct SoftwareSigner {
 
 impl SoftwareSigner {
     pub fn new() -> Arc<SoftwareSigner> {
-        let signer =
-            SoftwareSigner { keys: Mutex::default(), away: AtomicBool::new(false), asked: AtomicU64::new(0) };
+        let signer = SoftwareSigner { keys: Mutex::default(), away: AtomicBool::new(false), asked: AtomicU64::new(0) };
         signer.rotate(KeyUse::Checkpoint, 1_000);
         signer.rotate(KeyUse::Digest, 1_000);
         Arc::new(signer)
@@ -47,8 +46,7 @@ impl SoftwareSigner {
             // RULE audit.md §2: CloudTrail's is an MD5, which nothing in this program but the token's side needs.
             KeyUse::Digest => hex::encode(&digest::digest(&digest::SHA256, &spki).as_ref()[..16]),
         };
-        let key =
-            AuditKey { key_use, generation, fingerprint, spki, certificate, valid_from: at, valid_until: None };
+        let key = AuditKey { key_use, generation, fingerprint, spki, certificate, valid_from: at, valid_until: None };
         keys.push((Arc::new(key), secret));
     }
 

@@ -1,12 +1,13 @@
-//! `audit tail` and `audit verify`: from the files alone.
+//! `audit tail` and `audit verify`, from the files alone; what `audit export` asks of the server.
 
 use std::io::Write;
 use std::path::Path;
 
 use super::Failed;
-use super::args::TailOptions;
+use super::args::{ExportArguments, TailOptions};
 use crate::audit::tail::{Filter, Format, Options};
 use crate::audit::verify::{self, Progress};
+use crate::ops::ExportRequest;
 
 pub fn tail(dir: &Path, options: &TailOptions) -> Result<u8, Failed> {
     let wanted = Options {
@@ -28,6 +29,21 @@ pub fn tail(dir: &Path, options: &TailOptions) -> Result<u8, Failed> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
         Err(error) => Err(Failed::new(74, format!("reading the log in `{}`: {error}", dir.display()))),
     }
+}
+
+pub fn export(options: ExportArguments) -> Result<ExportRequest, Failed> {
+    Ok(ExportRequest {
+        from: options.from,
+        to: options.to,
+        formats: options.formats,
+        key: options.key,
+        principal: options.principal,
+        event: options.event,
+        errors_only: options.errors,
+        ocsf_version: options.ocsf_version,
+        // The server runs somewhere else.
+        out: Some(super::absolute(options.out)?),
+    })
 }
 
 pub fn verify(dir: &Path, trail: Option<String>, json: bool) -> Result<u8, Failed> {

@@ -232,7 +232,7 @@ impl Ops {
         &self.locality
     }
 
-    pub fn clock(&self) -> &ClockWatch {
+    pub fn clock(&self) -> &Arc<ClockWatch> {
         &self.clock
     }
 
@@ -257,7 +257,7 @@ impl Ops {
                 .await
                 .map(Answer::Operator),
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
-            Task::Audit(request) => Box::pin(self.audit(request, ctx)).await.map(Answer::Audit),
+            Task::Audit(request) => Box::pin(self.audit_call(request, ctx, &mut effects)).await.map(Answer::Audit),
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await

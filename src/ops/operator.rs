@@ -8,8 +8,8 @@ use crate::ops::key_policy::shown;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
-    Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
-    SweeperStatus, store_error,
+    AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest,
+    OperatorResponse, Ops, SweeperStatus, store_error,
 };
 use crate::store::{Lifecycle, Snapshot};
 
@@ -76,6 +76,9 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
+            OperatorRequest::AuditExport(request) => {
+                Box::pin(self.audit_command(AuditRequest::Export(request.clone()), ctx, effects)).await
+            }
             OperatorRequest::PolicySimulate(request) => self.simulate(request, snapshot, ctx),
             OperatorRequest::KeyCreate(request) => match resolved.subject() {
                 Subject::NewKey { id, arn } => {

@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response, RotateGrants,
-    RotationDone, StsRequest, StsResponse,
+    AuditAnswer, AuditRequest, ExportRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response,
+    RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -114,6 +114,8 @@ pub enum OperatorRequest {
     PolicySimulate(PolicySimulate),
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
+    /// Records of a range as files, signed and with their proof.
+    AuditExport(ExportRequest),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -239,6 +241,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.permission(),
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
+            OperatorRequest::AuditExport(_) => "audit:export",
         }
     }
 
@@ -271,6 +274,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+            OperatorRequest::AuditExport(_) => "ExportAudit",
         }
     }
 
@@ -304,6 +308,7 @@ impl OperatorRequest {
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
             OperatorRequest::PolicySimulate(_)
+            | OperatorRequest::AuditExport(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
             | OperatorRequest::AccessKeyList
@@ -380,6 +385,10 @@ pub enum OperatorResponse {
     /// One line per configured token.
     Tokens {
         tokens: Vec<serde_json::Value>,
+    },
+    /// An export or a report: what was made, and where.
+    AuditMade {
+        made: serde_json::Value,
     },
     Reconciliation {
         report: serde_json::Value,

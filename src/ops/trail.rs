@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ops::{Context, OpError, Ops};
+use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops};
 use crate::store::BoxFuture;
 
 /// One question about the log.
@@ -118,6 +118,8 @@ pub struct ExportRequest {
     pub principal: Option<String>,
     pub event: Option<String>,
     pub errors_only: bool,
+    /// `1.8` (the default) or `1.9`.
+    pub ocsf_version: Option<String>,
     /// Where the operator wants the bundle; `None`: below `exports/` of the trail's bucket only.
     pub out: Option<PathBuf>,
 }
@@ -240,10 +242,49 @@ impl Ops {
         let _ = self.audit_office.set(office);
     }
 
-    pub(super) async fn audit(&self, request: &AuditRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
-        match self.audit_office.get() {
-            Some(office) => office.answer(request, ctx).await,
-            None => Err(OpError::Internal("nobody answers questions about the log".to_owned())),
+    async fn audit(
+        &self,
+        request: &AuditRequest,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<AuditAnswer, OpError> {
+        let Some(office) = self.audit_office.get() else {
+            return Err(OpError::Internal("nobody answers questions about the log".to_owned()));
+        };
+        let answer = office.answer(request, ctx).await?;
+        if let AuditAnswer::Made(made) = &answer {
+            // Who took what out of the log: its id, range and rows.
+            effects.details = Some(made.clone());
+        }
+        Ok(answer)
+    }
+
+    /// Over the network: nobody there names files of this host.
+    pub(super) async fn audit_call(
+        &self,
+        request: &AuditRequest,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<AuditAnswer, OpError> {
+        match request {
+            AuditRequest::Export(ExportRequest { out: Some(_), .. })
+            | AuditRequest::Report(ReportRequest { out: Some(_), .. }) => {
+                Err(OpError::Validation("only the operator names a folder".to_owned()))
+            }
+            request => self.audit(request, ctx, effects).await,
+        }
+    }
+
+    /// `hsm-bridge audit export`: the same as over the network.
+    pub(super) async fn audit_command(
+        &self,
+        request: AuditRequest,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<OperatorResponse, OpError> {
+        match self.audit(&request, ctx, effects).await? {
+            AuditAnswer::Made(made) => Ok(OperatorResponse::AuditMade { made }),
+            other => Err(OpError::Internal(format!("unexpected answer {other:?}"))),
         }
     }
 }
