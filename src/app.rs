@@ -2,6 +2,7 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+pub mod audit_keys;
 mod audit_office;
 mod clock_file;
 pub mod dev;
@@ -14,6 +15,7 @@ mod runtime;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod token_watch;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -34,6 +36,7 @@ use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
 pub use crate::token::{apply_environment, exit_now};
+use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
 pub use runtime::{harden, log_to_stderr};
 
@@ -116,6 +119,9 @@ pub struct App {
     config: Config,
     services: Arc<Services>,
     token: Token,
+    /// Seq of the first record of this run.
+    boot_seq: u64,
+    audit_keys: Arc<AuditKeys>,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -162,11 +168,21 @@ impl App {
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
-        let audit_signer = Arc::new(std::sync::OnceLock::new());
+        let settings = audit_settings(&config);
+        let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
+        let audit_keys = Arc::new(AuditKeys::new(
+            token.clone(),
+            ops.store().clone(),
+            journal.clone(),
+            trail,
+            config.token.generate_deadline,
+        ));
+        ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let info = token.info();
         let services = Arc::new(Services {
             ops,
             journal,
+            signer: audit_keys.clone(),
             authenticator: Authenticator::new(authn::Settings {
                 accepted_regions: accepted_regions(&config),
                 debug_signature_errors: config.authn.debug_signature_errors,
@@ -186,12 +202,13 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        let office =
-            audit_office::Office { exports: audit_office::Exports::new(&config, &services, audit_signer.clone()) };
+        let office = audit_office::Office { exports: audit_office::Exports::new(&config, &services) };
         services.ops.read_audit_with(Box::new(office));
-        let app = App { config, services, token };
+        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
+        let app = App { config, services, token, boot_seq, audit_keys };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
+        app.audit_keys.begin().await?;
         Ok(app)
     }
 

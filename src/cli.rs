@@ -3,6 +3,7 @@
 
 mod alias;
 mod args;
+mod audit_key;
 mod ciphertext;
 mod iam;
 mod key;
@@ -79,6 +80,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
         Command::Policy(command) => command.run(&config),
         Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
+        Command::Audit(AuditCommand::Key(command)) => command.run(&config),
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
         Command::Audit(AuditCommand::Export(options)) => {

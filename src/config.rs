@@ -47,6 +47,10 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "rotate:retire",
     "key:create",
     "policy:simulate",
+    "audit:key-show",
+    "audit:key-csr",
+    "audit:key-install",
+    "audit:key-rotate",
     "iam:read",
     "iam:change",
     "iam:root",
@@ -68,6 +72,8 @@ pub struct Config {
     pub rotation: Rotation,
     pub store: Store,
     pub audit: Audit,
+    /// `[[token_log]]`: logs that tokens keep of themselves.
+    pub token_logs: Vec<TokenLog>,
     pub authn: Authn,
     pub authz: Authz,
     pub operator: Operator,
@@ -236,6 +242,16 @@ pub struct Audit {
     pub reconcile_interval: Option<Duration>,
 }
 
+/// A log that a token keeps of itself, as an agent copies it to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenLog {
+    /// The stream's name in records; unique.
+    pub name: String,
+    pub file: PathBuf,
+    /// How far the two clocks and the delivery may be apart.
+    pub window: Duration,
+}
+
 /// What records say of encryption contexts. Source: audit.md §7.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EncryptionContextMode {
@@ -382,6 +398,7 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
         rotation: rotation(&document.section("rotation"))?,
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
+        token_logs: token_logs(&document, base_dir)?,
         authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
         authz: authz(&document.section("authz"))?,
         operator: operator(&document.section("operator"))?,
@@ -545,9 +562,9 @@ fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Aud
         },
         anchor_in_token: section.flag("anchor_in_token", true)?,
         timestamp_url: section.text("timestamp_url")?.map(str::to_owned),
-        reconcile_interval: match section.integer("reconcile_minutes", 0..=44_640, 0)? {
+        reconcile_interval: match section.integer("reconcile_seconds", 0..=31 * DAY, 0)? {
             0 => None,
-            minutes => Some(Duration::from_secs(minutes * 60)),
+            seconds => Some(Duration::from_secs(seconds)),
         },
     })
 }
@@ -572,6 +589,29 @@ fn key_prefix(section: &Section<'_>) -> Result<Option<String>, Problem> {
         true => Ok(Some(prefix.to_owned())),
         false => Err(section.problem("key_prefix", "is not a path of letters, digits, `-`, `_` and `.`")),
     }
+}
+
+fn token_logs(document: &Document, base_dir: &Path) -> Result<Vec<TokenLog>, Problem> {
+    let mut logs: Vec<TokenLog> = Vec::new();
+    for section in document.sections("token_log") {
+        let name = section.required_text("name")?;
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+        {
+            return Err(section.problem("name", "is not a name of at most 64 letters, digits, `_` and `-`"));
+        }
+        if logs.iter().any(|other| other.name == name) {
+            return Err(section.problem("name", format_args!("is `{name}`: another log has the same")));
+        }
+        if section.required_text("format")? != "cloudhsm" {
+            return Err(section.problem("format", "is not `cloudhsm`, the one format that is known"));
+        }
+        logs.push(TokenLog {
+            name: name.to_owned(),
+            file: base_dir.join(section.required_text("file")?),
+            window: seconds(&section, "window_seconds", DAY, 300)?,
+        });
+    }
+    Ok(logs)
 }
 
 fn authz(section: &Section<'_>) -> Result<Authz, Problem> {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, session_keys, settle, tokens,
+    operator_socket, runtime, session_keys, settle, token_watch, tokens,
 };
 use crate::audit::AuditError;
 use crate::config::Config;
@@ -85,6 +85,16 @@ pub async fn serve(
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
+    let mut watchers = Vec::new();
+    for log in &config.token_logs {
+        let collected =
+            token_watch::collect(services.clone(), config.clone(), log.clone(), app.boot_seq, stopped.clone());
+        watchers.push(tokio::spawn(collected));
+    }
+    if let Some(interval) = config.audit.reconcile_interval {
+        let deadline = config.token.generate_deadline;
+        watchers.push(tokio::spawn(token_watch::watch_objects(services.clone(), interval, deadline, stopped.clone())));
+    }
     let handler = Arc::new(AwsHandler(services.clone()));
     let mut main = tokio::spawn(main.run(handler, stopped.clone()));
 
@@ -135,6 +145,9 @@ pub async fn serve(
     let _ = strangers.await;
     let _ = uses.await;
     let _ = access_keys.await;
+    for watcher in watchers {
+        let _ = watcher.await;
+    }
     last_use::save_at_end(&app);
     app.services.ops.write_access_key_uses().await;
     if let Some(admin) = admin {

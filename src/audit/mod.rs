@@ -13,6 +13,7 @@ pub mod signer;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod token_log;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use journal::{Journal, room};
-pub use signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
+pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use strangers::Strangers;
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

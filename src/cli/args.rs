@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::alias::AliasCommand;
+use super::audit_key::AuditKeyCommand;
 use super::iam::IamArguments;
 use super::key::KeyCommand;
 use super::policy::PolicyCommand;
@@ -185,6 +186,9 @@ pub enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The keys that sign the log: certificates, rotation.
+    #[command(subcommand)]
+    Key(AuditKeyCommand),
 }
 
 #[derive(Args)]

@@ -67,7 +67,7 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
                  since is valid again. All sessions have ended."
             )
         }
-        OperatorResponse::Doctor { report } => tree(&mut out, report, 0),
+        OperatorResponse::Doctor { report } | OperatorResponse::AuditKeys { report } => tree(&mut out, report, 0),
         OperatorResponse::Sweeper { status } => {
             writeln!(out, "keys pending deletion  {}", status.pending_deletions)?;
             match &status.stopped_because {
@@ -125,7 +125,7 @@ fn plain(response: &OperatorResponse) -> io::Result<Value> {
         OperatorResponse::AccessKeys { keys } => json!({ "accessKeys": keys }),
         OperatorResponse::AccessKeyDisabled { id } => json!({ "accessKeyId": id, "status": "Inactive" }),
         OperatorResponse::Backup { facts } | OperatorResponse::Restored { facts } => serde_json::to_value(facts)?,
-        OperatorResponse::Doctor { report } => report.clone(),
+        OperatorResponse::Doctor { report } | OperatorResponse::AuditKeys { report } => report.clone(),
         OperatorResponse::Sweeper { status } => serde_json::to_value(status)?,
         OperatorResponse::Tokens { tokens } => json!({ "tokens": tokens }),
         OperatorResponse::AuditMade { made } => made.clone(),

@@ -94,11 +94,12 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "encryption_context",
             "anchor_in_token",
             "timestamp_url",
-            "reconcile_minutes",
+            "reconcile_seconds",
             "refuse_below_free_percent",
             "deadline_ms",
         ],
     ),
+    ("token_log", &["name", "file", "format", "window_seconds"]),
     ("authn", &["debug_signature_errors"]),
     ("authz", &["allow_unknown_accounts", "hide_policy_type", "grants_suffice_cross_account"]),
     ("operator", &["allow"]),
@@ -108,7 +109,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// Sections that are written `[[name]]`.
-const REPEATED: &[&str] = &["listener", "custom_token"];
+const REPEATED: &[&str] = &["listener", "custom_token", "token_log"];
 
 pub(super) struct Document {
     values: toml::Table,

@@ -220,7 +220,7 @@ fn rotation_and_key_stores() {
 /// What may be allowed is what commands ask for.
 #[test]
 fn operator_actions_are_the_permissions_of_commands() {
-    let sources = [include_str!("../ops/task.rs"), include_str!("../ops/iam.rs")];
+    let sources = [include_str!("../ops/task.rs"), include_str!("../ops/iam.rs"), include_str!("../ops/audit_keys.rs")];
     let bodies =
         sources.map(|source| source.split("pub fn permission").nth(1).unwrap().split("pub fn name").next().unwrap());
     let asked: BTreeSet<&str> = bodies.iter().flat_map(|body| body.split('"').skip(1).step_by(2)).collect();
@@ -297,7 +297,11 @@ fn what_the_example_leaves_out_is_valid_too() {
     const EXCLUDES: &[(&str, &[&str])] =
         &[("uri", &["label"]), ("pin_credential", &["pin_file"]), ("pin_env", &["pin_file"])];
     /// Keys that another one, or a section that is left out as a whole, needs beside it.
-    const TOGETHER: &[&[&str]] = &[&["[[listener]]", "certificate", "key"], &["[[custom_token]]", "name", "label"]];
+    const TOGETHER: &[&[&str]] = &[
+        &["[[listener]]", "certificate", "key"],
+        &["[[custom_token]]", "name", "label"],
+        &["[[token_log]]", "name", "file", "format"],
+    ];
     let unset = |line: &str| line.starts_with('#') && !line.starts_with("# ");
     let key_of = |line: &str| line.trim_start_matches('#').split(" = ").next().unwrap_or_default().to_owned();
     let mut section = String::new();
@@ -327,5 +331,5 @@ fn what_the_example_leaves_out_is_valid_too() {
         parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 29);
+    assert_eq!(count, 33);
 }

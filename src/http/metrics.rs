@@ -64,6 +64,7 @@ pub struct Metrics {
     seconds: Family<OperationLabel, Histogram, fn() -> Histogram>,
     refused: Family<Code, Counter>,
     strangers: Family<Code, Counter>,
+    alerts: Family<Code, Counter>,
     connections: Gauge,
     connections_accepted: Counter,
     tls_handshake_failures: Counter,
@@ -88,6 +89,7 @@ impl Metrics {
             seconds: Family::new_with_constructor(histogram),
             refused: Family::default(),
             strangers: Family::default(),
+            alerts: Family::default(),
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
             tls_handshake_failures: Counter::default(),
@@ -98,6 +100,11 @@ impl Metrics {
         registry.register("request_seconds", "From the head's arrival to the answer", metrics.seconds.clone());
         registry.register("http_refused", "Requests refused by the transport, by code", metrics.refused.clone());
         registry.register("strangers", "Requests whose signature did not verify, by code", metrics.strangers.clone());
+        registry.register(
+            "audit_alerts",
+            "What an auditor should look at, by the record's name",
+            metrics.alerts.clone(),
+        );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register("connections_accepted", "Connections accepted", metrics.connections_accepted.clone());
         registry.register(
@@ -118,6 +125,11 @@ impl Metrics {
     /// A request whose signature did not verify.
     pub fn stranger(&self, code: &'static str) {
         self.strangers.get_or_create(&Code { code }).inc();
+    }
+
+    /// Something that a person should look at; its record has the same name.
+    pub fn alert(&self, name: &'static str) {
+        self.alerts.get_or_create(&Code { code: name }).inc();
     }
 
     /// Where the values come from that other parts keep. Called once, when those parts exist.

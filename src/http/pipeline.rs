@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use crate::audit::{AuditError, Journal, Recorded, Strangers};
+use crate::audit::{AuditError, Journal, Recorded, SignAudit, Strangers};
 use crate::authn::federation::FederatedIdentity;
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
 use crate::authz::{self, Environment, Permit, Rules};
@@ -23,6 +23,8 @@ use crate::sts::StsError;
 pub struct Services {
     pub ops: Arc<Ops>,
     pub journal: Journal,
+    /// Signs checkpoints, digests and exports with the trail's keys.
+    pub signer: Arc<dyn SignAudit>,
     pub authenticator: Authenticator,
     pub secrets: Box<dyn OpenSecret>,
     pub federation: Box<dyn FederatedIdentity>,

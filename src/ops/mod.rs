@@ -3,6 +3,7 @@
 
 mod aliases;
 mod attributes;
+pub mod audit_keys;
 mod behalf;
 pub mod ciphertext;
 pub mod clock;
@@ -45,6 +46,7 @@ use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenErr
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
+pub use audit_keys::*;
 pub use clock::ClockWatch;
 pub use error::OpError;
 pub use iam::*;
@@ -97,6 +99,10 @@ pub struct Ops {
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
     /// Who answers questions about the log.
     audit_office: std::sync::OnceLock<Box<dyn AuditOffice>>,
+    /// The tokens' objects as last seen.
+    watched: officer::watch::Watched,
+    /// Who keeps the trail's own keys.
+    audit_keys: std::sync::OnceLock<Box<dyn AuditKeyOffice>>,
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
@@ -215,6 +221,8 @@ impl Ops {
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
             audit_office: std::sync::OnceLock::new(),
+            watched: officer::watch::Watched::default(),
+            audit_keys: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
         })

@@ -8,6 +8,7 @@ mod pin;
 mod reconcile;
 mod replace;
 mod tokens;
+pub(super) mod watch;
 
 pub use tokens::ReadPin;
 

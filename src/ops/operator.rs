@@ -79,6 +79,7 @@ impl Ops {
             OperatorRequest::AuditExport(request) => {
                 Box::pin(self.audit_command(AuditRequest::Export(request.clone()), ctx, effects)).await
             }
+            OperatorRequest::AuditKey(request) => self.audit_key(request, ctx, effects).await,
             OperatorRequest::PolicySimulate(request) => self.simulate(request, snapshot, ctx),
             OperatorRequest::KeyCreate(request) => match resolved.subject() {
                 Subject::NewKey { id, arn } => {

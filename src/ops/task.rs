@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditRequest, ExportRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response,
-    RotateGrants, RotationDone, StsRequest, StsResponse,
+    AuditAnswer, AuditKeyRequest, AuditRequest, ExportRequest, IamRequest, ManagedKey, OpError, Operation, Request,
+    Response, RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -116,6 +116,7 @@ pub enum OperatorRequest {
     KeyCreate(KeyCreate),
     /// Records of a range as files, signed and with their proof.
     AuditExport(ExportRequest),
+    AuditKey(AuditKeyRequest),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -242,6 +243,7 @@ impl OperatorRequest {
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
             OperatorRequest::AuditExport(_) => "audit:export",
+            OperatorRequest::AuditKey(request) => request.permission(),
         }
     }
 
@@ -275,6 +277,7 @@ impl OperatorRequest {
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
             OperatorRequest::AuditExport(_) => "ExportAudit",
+            OperatorRequest::AuditKey(request) => request.name(),
         }
     }
 
@@ -307,6 +310,7 @@ impl OperatorRequest {
             | OperatorRequest::RotateRetire(_)
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
+            OperatorRequest::AuditKey(request) => request.changes(),
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::AuditExport(_)
             | OperatorRequest::KeyList
@@ -440,6 +444,10 @@ pub enum OperatorResponse {
     },
     KeyCreated {
         key: Box<KeyDetails>,
+    },
+    /// What an `audit key` command shows or did.
+    AuditKeys {
+        report: serde_json::Value,
     },
     /// Keys whose deletion is scheduled, and those refused with the reason.
     Retired {

@@ -10,8 +10,8 @@ use super::handle::{Key, on_thread, scratch};
 use super::seal::Sealer;
 use super::sql::{self, Batch, Loaded};
 use super::{
-    BackupFacts, KeyRecord, Lifecycle, Snapshot, Store, StoreError, StoreLock, UsageRecord, WrapKey, Write, files,
-    schema,
+    AuditKeyRecord, AuditKeyStage, BackupFacts, KeyRecord, Lifecycle, Snapshot, Store, StoreError, StoreLock,
+    UsageRecord, WrapKey, Write, files, schema,
 };
 
 impl Store {
@@ -63,6 +63,7 @@ impl Store {
                 for write in brought_back(&loaded.snapshot, no_deletion_before) {
                     loaded.snapshot.apply(write);
                 }
+                keep_audit_keys(&mut loaded.snapshot, live);
                 replace(batch, &loaded)?;
                 Ok(loaded.snapshot)
             })
@@ -156,6 +157,7 @@ fn replace(batch: &mut Batch<'_>, new: &Loaded) -> Result<(), StoreError> {
     snapshot.session_keys.values().try_for_each(|r| batch.put(r.as_ref()))?;
     snapshot.revoked_sessions.values().try_for_each(|r| batch.put(r.as_ref()))?;
     snapshot.grants.values().try_for_each(|r| batch.put(r.as_ref()))?;
+    snapshot.audit_keys.values().try_for_each(|r| batch.put(r.as_ref()))?;
     new.tombstones.iter().try_for_each(|r| batch.put(r))
 }
 
@@ -174,7 +176,12 @@ pub fn brought_back(snapshot: &Snapshot, no_deletion_before: i64) -> Vec<Write> 
     });
     // Who lost a session or was revoked since must not have it back: all of them end.
     let sessions = snapshot.session_keys.keys().map(|id| Write::DeleteSessionKey(id.clone()));
-    settled.chain(sessions).collect()
+    // A key of the log that was being made may sign since: nobody takes its object for debris.
+    let audit =
+        snapshot.audit_keys.values().filter(|key| matches!(key.stage, AuditKeyStage::Creating | AuditKeyStage::Made));
+    let audit =
+        audit.map(|key| Write::PutAuditKey(AuditKeyRecord { stage: AuditKeyStage::Abandoned, ..key.as_ref().clone() }));
+    settled.chain(sessions).chain(audit).collect()
 }
 
 /// Which tokens there are, and with which serial, is a fact of today and no content of a backup.
@@ -182,6 +189,11 @@ fn keep_tokens(restored: &mut Snapshot, live: &Snapshot) {
     for record in live.tokens.values() {
         restored.apply(Write::PutToken(record.as_ref().clone()));
     }
+}
+
+/// The audit keys are those of the log that goes on: one that was retired since must not come back.
+fn keep_audit_keys(restored: &mut Snapshot, live: &Snapshot) {
+    restored.audit_keys = live.audit_keys.clone();
 }
 
 /// A count that went back would allow more encryptions under a key than SP 800-38D does, so the higher one stays.

@@ -86,6 +86,8 @@ pub struct Snapshot {
     pub grants_to: HashTrieMapSync<KeyId, GrantsByGrantee>,
     /// Retiring principal → grants, over all keys.
     pub grants_retired_by: RedBlackTreeMapSync<(Arc<str>, KeyId, GrantId), Arc<GrantRecord>>,
+    /// By use and generation: the keys of the audit trail, oldest first.
+    pub audit_keys: RedBlackTreeMapSync<(String, u32), Arc<AuditKeyRecord>>,
     /// Access key ids of a user (`account/name`).
     pub access_keys_of: HashTrieMapSync<(AccountId, Owner), Vec<AccessKeyId>>,
 }
@@ -137,6 +139,7 @@ pub enum Write {
     DeleteRevokedSession(String),
     PutGrant(GrantRecord),
     DeleteGrant(KeyId, GrantId),
+    PutAuditKey(AuditKeyRecord),
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! The records. Serialised as JSON inside the seal; unknown members are refused, new ones need a migration.
 
+mod audit;
 mod grant;
 mod iam;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::ids::PolicyDocument;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, ClusterId, KeyId, KeyStoreId, Region, ServiceName, UserName};
+pub use audit::*;
 pub use grant::*;
 pub use iam::*;
 

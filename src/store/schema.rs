@@ -36,6 +36,9 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE revoked_sessions (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
     CREATE TABLE grants (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
     ",
+    "
+    CREATE TABLE audit_keys (pk TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT;
+    ",
 ];
 
 /// Makes the schema in an empty database.

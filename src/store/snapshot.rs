@@ -180,6 +180,9 @@ impl Snapshot {
             Write::DeleteService(name) => {
                 self.services.remove_mut(&name);
             }
+            Write::PutAuditKey(record) => {
+                self.audit_keys.insert_mut((record.key_use.clone(), record.generation), Arc::new(record));
+            }
             Write::PutSessionKey(record) => self.session_keys.insert_mut(record.id.clone(), Arc::new(record)),
             Write::DeleteSessionKey(id) => {
                 self.session_keys.remove_mut(&id);

@@ -49,6 +49,7 @@ pub fn load(db: &mut Connection, sealer: &Sealer) -> Result<Loaded, StoreError> 
     reader.rows(|record| snapshot.apply(Write::PutSessionKey(record)))?;
     reader.rows(|record| snapshot.apply(Write::PutRevokedSession(record)))?;
     reader.rows(|record| snapshot.apply(Write::PutGrant(record)))?;
+    reader.rows(|record| snapshot.apply(Write::PutAuditKey(record)))?;
     head.check(&reader.found)?;
     Ok(Loaded { snapshot, tombstones, head, sealed_head })
 }
@@ -124,6 +125,7 @@ impl<'a> Batch<'a> {
             Write::DeleteSessionKey(id) => self.delete(Table::SessionKeys, id),
             Write::PutRevokedSession(record) => self.put(record),
             Write::DeleteRevokedSession(id) => self.delete(Table::RevokedSessions, id),
+            Write::PutAuditKey(record) => self.put(record),
             Write::PutGrant(record) => self.put(record),
             Write::DeleteGrant(key, id) => self.delete(Table::Grants, &grant_pk(key, id)),
         }

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::seal::Sealer;
 use super::{
-    AccessKeyRecord, AccountRecord, AliasRecord, AppliedRecord, DeploymentRecord, GrantRecord, GroupRecord, KeyRecord,
-    KeyStoreRecord, OidcProviderRecord, PolicyRecord, RevokedSessionRecord, RoleRecord, RotationRecord, ServiceRecord,
-    SessionKeyRecord, TokenRecord, TombstoneRecord, UnitRecord, UsageRecord, UserRecord,
+    AccessKeyRecord, AccountRecord, AliasRecord, AppliedRecord, AuditKeyRecord, DeploymentRecord, GrantRecord,
+    GroupRecord, KeyRecord, KeyStoreRecord, OidcProviderRecord, PolicyRecord, RevokedSessionRecord, RoleRecord,
+    RotationRecord, ServiceRecord, SessionKeyRecord, TokenRecord, TombstoneRecord, UnitRecord, UsageRecord, UserRecord,
 };
 use crate::ids::{AccountId, GrantId, KeyId};
 
@@ -36,6 +36,7 @@ pub enum Table {
     SessionKeys,
     RevokedSessions,
     Grants,
+    AuditKeys,
 }
 
 impl Table {
@@ -61,6 +62,7 @@ impl Table {
         Table::SessionKeys,
         Table::RevokedSessions,
         Table::Grants,
+        Table::AuditKeys,
     ];
 
     pub fn name(self) -> &'static str {
@@ -86,6 +88,7 @@ impl Table {
             Table::SessionKeys => "session_keys",
             Table::RevokedSessions => "revoked_sessions",
             Table::Grants => "grants",
+            Table::AuditKeys => "audit_keys",
         }
     }
 }
@@ -251,6 +254,13 @@ impl Row for GrantRecord {
     const TABLE: Table = Table::Grants;
     fn pk(&self, _: &Sealer) -> String {
         grant_pk(&self.key, &self.id)
+    }
+}
+
+impl Row for AuditKeyRecord {
+    const TABLE: Table = Table::AuditKeys;
+    fn pk(&self, _: &Sealer) -> String {
+        format!("{}/{}", self.key_use, self.generation)
     }
 }
 

@@ -97,6 +97,7 @@ fn assert_same(a: &Snapshot, b: &Snapshot) {
     assert!(a.session_keys == b.session_keys, "session keys differ");
     assert!(a.revoked_sessions == b.revoked_sessions, "revoked sessions differ");
     assert!(a.grants == b.grants, "grants differ");
+    assert!(a.audit_keys == b.audit_keys, "audit keys differ");
     assert!(a.grants_to == b.grants_to, "grants_to differ");
     assert!(a.grants_retired_by == b.grants_retired_by, "grants_retired_by differ");
 }

@@ -75,6 +75,8 @@ class Instance:
         self.access_key = self.secret_key = None
         # False: the server ignores the signals that this process ignores.
         self.restore_signals = True
+        # For the server's process only.
+        self.environment = {}
 
     # -- what it is made of -------------------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ class Instance:
         self.address = self.metrics_address = None
         with open(self.stderr_file, "ab") as err:
             self.process = subprocess.Popen([str(binary()), "--config", str(config or self.config), "serve", *args],
-                                            stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=clean_env(), cwd=self.root,
+                                            stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=clean_env(**self.environment), cwd=self.root,
                                             restore_signals=self.restore_signals)
         return self.process
 

@@ -1,4 +1,4 @@
-"""Long runs: `soak.py NAME --rounds N`. NAME is kill, generate, rotate, or all. `small` rounds are what every run of the tests does."""
+"""Long runs: `soak.py NAME --rounds N`. NAME is audit, kill, generate, rotate, or all. `small` rounds are what every run of the tests does."""
 
 import argparse
 import json
@@ -13,13 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
 
 from instance import Instance, disk_dir  # noqa: E402
+from audit import Audit  # noqa: E402
 from generate import Generate  # noqa: E402
 from judge import Judge, Ledger  # noqa: E402
 from kill import Kill  # noqa: E402
 from rotate import Rotate  # noqa: E402
 
-SOAKS = {"kill": Kill, "generate": Generate, "rotate": Rotate}
-SMALL = {"kill": 5, "generate": 15, "rotate": 12}
+SOAKS = {"audit": Audit, "kill": Kill, "generate": Generate, "rotate": Rotate}
+SMALL = {"audit": 8, "kill": 5, "generate": 15, "rotate": 12}
 # Kills that came too early or too late do not count; so many for each that does are too many.
 TRIES = 6
 

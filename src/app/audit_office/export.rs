@@ -1,8 +1,8 @@
 //! `hsm-bridge audit export` and HsmBridge.ExportAudit: both end here.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Mutex;
 
@@ -22,8 +22,7 @@ pub struct Exports {
     keep_free: f64,
     journal: Journal,
     clock: Arc<ClockWatch>,
-    /// Set once the audit keys are open.
-    signer: Arc<OnceLock<Arc<dyn SignAudit>>>,
+    signer: Arc<dyn SignAudit>,
     one_at_a_time: Mutex<()>,
 }
 
@@ -39,7 +38,7 @@ impl Exports {
             keep_free: f64::from(config.audit.warn_below_free_percent) / 100.0,
             journal: services.journal.clone(),
             clock: services.ops.clock().clone(),
-            signer,
+            signer: services.signer.clone(),
             one_at_a_time: Mutex::default(),
         }
     }
@@ -48,9 +47,7 @@ impl Exports {
     pub async fn make(&self, asked: &ExportRequest, ctx: &Context) -> Result<serde_json::Value, OpError> {
         let request = request(asked)?;
         let out = asked.out.as_deref().map(absolute).transpose()?;
-        let signer = self.signer.get().cloned();
-        let signer =
-            signer.ok_or_else(|| OpError::Internal("there is no audit key to sign an export with".to_owned()))?;
+        let signer = self.signer.clone();
         let _one_at_a_time = self.one_at_a_time.lock().await;
         // The thread that makes it waits for signatures; one that drives the runtime must not.
         let runtime = tokio::runtime::Handle::current();

@@ -262,7 +262,7 @@ fn one_system_key(found: &mut Found, key: SystemKey, label: &str, objects: &[&Ob
 }
 
 impl Found {
-    fn ok(&self) -> bool {
+    pub(super) fn ok(&self) -> bool {
         let lists = [
             &self.without_record,
             &self.without_object,

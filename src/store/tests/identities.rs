@@ -103,7 +103,26 @@ pub fn one_of_each() -> Vec<Write> {
         Write::PutSessionKey(SessionKeyRecord { id: "00000001".into(), created: 5, wrapped: vec![1; 60] }),
         Write::PutRevokedSession(RevokedSessionRecord { access_key: "ASIA0".into(), until: 6 }),
         Write::PutGrant(grant(1, "arn:aws:iam::111122223333:user/ops")),
+        Write::PutAuditKey(audit_key(1, AuditKeyStage::Current)),
     ]
+}
+
+pub(super) fn audit_key(generation: u32, stage: AuditKeyStage) -> AuditKeyRecord {
+    AuditKeyRecord {
+        key_use: "digest".into(),
+        generation,
+        stage,
+        created: 1,
+        material: vec![1; 16],
+        object_id: None,
+        label: "hsm-bridge/audit-digest-1".into(),
+        fingerprint: vec![1, 3],
+        spki: vec![0x30],
+        evidence: serde_json::json!({}),
+        certificates: vec!["AA==".into()],
+        valid_from: 2,
+        valid_until: None,
+    }
 }
 
 #[tokio::test]
