@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::audit::{self, AuditError, Journal, Recovery, Strangers};
+use crate::audit::{self, AuditError, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
@@ -135,7 +135,7 @@ impl App {
     /// Locks, journal, token, store, settlement: in this order.
     pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
         let opened = open_files(&config)?;
-        opened.journal.admit()?;
+        opened.journal.admit(Load::Administration)?;
         Self::open_token(config, opened, options).await
     }
 
@@ -263,6 +263,9 @@ fn audit_settings(config: &Config) -> audit::Settings {
         segment_bytes: audit.segment_bytes,
         segment_age: audit.segment_age,
         refuse_below_free: f64::from(audit.refuse_below_free_percent) / 100.0,
+        warn_below_free: f64::from(audit.warn_below_free_percent) / 100.0,
+        reserve_bytes: audit.reserve_bytes,
+        accept_loss: None,
         deadline: audit.deadline,
     }
 }

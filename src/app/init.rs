@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{App, AppError, audit_directory, connect, now_ms, open_files, settle, system_call};
-use crate::audit::{Event, EventType, UserIdentity};
+use crate::audit::{Event, EventType, Load, UserIdentity};
 use crate::authn::Principal;
 use crate::config::Config;
 use crate::ids::AccessKeyId;
@@ -29,7 +29,7 @@ pub async fn create(config: &Config, made_by: &'static str) -> Result<FirstKey, 
         return Err(StoreError::Exists(database).into());
     }
     let opened = open_files(config)?;
-    opened.journal.admit()?;
+    opened.journal.admit(Load::Administration)?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let intent = operator_event(config, EventType::HsmBridgeIntent, "Init", &request_id, json!({ "by": made_by }));
     opened.journal.append(intent).await?;
@@ -79,7 +79,7 @@ pub async fn create(config: &Config, made_by: &'static str) -> Result<FirstKey, 
 /// Puts a backup in place of a store that is lost, and raises the budgets to what the journal shows.
 pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Result<(), AppError> {
     let opened = open_files(&config)?;
-    opened.journal.admit()?;
+    opened.journal.admit(Load::Administration)?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let details = json!({ "path": backup, "ticket": ticket, "storeWasMissing": true });
     let intent = operator_event(&config, EventType::HsmBridgeIntent, "StoreRestore", &request_id, details.clone());

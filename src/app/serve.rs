@@ -13,7 +13,7 @@ use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
     operator_socket, runtime, session_keys, settle, token_watch, tokens,
 };
-use crate::audit::AuditError;
+use crate::audit::{AuditError, Load};
 use crate::config::Config;
 use crate::http::metrics::Readings;
 use crate::http::{
@@ -180,7 +180,7 @@ async fn open_when_there_is_room(
     let mut health = None;
     loop {
         let opened: Result<Opened, AppError> = open_files(config).and_then(|opened| {
-            opened.journal.admit()?;
+            opened.journal.admit(Load::DataPlane)?;
             Ok(opened)
         });
         let error = match opened {
@@ -304,7 +304,7 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
         if let Status::Down(reason) = services.ops.keystore().token().status() {
             reasons.push(format!("token: {reason}"));
         }
-        if let Err(error) = services.journal.admit() {
+        if let Err(error) = services.journal.admit(Load::DataPlane) {
             reasons.push(format!("audit: {error}"));
         }
         Readiness { ready: reasons.is_empty(), reasons }

@@ -1,10 +1,12 @@
 //! The audit log: durable records in a hash chain, before the answer. Knows no plaintext, no key and no HTTP; the
 //! verifier (`verify/`) uses nothing else of ours. Source: audit.md §7.2 to §7.4, §7.9.
 
+pub mod checkpoint;
 pub mod export;
 mod files;
 pub mod follow;
 mod journal;
+mod leaves;
 mod record;
 mod recovery;
 pub mod scan;
@@ -23,8 +25,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-pub use journal::{Journal, room};
+pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
+pub use journal::{Head, Journal, room};
 pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
+pub use space::Load;
 pub use strangers::Strangers;
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -360,6 +364,12 @@ pub struct Settings {
     pub segment_age: Duration,
     /// Requests are refused below this share of free space (0.05).
     pub refuse_below_free: f64,
+    /// Warned of below this share of free space (0.2).
+    pub warn_below_free: f64,
+    /// Kept free for the last records of a full disk; 0: nothing.
+    pub reserve_bytes: u64,
+    /// Ticket for going on although records that were signed are missing.
+    pub accept_loss: Option<String>,
     /// How long a batch may take to reach the disk before the log counts as failed.
     pub deadline: Duration,
 }
@@ -389,6 +399,8 @@ pub struct Recovery {
     /// Seq of the last record; `None`: the log is new.
     pub last_seq: Option<u64>,
     pub dangling: Vec<DanglingIntent>,
+    /// The tree that the newest checkpoint was signed over, as the journal has it.
+    pub signed: Option<verify::tree::Frontier>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -398,6 +410,9 @@ pub enum AuditError {
     /// A record does not verify, at start.
     #[error("the audit log does not verify: {0}")]
     Corrupt(String),
+    /// Records that were signed are missing, or are not those that were signed, at start.
+    #[error("the audit log was cut or changed: {0}")]
+    Truncated(String),
     /// Nothing of the batch reached the file; the writer goes on.
     #[error("no space for the audit log in `{dir}`")]
     NoSpace { dir: PathBuf },

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::verify::line::{Leaf, end_id};
+use super::verify::line::{Leaf, end_id, is_bookkeeping};
 use super::verify::lines::MAX_LINE;
 use super::{Event, EventType, Settings};
 
@@ -62,6 +62,8 @@ pub(super) struct Draft {
     /// Where `seq` goes.
     split: usize,
     pub intent: bool,
+    /// Needs a checkpoint: not only about the log's own files.
+    pub news: bool,
     pub request_id: Option<String>,
     pub store_version: Option<u64>,
 }
@@ -80,6 +82,7 @@ impl Draft {
             bytes,
             split,
             intent: event.event_type == EventType::HsmBridgeIntent,
+            news: !(event.event_type == EventType::HsmBridgeSystem && is_bookkeeping(&event.name)),
             request_id: event.request_id,
             store_version: event.additional.store_version,
         }
@@ -335,6 +338,9 @@ pub(super) mod tests {
             segment_bytes: 64 << 20,
             segment_age: std::time::Duration::from_secs(3600),
             refuse_below_free: 0.0,
+            warn_below_free: 0.0,
+            reserve_bytes: 0,
+            accept_loss: None,
             deadline: std::time::Duration::from_secs(20),
         }
     }

@@ -1,5 +1,7 @@
 //! The log as a whole: writer, recovery, failures, and the verifier as judge.
 
+mod checkpoints;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -440,7 +442,7 @@ fn no_space_before_the_first_byte_fails_the_batch_only() {
         Err(AuditError::NoSpace { dir: named }) => assert_eq!(named, dir.path()),
         other => panic!("{other:?}"),
     }
-    assert!(journal.admit().is_ok() && journal.failure().is_none());
+    assert!(journal.admit(Load::DataPlane).is_ok() && journal.failure().is_none());
     assert_eq!(append(&journal, [call(2)]), [2]);
     // Also when a new segment does not fit: the next record begins it.
     faults.writes.lock().unwrap().extend([Fault::None, Fault::NoSpace]);
@@ -475,20 +477,30 @@ fn a_failed_write_or_sync_poisons_the_log() {
             let reason = failed.await;
             assert!(reason.starts_with(expected), "{reason}");
             let size = segments(dir.path())[0].metadata().unwrap().len();
-            // Nothing is retried, and nothing more is written.
+            // Nothing is retried, and nothing more is written to that file.
             refused(journal.append(call(3)).await);
             assert!(journal.rotate().await.is_err());
-            assert!(matches!(journal.admit(), Err(AuditError::Failed(_))));
+            assert!(matches!(journal.admit(Load::Administration), Err(AuditError::Failed(_))));
             assert!(journal.failure().is_some());
             journal.close();
-            assert_eq!(segments(dir.path())[0].metadata().unwrap().len(), size);
-            assert_eq!(segments(dir.path()).len(), 1);
+            // The segment ends with what was acknowledged, the rest is aside, and a new one says why.
+            let torn = size - segments(dir.path())[0].metadata().unwrap().len();
+            assert_eq!(torn > 0, !matches!(write, Fault::Io));
+            assert_eq!(names(dir.path()), ["SegmentStart", "Encrypt", "SegmentStart", "AuditFailure"]);
+            let lines = lines(dir.path());
+            assert_eq!(
+                (&details(&lines[2])["tornBytes"], &details(&lines[2])["reason"]),
+                (&torn.into(), &"failure".into())
+            );
+            assert!(details(&lines[3])["reason"].as_str().unwrap().starts_with(expected));
         });
         drop(journal);
         // The next process finds a log that verifies.
-        let (_journal, recovery) = open(&settings(dir.path()));
+        assert_ok(dir.path());
+        let (journal, recovery) = open(&settings(dir.path()));
         assert!(recovery.unclean);
-        assert_eq!(recovery.torn_bytes, if matches!(write, Fault::Short(_)) { 10 } else { 0 });
+        assert_eq!(append(&journal, [call(4)]), [5]);
+        drop(journal);
         assert_ok(dir.path());
     }
 }
@@ -531,7 +543,8 @@ fn little_space_refuses_requests_but_not_records() {
     let mut settings = settings(dir.path());
     settings.refuse_below_free = 1.01;
     let (journal, _) = open(&settings);
-    let refused = journal.admit().unwrap_err();
+    assert!(journal.admit(Load::Administration).is_ok());
+    let refused = journal.admit(Load::DataPlane).unwrap_err();
     assert_eq!(
         refused.to_string(),
         format!("less than 101 % free space for the audit log in `{}`", dir.path().display())

@@ -27,7 +27,7 @@ pub struct Exports {
 }
 
 impl Exports {
-    pub fn new(config: &Config, services: &Services, signer: Arc<OnceLock<Arc<dyn SignAudit>>>) -> Exports {
+    pub fn new(config: &Config, services: &Services) -> Exports {
         let settings = crate::app::audit_settings(config);
         Exports {
             dir: settings.dir,
