@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::audit::{self, AuditError, Journal, Load, Recovery, Strangers};
+use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
@@ -202,8 +202,10 @@ impl App {
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        let office = audit_office::Office { exports: audit_office::Exports::new(&config, &services) };
-        services.ops.read_audit_with(Box::new(office));
+        let checkpoints =
+            Arc::new(Checkpoints::new(services.journal.clone(), services.signer.clone(), recovery.signed.clone()));
+        let exports = audit_office::Exports::new(&config, &services, checkpoints.clone());
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&config, exports)));
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
         let app = App { config, services, token, boot_seq, audit_keys };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;

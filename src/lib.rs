@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  TCP/TLS ── http ──┬── kms  (AWS JSON 1.1, X-Amz-Target: TrentService.*) ──┐
-//!                    └── sts  (Query protocol, Action=AssumeRole…)         ──┤
+//!                    ├── sts  (Query protocol, Action=AssumeRole…)         ──┤
+//!                    ├── cloudtrail  (AWS JSON 1.1, CloudTrail_20131101.*) ──┤
+//!                    └── s3   (REST, path-style: the log's sealed files)   ──┤
 //!  operator socket ── cli ───────────────────────────────────────────────────┤
 //!                                                                            ▼
 //!   authn    who asks                                             → Caller
@@ -28,12 +30,14 @@ pub mod authn;
 pub mod authz;
 pub mod cli;
 pub mod client;
+pub mod cloudtrail;
 pub mod config;
 pub mod http;
 pub mod ids;
 pub mod keystore;
 pub mod kms;
 pub mod ops;
+pub mod s3;
 pub mod secret;
 pub mod store;
 pub mod sts;

@@ -38,10 +38,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("ids", &[]),
     ("secret", &[]),
-    ("http", &["kms", "sts", "authn", "authz", "audit", "ops"]),
+    ("http", &["kms", "sts", "cloudtrail", "s3", "authn", "authz", "audit", "ops"]),
     // The fronts' one table turns authn's errors into wire errors too.
     ("kms", &["ops", "authn"]),
     ("sts", &["ops", "authn"]),
+    ("cloudtrail", &["ops", "authn"]),
+    ("s3", &["ops", "authn"]),
     ("authn", &[]),
     ("authz", &["store", "authn"]),
     ("ops", &["authz", "authn", "store", "keystore"]),
@@ -65,8 +67,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
     ("hyper", &["http", "client"]),
     ("hyper_util", &["http", "client"]),
-    ("rusqlite", &["store"]),
-    ("tokio_rusqlite", &["store"]),
+    ("rusqlite", &["store", "audit"]),
+    // The index of the log: a cache beside it.
+    ("tokio_rusqlite", &["store", "audit"]),
 ];
 
 #[test]

@@ -1,16 +1,89 @@
-//! Answers questions about the log: put together from what the log's parts can tell.
+//! Answers questions about the log, from the files of the trail's directory: the trail itself, the bucket of sealed files, the
+//! index. What is asked has been permitted; that it was asked is recorded after.
 
+mod bucket;
 mod export;
+mod trail;
 
-use crate::ops::{AuditAnswer, AuditOffice, AuditRequest, Context, OpError};
+use std::sync::Arc;
+
+use super::{audit_directory, audit_settings};
+use crate::config::Config;
+use crate::ops::{
+    AuditAnswer, AuditOffice, AuditRequest, BucketRequest, Context, OpError, TrailNames, TrailRefusal, TrailRequest,
+};
 use crate::store::BoxFuture;
+
+use bucket::Bucket;
 pub use export::Exports;
+use trail::Trail;
 
 pub struct Office {
-    pub exports: Exports,
+    names: TrailNames,
+    trail: Arc<Trail>,
+    bucket: Arc<Bucket>,
+    exports: Exports,
+}
+
+impl Office {
+    pub fn new(config: &Config, exports: Exports) -> Office {
+        let here = &config.server.locality;
+        let dir = audit_directory(config);
+        let names = TrailNames {
+            account: here.account.clone(),
+            trail_arn: audit_settings(config).trail_arn,
+            bucket: config.audit.bucket.clone(),
+        };
+        let bucket = Arc::new(Bucket::new(dir.join("bucket")));
+        let trail = Arc::new(Trail {
+            dir,
+            names: names.clone(),
+            name: config.audit.trail.clone(),
+            region: here.region.clone(),
+            key_prefix: config.audit.key_prefix.clone(),
+            bucket: bucket.clone(),
+        });
+        Office { names, trail, bucket, exports }
+    }
+
+    async fn of_trail(&self, request: &TrailRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
+        if let TrailRequest::LookupEvents(_) = request {
+            return Err(OpError::Unsupported("LookupEvents is not there yet".to_owned()));
+        }
+        let (trail, request, now) = (self.trail.clone(), request.clone(), ctx.now);
+        blocking(move || trail.answer(&request, now)).await.map(AuditAnswer::Trail)
+    }
+
+    async fn of_bucket(&self, request: &BucketRequest) -> Result<AuditAnswer, OpError> {
+        let named = match request {
+            BucketRequest::ListBuckets => return Ok(AuditAnswer::Buckets { bucket: self.names.bucket.clone() }),
+            BucketRequest::HeadBucket { bucket }
+            | BucketRequest::GetBucketLocation { bucket }
+            | BucketRequest::GetObject { bucket, .. }
+            | BucketRequest::Change { bucket, .. } => bucket,
+            BucketRequest::ListObjects(list) => &list.bucket,
+        };
+        if *named != self.names.bucket {
+            return Err(OpError::Trail(TrailRefusal::NoSuchBucket(named.clone())));
+        }
+        let bucket = self.bucket.clone();
+        match request.clone() {
+            BucketRequest::ListBuckets | BucketRequest::HeadBucket { .. } => Ok(AuditAnswer::Found),
+            BucketRequest::GetBucketLocation { .. } => Ok(AuditAnswer::Location),
+            BucketRequest::ListObjects(list) => blocking(move || bucket.list(list)).await.map(AuditAnswer::Objects),
+            BucketRequest::GetObject { key, range, head, .. } => {
+                blocking(move || bucket.object(&key, range.as_deref(), head)).await.map(AuditAnswer::Object)
+            }
+            BucketRequest::Change { .. } => Err(OpError::Trail(TrailRefusal::BucketIsReadOnly)),
+        }
+    }
 }
 
 impl AuditOffice for Office {
+    fn names(&self) -> &TrailNames {
+        &self.names
+    }
+
     fn answer<'a>(
         &'a self,
         request: &'a AuditRequest,
@@ -18,9 +91,24 @@ impl AuditOffice for Office {
     ) -> BoxFuture<'a, Result<AuditAnswer, OpError>> {
         Box::pin(async move {
             match request {
+                AuditRequest::Trail(request) => self.of_trail(request, ctx).await,
+                AuditRequest::Bucket(request) => self.of_bucket(request).await,
+                AuditRequest::Stream(_) => Err(OpError::Unsupported("the stream is not there yet".to_owned())),
                 AuditRequest::Export(request) => self.exports.make(request, ctx).await.map(AuditAnswer::Made),
-                other => Err(OpError::Internal(format!("{} is not served yet", other.name()))),
+                AuditRequest::Report(_) => Err(OpError::Unsupported("reports are not there yet".to_owned())),
             }
         })
     }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, OpError> + Send + 'static) -> Result<T, OpError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(OpError::Internal(format!("reading the log ended early: {error}"))),
+    }
+}
+
+/// The cause is for the log.
+fn unreadable(what: &str, error: impl std::fmt::Display) -> OpError {
+    OpError::Internal(format!("{what} cannot be read: {error}"))
 }

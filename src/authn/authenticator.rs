@@ -9,14 +9,14 @@ use tokio::sync::OnceCell;
 use super::opened::{Opened, OpenedTokens};
 use super::query::{asks_caller_identity, is_presigned, parse_query};
 use super::session_token::SealedToken;
-use super::sigv4::Claim;
 use super::sigv4::authorization::parse_authorization;
 use super::sigv4::cache::{CacheKey, SigningKeys};
-use super::sigv4::canonical::{Host, canonical_query, canonical_request, sha256, string_to_sign};
+use super::sigv4::canonical::{Host, canonical_query, canonical_request, canonical_s3_uri, sha256, string_to_sign};
 use super::sigv4::date::Timestamp;
 use super::sigv4::derive::SigningKey;
 use super::sigv4::scope::Scope;
 use super::sigv4::signed_headers::check_signed_headers;
+use super::sigv4::{Claim, Form};
 use super::{AuthnError, Caller, Credential, Directory, OpenSecret, PlainRequest, Principal, Service, Settings};
 use crate::ids::AccessKeyId;
 
@@ -26,6 +26,7 @@ const WINDOW: i64 = 15 * 60;
 const CACHED_KEYS: usize = 10_000;
 /// Opened session tokens kept; one entry is a few kilobytes at most.
 const OPENED_TOKENS: usize = 4096;
+const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 /// Older SDKs sign STS requests for the global endpoint's Region.
 const GLOBAL_STS_REGION: &str = "us-east-1";
 
@@ -60,7 +61,11 @@ impl Authenticator {
         secrets: &dyn OpenSecret,
         now: i64,
     ) -> Result<Caller, AuthnError> {
-        refuse_streams(request)?; // RULE §3.1.1
+        if service == Service::S3 {
+            refuse_old_signatures(request)?;
+        } else {
+            refuse_streams(request)?; // RULE §3.1.1
+        }
         let claim = match carrier(request, service)? /* RULE §3.1.2 */ {
             Carrier::Header(header) => parse_authorization(header, date_header(request), token_header(request))?, // RULE §3.1.3
             Carrier::Query => parse_query(request.query, token_header(request))?,
@@ -69,7 +74,10 @@ impl Authenticator {
         check_signed_headers(&claim.signed_headers, request.headers)?; // RULE §3.1.5
         let scope = Scope::parse(&claim.credential)?; // RULE §3.1.6
         let region = self.region(scope.region, service);
-        scope.check(region.is_some(), service.scope_name(), &date)?;
+        scope.check(region.is_some(), service.scope_name(), &date).map_err(|error| match (service, error) {
+            (Service::S3, AuthnError::InvalidSignature(text)) => AuthnError::WrongScope(text),
+            (_, error) => error,
+        })?;
         check_skew(&date, claim.expires, now)?; // RULE §3.1.7
         let found = self.find(&scope, &claim, directory, secrets, now).await; // RULE §3.1.8
         let key = match (&found, region) {
@@ -85,7 +93,7 @@ impl Authenticator {
         };
         // An unknown key costs the same work as a known one.
         let verdict = match key.get() {
-            Some(key) => self.verify(request, &claim, &scope, &date, key), // RULE §3.1.9 to §3.1.11
+            Some(key) => self.verify(request, service, &claim, &scope, &date, key), // RULE §3.1.9 to §3.1.11
             None => Err(AuthnError::Internal("signing key: cell without a value".to_owned())),
         };
         let found = found?;
@@ -193,17 +201,21 @@ impl Authenticator {
     fn verify(
         &self,
         request: &PlainRequest<'_>,
+        service: Service,
         claim: &Claim<'_>,
         scope: &Scope<'_>,
         date: &Timestamp,
         key: &SigningKey,
     ) -> Result<(), AuthnError> {
-        // RULE authorization.md §3.1.9, URI: both services have one path; normalisation is a refusal.
-        if !matches!(request.path, "/" | "") {
-            return Err(AuthnError::InvalidSignature("The path of the request must be '/'.".to_owned()));
-        }
-        let payload_hash = sha256(request.body);
-        check_payload_hash(request, payload_hash.as_str())?;
+        let uri = uri(request.path, service)?;
+        let body_hash = sha256(request.body);
+        let payload_hash = match service {
+            Service::S3 => s3_payload_hash(request, claim.form, body_hash.as_str())?,
+            _ => {
+                check_payload_hash(request, body_hash.as_str())?;
+                body_hash.as_str()
+            }
+        };
         let query = match request.query {
             "" => String::new(),
             query => canonical_query(query, claim.form),
@@ -211,12 +223,12 @@ impl Authenticator {
         let texts = |host| {
             let canonical = canonical_request(
                 request.method,
-                "/",
+                &uri,
                 &query,
                 request.headers,
                 host,
                 &claim.signed_headers,
-                payload_hash.as_str(),
+                payload_hash,
             );
             let to_sign = string_to_sign(date.as_str(), scope.region, scope.service, &canonical);
             (canonical, to_sign)
@@ -277,7 +289,7 @@ fn refuse_streams(request: &PlainRequest<'_>) -> Result<(), AuthnError> {
     Ok(())
 }
 
-/// RULE authorization.md §3.1.2 and, of the query form: never for KMS, for STS only GetCallerIdentity by GET.
+/// RULE authorization.md §3.1.2 and, of the query form: never for KMS, for STS only GetCallerIdentity by GET, for S3 only reads.
 fn carrier<'a>(request: &PlainRequest<'a>, service: Service) -> Result<Carrier<'a>, AuthnError> {
     let mut headers = request.headers.iter().filter(|(name, _)| *name == "authorization").map(|(_, value)| *value);
     match (headers.next(), headers.next(), is_presigned(request.query)) {
@@ -293,6 +305,7 @@ fn carrier<'a>(request: &PlainRequest<'a>, service: Service) -> Result<Carrier<'
         {
             Ok(Carrier::Query)
         }
+        (None, _, true) if service == Service::S3 && matches!(request.method, "GET" | "HEAD") => Ok(Carrier::Query),
         (None, _, _) => Err(AuthnError::MissingAuthenticationToken),
     }
 }
@@ -388,6 +401,48 @@ fn check_payload_hash(request: &PlainRequest<'_>, hash: &str) -> Result<(), Auth
         }
     }
     Ok(())
+}
+
+/// RULE authorization.md §3.1.9, URI: KMS and STS have one path, and the stream is below one; normalisation is a refusal.
+fn uri(path: &str, service: Service) -> Result<Cow<'_, str>, AuthnError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_');
+    match service {
+        Service::S3 => Ok(Cow::Owned(canonical_s3_uri(path))),
+        _ if matches!(path, "/" | "") => Ok(Cow::Borrowed("/")),
+        Service::CloudTrail if path.bytes().all(plain) && !path.contains("//") => Ok(Cow::Borrowed(path)),
+        Service::Kms | Service::Sts | Service::CloudTrail => {
+            Err(AuthnError::InvalidSignature("The path of the request must be '/'.".to_owned()))
+        }
+    }
+}
+
+/// RULE S3 (sigv4-auth-using-authorization-header): `x-amz-content-sha256` is asked for, and signed. Of a read the body is empty, so
+/// that an unsigned payload hides nothing; of a change the body is not read at all, and what is stated of it counts.
+fn s3_payload_hash<'a>(request: &PlainRequest<'a>, form: Form, body_hash: &'a str) -> Result<&'a str, AuthnError> {
+    let mut stated = header_values(request, "x-amz-content-sha256").map(<[u8]>::trim_ascii);
+    let wrong = |text: &str| Err(AuthnError::IncompleteSignature(text.to_owned()));
+    let reads = matches!(request.method, "GET" | "HEAD");
+    match (stated.next(), stated.next()) {
+        (None, _) if form == Form::Query && request.body.is_empty() => Ok(UNSIGNED_PAYLOAD),
+        (None, _) => wrong("Missing required header for this request: x-amz-content-sha256"),
+        (Some(_), Some(_)) => wrong("The request has more than one x-amz-content-sha256 header."),
+        (Some(hash), None) if reads && hash == UNSIGNED_PAYLOAD.as_bytes() && request.body.is_empty() => {
+            Ok(UNSIGNED_PAYLOAD)
+        }
+        (Some(hash), None) if hash == body_hash.as_bytes() => Ok(body_hash),
+        (Some(hash), None) if !reads => std::str::from_utf8(hash)
+            .or_else(|_| wrong("x-amz-content-sha256 must be UNSIGNED-PAYLOAD or a valid sha256 value.")),
+        (Some(_), None) => Err(AuthnError::InvalidSignature(
+            "The provided 'x-amz-content-sha256' header does not match what was computed.".to_owned(),
+        )),
+    }
+}
+
+/// `Authorization: AWS access-key:signature`, and the same in the query string.
+fn refuse_old_signatures(request: &PlainRequest<'_>) -> Result<(), AuthnError> {
+    let in_header = header_values(request, "authorization").any(|value| value.trim_ascii().starts_with(b"AWS "));
+    let named = |name: &str| request.query.split('&').any(|pair| pair.split_once('=').is_some_and(|(n, _)| n == name));
+    if in_header || (named("AWSAccessKeyId") && named("Signature")) { Err(AuthnError::NotSigV4) } else { Ok(()) }
 }
 
 fn header_values<'a>(request: &PlainRequest<'a>, name: &'static str) -> impl Iterator<Item = &'a [u8]> {

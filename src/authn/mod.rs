@@ -30,6 +30,10 @@ use crate::secret::SecretString;
 pub enum Service {
     Kms,
     Sts,
+    /// The trail: CloudTrail's calls, and the stream.
+    CloudTrail,
+    /// The bucket of sealed files.
+    S3,
 }
 
 impl Service {
@@ -37,6 +41,8 @@ impl Service {
         match self {
             Service::Kms => "kms",
             Service::Sts => "sts",
+            Service::CloudTrail => "cloudtrail",
+            Service::S3 => "s3",
         }
     }
 }
@@ -354,6 +360,12 @@ pub enum AuthnError {
     IncompleteSignature(String),
     #[error("{0}")]
     InvalidSignature(String),
+    /// S3 alone tells a scope of another Region or service from a wrong signature.
+    #[error("{0}")]
+    WrongScope(String),
+    /// S3 alone: signed as before SigV4.
+    #[error("The authorization mechanism you have provided is not supported. Please use {}.", sigv4::ALGORITHM)]
+    NotSigV4,
     #[error("The security token included in the request is invalid.")]
     UnrecognizedClient,
     #[error("The security token included in the request is expired")]
@@ -369,7 +381,9 @@ impl AuthnError {
         match self {
             AuthnError::MissingAuthenticationToken => "MissingAuthenticationTokenException",
             AuthnError::IncompleteSignature(_) => "IncompleteSignatureException",
-            AuthnError::InvalidSignature(_) => "InvalidSignatureException",
+            AuthnError::InvalidSignature(_) | AuthnError::WrongScope(_) | AuthnError::NotSigV4 => {
+                "InvalidSignatureException"
+            }
             AuthnError::UnrecognizedClient => "UnrecognizedClientException",
             AuthnError::ExpiredToken => "ExpiredTokenException",
             AuthnError::Internal(_) => "KMSInternalException",

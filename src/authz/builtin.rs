@@ -84,6 +84,34 @@ const POLICIES: &[BuiltinPolicy] = &[
     ]
 }"#,
     },
+    // Ours: AWS has none with exactly the reads of an auditor of this service.
+    BuiltinPolicy {
+        arn: "arn:aws:iam::aws:policy/HsmBridgeAuditor",
+        name: "HsmBridgeAuditor",
+        description: "Provides access to the audit log: trail, sealed files, stream, exports and reports.",
+        text: r#"{
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Action": [
+                "cloudtrail:DescribeTrails",
+                "cloudtrail:GetEventSelectors",
+                "cloudtrail:GetTrail",
+                "cloudtrail:GetTrailStatus",
+                "cloudtrail:ListPublicKeys",
+                "cloudtrail:ListTrails",
+                "cloudtrail:LookupEvents",
+                "hsmbridge:ExportAudit",
+                "s3:GetObject",
+                "s3:ListAllMyBuckets",
+                "s3:ListBucket"
+            ],
+            "Resource": "*"
+        }
+    ]
+}"#,
+    },
     BuiltinPolicy {
         arn: "arn:aws:organizations::aws:policy/service_control_policy/FullAWSAccess",
         name: "FullAWSAccess",

@@ -225,7 +225,7 @@ impl<'a> Keys<'a> {
         match &self.check.resource {
             Resource::Key { record, .. } => Some(&record.account),
             Resource::Role { record, .. } => Some(&record.account),
-            Resource::Alias { account, .. } => Some(account),
+            Resource::Alias { account, .. } | Resource::OfTheLog { account, .. } => Some(account),
             Resource::Any => Some(self.identity.caller.account()),
             Resource::Foreign | Resource::Command(_) | Resource::Timer(_) | Resource::Identity => None,
         }

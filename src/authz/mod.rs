@@ -49,6 +49,12 @@ pub enum Resource<'a> {
         arn: &'a str,
         record: &'a Arc<RoleRecord>,
     },
+    /// The instance's own log: its trail, its bucket, an object in it. It has no policy: identity policies decide, within
+    /// the account that has the log.
+    OfTheLog {
+        arn: &'a str,
+        account: &'a AccountId,
+    },
     /// An ARN of another account: there is no telling whether it exists.
     Foreign,
     /// A command of the local operator, `key:list` for example.
@@ -312,7 +318,7 @@ fn owner<'a>(resource: &'a Resource<'_>) -> Option<&'a AccountId> {
     match resource {
         Resource::Key { record, .. } => Some(&record.account),
         Resource::Role { record, .. } => Some(&record.account),
-        Resource::Alias { account, .. } => Some(account),
+        Resource::Alias { account, .. } | Resource::OfTheLog { account, .. } => Some(account),
         Resource::Any | Resource::Foreign | Resource::Command(_) | Resource::Timer(_) | Resource::Identity => None,
     }
 }
@@ -354,7 +360,10 @@ fn refused(caller: &Caller, check: &Check<'_>, source: Source) -> Judged {
 
 fn shown<'a>(resource: &'a Resource<'_>) -> &'a str {
     match resource {
-        Resource::Key { arn, .. } | Resource::Alias { arn, .. } | Resource::Role { arn, .. } => arn,
+        Resource::Key { arn, .. }
+        | Resource::Alias { arn, .. }
+        | Resource::Role { arn, .. }
+        | Resource::OfTheLog { arn, .. } => arn,
         Resource::Any | Resource::Foreign | Resource::Identity => "*",
         Resource::Command(name) | Resource::Timer(name) => name,
     }
@@ -385,7 +394,9 @@ pub fn with_question<T>(
     let (policy, bound, grants);
     let target = match &check.resource {
         Resource::Any => Target::Account { account: identity.caller.account().as_str() },
-        Resource::Alias { arn, account } => Target::Alias { arn, account: account.as_str() },
+        Resource::Alias { arn, account } | Resource::OfTheLog { arn, account } => {
+            Target::OfIdentities { arn, account: account.as_str() }
+        }
         Resource::Key { arn, record } => {
             policy = readable(&record.policy, PolicyKind::Key)?;
             bound = Bound(record.policy.principals());

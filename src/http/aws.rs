@@ -1,19 +1,26 @@
-//! The AWS front: KMS (AWS JSON 1.1) and STS (Query protocol) on one port. Tells the two apart, and makes the answers.
+//! The AWS front: KMS, STS, CloudTrail and S3 on one port. Tells them apart, and makes the answers.
+
+mod door;
+mod log;
 
 use std::sync::{Arc, OnceLock};
 
 use ::http::Method;
 
 use crate::audit::{AuditError, EventType, Recorded};
-use crate::authn::{AuthnError, Caller, NotOnBehalf, PlainRequest, Service, claimed_access_key, is_on_behalf};
+use crate::authn::{AuthnError, Caller, NotOnBehalf, PlainRequest, claimed_access_key, is_on_behalf};
+use crate::cloudtrail::{self, TrailError};
 use crate::http::pipeline::{Failure, Front, Services, run};
 use crate::http::request::{Handler, WireReply, WireRequest};
 use crate::http::sheet::Scene;
 use crate::kms::{self, WireError};
 use crate::ops::identity::{SnapshotDirectory, SnapshotProviders};
-use crate::ops::{self, Answer, Operation, StsRequest, Task};
+use crate::ops::{self, Answer, AuditAnswer, AuditRequest, BucketRequest, StsRequest, Task};
+use crate::s3::{self, S3Error};
 use crate::secret::SecretBytes;
 use crate::sts::{self, StsError};
+
+use door::Door;
 
 const JSON: &str = "application/x-amz-json-1.1";
 
@@ -22,41 +29,35 @@ pub struct AwsHandler(pub Arc<Services>);
 
 impl Handler for AwsHandler {
     async fn handle(&self, request: WireRequest) -> WireReply {
-        let front = AwsFront::new(request);
+        let front = AwsFront::new(request, self.0.ops.locality().region.to_string());
         run(&self.0, &front).await
     }
 }
 
 struct AwsFront {
     request: WireRequest,
-    service: Service,
+    door: Door,
+    region: String,
     scene: Scene,
     /// Why the signer may not say on whose behalf it calls: it is known, so this is recorded as any refusal.
     not_on_behalf: OnceLock<Failure>,
 }
 
 impl AwsFront {
-    fn new(request: WireRequest) -> Self {
-        let service = service(&request);
+    fn new(request: WireRequest, region: String) -> Self {
+        let door = Door::of(&request);
         let text = |name| value(&request, name).map(|v| String::from_utf8_lossy(v).into_owned());
         let scene = Scene {
             request_id: request.request_id.clone(),
-            event_source: match service {
-                Service::Kms => "kms.amazonaws.com",
-                Service::Sts => "sts.amazonaws.com",
-            },
+            event_source: door.event_source(),
             event_type: EventType::AwsApiCall,
-            fallback_name: match service {
-                Service::Kms => operation(&request).map(Operation::name),
-                Service::Sts => sts::action_name(request.method.as_str(), &request.query, &request.body),
-            }
-            .unwrap_or("Unknown"),
+            fallback_name: door.operation_name(&request).unwrap_or("Unknown"),
             source_ip: Some(request.source_ip),
             user_agent: text("user-agent"),
             host: request.tls.is_some().then(|| text("host")).flatten(),
             tls: request.tls.clone(),
         };
-        Self { request, service, scene, not_on_behalf: OnceLock::new() }
+        Self { request, door, region, scene, not_on_behalf: OnceLock::new() }
     }
 
     /// The caller for whom a registered service signed.
@@ -67,10 +68,16 @@ impl AwsFront {
         directory: &SnapshotDirectory,
         services: &Services,
     ) -> Caller {
-        if self.service == Service::Sts {
-            // Nobody asks for credentials, or who it is, in another's name. What services say of their resources is for KMS.
+        if self.door != Door::Kms {
+            // Nobody asks for credentials, or who it is, or for the log, in another's name. What services say of their resources
+            // is for KMS.
             if is_on_behalf(request) {
-                let _ = self.not_on_behalf.set(Failure::Sts(StsError::NotOnBehalf));
+                let _ = self.not_on_behalf.set(match self.door {
+                    Door::Sts => Failure::Sts(StsError::NotOnBehalf),
+                    _ => Failure::Denied(
+                        "The log is read by whoever signs: X-Amz-Kms-On-Behalf-Of is for KMS.".to_owned(),
+                    ),
+                });
             }
             return signer;
         }
@@ -95,7 +102,7 @@ impl AwsFront {
             status: error.status,
             content_type: JSON,
             body: SecretBytes::new(kms::error_body(error)),
-            extra_headers: vec![("x-amzn-errortype", error.code.to_owned())],
+            extra_headers: vec![("x-amzn-errortype".into(), error.code.to_owned())],
         }
     }
 
@@ -105,6 +112,59 @@ impl AwsFront {
             content_type: sts::CONTENT_TYPE,
             body: SecretBytes::new(sts::error_xml(error, &self.request.request_id).into_bytes()),
             extra_headers: Vec::new(),
+        }
+    }
+
+    fn trail_error(&self, error: &TrailError) -> WireReply {
+        WireReply {
+            status: error.status,
+            content_type: cloudtrail::CONTENT_TYPE,
+            body: SecretBytes::new(cloudtrail::error_body(error)),
+            extra_headers: vec![("x-amzn-errortype".into(), error.code.to_owned())],
+        }
+    }
+
+    fn s3_error(&self, error: &S3Error) -> WireReply {
+        let xml = s3::error_xml(error, &self.request.path, &self.request.request_id);
+        WireReply {
+            status: error.status,
+            content_type: s3::CONTENT_TYPE,
+            // RULE RFC 9110 §9.3.2: no content in answers to HEAD.
+            body: SecretBytes::new(if self.request.method == Method::HEAD { Vec::new() } else { xml.into_bytes() }),
+            extra_headers: vec![self.s3_request_id()],
+        }
+    }
+
+    fn s3_request_id(&self) -> (std::borrow::Cow<'static, str>, String) {
+        ("x-amz-request-id".into(), self.request.request_id.to_string())
+    }
+
+    fn json(&self, value: &serde_json::Value) -> WireReply {
+        WireReply {
+            status: 200,
+            content_type: JSON,
+            body: SecretBytes::new(value.to_string().into_bytes()),
+            extra_headers: Vec::new(),
+        }
+    }
+
+    /// What a reader of the log is answered.
+    fn of_the_log(&self, answer: AuditAnswer) -> WireReply {
+        match (self.door, answer) {
+            (Door::S3, answer) => match s3::render(answer, &self.region) {
+                Ok(rendered) => WireReply {
+                    status: rendered.status,
+                    content_type: rendered.content_type,
+                    body: SecretBytes::new(rendered.body),
+                    extra_headers: rendered.headers.into_iter().chain([self.s3_request_id()]).collect(),
+                },
+                Err(error) => self.s3_error(&error),
+            },
+            (_, AuditAnswer::Trail(value) | AuditAnswer::Made(value)) => self.json(&value),
+            (_, other) => {
+                tracing::error!(request_id = %self.request.request_id, ?other, "no answer for this door");
+                self.json_error(&kms::internal())
+            }
         }
     }
 }
@@ -143,7 +203,7 @@ impl Front for AwsFront {
 
     async fn authenticate(&self, services: &Services) -> Result<Caller, WireReply> {
         let (method, query) = (self.request.method.as_str(), self.request.query.as_str());
-        if self.service == Service::Sts && sts::is_web_identity(method, query, &self.request.body) {
+        if self.door == Door::Sts && sts::is_web_identity(method, query, &self.request.body) {
             return self.authenticate_by_token(services).await;
         }
         let headers: Vec<(&str, &[u8])> =
@@ -158,26 +218,29 @@ impl Front for AwsFront {
         let directory = SnapshotDirectory(services.ops.store().snapshot());
         let now = (services.now)() / 1000;
         let secrets = services.secrets.as_ref();
-        let error = match services.authenticator.authenticate(&plain, self.service, &directory, secrets, now).await {
-            Ok(signer) => return Ok(self.behalf(signer, &plain, &directory, services).await),
-            Err(error) => error,
-        };
+        let error =
+            match services.authenticator.authenticate(&plain, self.door.service(), &directory, secrets, now).await {
+                Ok(signer) => return Ok(self.behalf(signer, &plain, &directory, services).await),
+                Err(error) => error,
+            };
         match &error {
             AuthnError::Internal(cause) => {
                 tracing::error!(request_id = %self.request.request_id, %cause, "authentication failed on our side");
             }
             _ => {
                 let claimed = claimed_access_key(&plain);
-                let known = operation(&self.request).map(Operation::name);
+                let known = self.door.operation_name(&self.request);
                 let source = self.request.source_ip.to_string();
                 let code = error.stranger_code();
                 services.strangers.note(code, &source, known, claimed.as_ref().map(|id| id.as_str()));
                 services.metrics.stranger(code);
             }
         }
-        Err(match self.service {
-            Service::Kms => self.json_error(&kms::authn_error(&error)),
-            Service::Sts => self.xml_error(&StsError::from(error)),
+        Err(match self.door {
+            Door::Kms | Door::Export(_) => self.json_error(&kms::authn_error(&error)),
+            Door::Sts => self.xml_error(&StsError::from(error)),
+            Door::CloudTrail | Door::Log => self.trail_error(&TrailError::from(&error)),
+            Door::S3 => self.s3_error(&S3Error::from(&error)),
         })
     }
 
@@ -186,17 +249,33 @@ impl Front for AwsFront {
             return Err(refusal.clone());
         }
         let body = self.request.body.as_slice();
-        match self.service {
-            Service::Kms => {
+        match self.door {
+            Door::Kms => {
                 // Every operation of the service model is a POST.
                 let target = value(&self.request, "x-amz-target").filter(|_| self.request.method == Method::POST);
                 let operation = kms::target(target).map_err(Failure::Front)?;
                 kms::parse(operation, body).map(Task::Kms).map_err(Failure::Front)
             }
-            Service::Sts => match sts::parse(self.request.method.as_str(), &self.request.query, body) {
+            Door::Sts => match sts::parse(self.request.method.as_str(), &self.request.query, body) {
                 Ok(parsed) => Ok(Task::Sts(parsed.request)),
                 Err(error) => Err(Failure::Sts(error)),
             },
+            Door::CloudTrail => {
+                let target = value(&self.request, "x-amz-target").filter(|_| self.request.method == Method::POST);
+                let target = target.and_then(cloudtrail::target).unwrap_or(cloudtrail::Target::Unknown);
+                let request = cloudtrail::parse(target, body).map_err(Failure::Trail)?;
+                Ok(Task::Audit(AuditRequest::Trail(request)))
+            }
+            Door::S3 => {
+                let (method, query) = (self.request.method.as_str(), &self.request.query);
+                let mut request = s3::parse(method, &self.request.path, query).map_err(Failure::Bucket)?;
+                if let BucketRequest::GetObject { range, .. } = &mut request {
+                    *range = value(&self.request, "range").map(|value| String::from_utf8_lossy(value).into_owned());
+                }
+                Ok(Task::Audit(AuditRequest::Bucket(request)))
+            }
+            Door::Log => log::stream(&self.request).map(Task::Audit).map_err(Failure::Trail),
+            Door::Export(name) => log::export(name, body).map(Task::Audit).map_err(Failure::Front),
         }
     }
 
@@ -216,20 +295,29 @@ impl Front for AwsFront {
                 extra_headers: Vec::new(),
             },
             // Tasks of the other fronts cannot come out of `task`.
-            Ok(Answer::Operator(_) | Answer::Timer | Answer::Audit(_)) => self.json_error(&kms::internal()),
+            Ok(Answer::Operator(_) | Answer::Timer) => self.json_error(&kms::internal()),
+            Ok(Answer::Audit(answer)) => self.of_the_log(answer),
             Err(Failure::Sts(error)) => self.xml_error(&error),
-            Err(failure) => match (self.service, failure) {
-                (Service::Kms, failure) => self.json_error(&failure.wire()),
-                (Service::Sts, Failure::Denied(message)) => self.xml_error(&StsError::denied(message)),
-                (Service::Sts, failure) => self.xml_error(&StsError::Internal(format!("{failure:?}"))),
+            Err(Failure::Trail(error)) => self.trail_error(&error),
+            Err(Failure::Bucket(error)) => self.s3_error(&error),
+            Err(failure) => match (self.door, failure) {
+                (Door::Kms | Door::Export(_), failure) => self.json_error(&failure.wire()),
+                (Door::Sts, Failure::Denied(message)) => self.xml_error(&StsError::denied(message)),
+                (Door::Sts, failure) => self.xml_error(&StsError::Internal(format!("{failure:?}"))),
+                (Door::CloudTrail | Door::Log, Failure::Denied(text)) => self.trail_error(&TrailError::denied(text)),
+                (Door::CloudTrail | Door::Log, _) => self.trail_error(&TrailError::internal()),
+                (Door::S3, Failure::Denied(text)) => self.s3_error(&S3Error::denied(text)),
+                (Door::S3, _) => self.s3_error(&S3Error::internal()),
             },
         }
     }
 
     fn unrecorded(&self, error: &AuditError) -> WireReply {
-        match self.service {
-            Service::Kms => self.json_error(&not_recorded(error)),
-            Service::Sts => self.xml_error(&StsError::Internal(error.to_string())),
+        match self.door {
+            Door::Kms | Door::Export(_) => self.json_error(&not_recorded(error)),
+            Door::Sts => self.xml_error(&StsError::Internal(error.to_string())),
+            Door::CloudTrail | Door::Log => self.trail_error(&TrailError::internal()),
+            Door::S3 => self.s3_error(&S3Error::internal()),
         }
     }
 }
@@ -244,20 +332,6 @@ fn not_recorded(error: &AuditError) -> WireError {
             kms::audit_unavailable(None)
         }
     }
-}
-
-/// A target header means KMS; a form, or a GET with an Action, means STS.
-fn service(request: &WireRequest) -> Service {
-    if value(request, "x-amz-target").is_some() {
-        return Service::Kms;
-    }
-    let form = value(request, "content-type").is_some_and(|t| t.starts_with(b"application/x-www-form-urlencoded"));
-    let asks = request.query.split('&').any(|pair| pair.starts_with("Action="));
-    if form || (request.method == Method::GET && asks) { Service::Sts } else { Service::Kms }
-}
-
-fn operation(request: &WireRequest) -> Option<Operation> {
-    kms::target(value(request, "x-amz-target")).ok()
 }
 
 fn value<'a>(request: &'a WireRequest, name: &str) -> Option<&'a [u8]> {

@@ -11,12 +11,16 @@ use crate::audit::{AuditError, Journal, Load, Recorded, SignAudit, Strangers};
 use crate::authn::federation::FederatedIdentity;
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
 use crate::authz::{self, Environment, Permit, Rules};
+use crate::cloudtrail::TrailError;
 use crate::http::first_use;
 use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
 use crate::ids::KeyId;
 use crate::kms::{self, WireError};
-use crate::ops::{self, Answer, Context, OpError, OperatorRequest, Ops, Request, Resolved, Task, TimerRequest};
+use crate::ops::{
+    self, Answer, AuditRequest, Context, OpError, OperatorRequest, Ops, Request, Resolved, Task, TimerRequest,
+};
+use crate::s3::S3Error;
 use crate::sts::StsError;
 
 /// What the pipeline works with. Put together in `app`.
@@ -48,6 +52,8 @@ pub enum Failure {
     /// The KMS front did not understand the request.
     Front(WireError),
     Sts(StsError),
+    Trail(TrailError),
+    Bucket(S3Error),
     Denied(String),
     Op(OpError),
 }
@@ -129,10 +135,10 @@ async fn steps<F: Front>(
     };
     sheet.asked(&task);
     Span::current().record("call", sheet.name());
-    let of_sts = matches!(task, Task::Sts(_));
+    let words = Words::of(&task);
     let task = match task.asked_by(&caller) {
         Ok(task) => task,
-        Err(error) => return refuse(services, sheet, failed(of_sts, error)).await,
+        Err(error) => return refuse(services, sheet, failed(words, error)).await,
     };
     // An AWS managed key that its service names for the first time is made now.
     if let Err(failure) = first_use::make_managed_key(services, &task, &caller).await {
@@ -143,7 +149,7 @@ async fn steps<F: Front>(
     let principal = fair_share_of(&caller);
     let resolved = match services.ops.resolve(task, caller.account(), &principal, new_id) {
         Ok(resolved) => resolved,
-        Err(error) => return refuse(services, sheet, failed(of_sts, error)).await,
+        Err(error) => return refuse(services, sheet, failed(words, error)).await,
     };
     sheet.resolved(&resolved);
     if let Some(arn) = resolved.key_arn() {
@@ -187,7 +193,7 @@ async fn steps<F: Front>(
         log_cause(scene, sheet.name(), error);
     }
     // 6. the outcome on disk before the answer
-    let outcome = acted.result.map_err(|error| failed(of_sts, error));
+    let outcome = acted.result.map_err(|error| failed(words, error));
     let event = sheet.outcome(services, &outcome, permit.resolved(), &acted.effects);
     let at = event.time;
     let recorded = services.journal.append(event).await?;
@@ -221,8 +227,34 @@ async fn refuse(
 }
 
 /// An operation's error in the words of the front that was asked.
-fn failed(of_sts: bool, error: OpError) -> Failure {
-    if of_sts { Failure::Sts((&error).into()) } else { Failure::Op(error) }
+fn failed(words: Words, error: OpError) -> Failure {
+    match words {
+        Words::Kms => Failure::Op(error),
+        Words::Sts => Failure::Sts((&error).into()),
+        Words::CloudTrail => Failure::Trail((&error).into()),
+        Words::S3 => Failure::Bucket((&error).into()),
+    }
+}
+
+/// Whose words an operation's error is told in.
+#[derive(Clone, Copy)]
+enum Words {
+    Kms,
+    Sts,
+    CloudTrail,
+    S3,
+}
+
+impl Words {
+    fn of(task: &Task) -> Words {
+        match task {
+            Task::Sts(_) => Words::Sts,
+            Task::Audit(AuditRequest::Trail(_) | AuditRequest::Stream(_)) => Words::CloudTrail,
+            Task::Audit(AuditRequest::Bucket(_)) => Words::S3,
+            Task::Audit(AuditRequest::Export(_) | AuditRequest::Report(_)) => Words::Kms,
+            Task::Kms(_) | Task::Operator(_) | Task::Timer(_) => Words::Kms,
+        }
+    }
 }
 
 impl Failure {
@@ -232,7 +264,19 @@ impl Failure {
             Failure::Front(error) => error.clone(),
             Failure::Denied(message) => kms::access_denied(message.clone()),
             Failure::Op(error) => kms::wire_error(error),
-            // STS has a table of its own; this is what a record says.
+            // The other fronts have tables of their own; this is what a record says.
+            Failure::Trail(error) => WireError {
+                status: error.status,
+                code: error.code,
+                message: Some(error.message.clone()),
+                capital_message: false,
+            },
+            Failure::Bucket(error) => WireError {
+                status: error.status,
+                code: error.code,
+                message: Some(error.message.clone()),
+                capital_message: false,
+            },
             Failure::Sts(error) => WireError {
                 status: error.status(),
                 code: error.code(),

@@ -1,5 +1,6 @@
 //! What the transport hands to the pipeline and takes back: a whole request, a whole answer, plain types only.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,7 +51,7 @@ pub struct WireReply {
     pub content_type: &'static str,
     pub body: SecretBytes,
     /// Names in lower case.
-    pub extra_headers: Vec<(&'static str, String)>,
+    pub extra_headers: Vec<(Cow<'static, str>, String)>,
 }
 
 /// Answers requests. Implemented by the pipeline. Runs in a task of its own, to its end, whatever the client does.
@@ -106,7 +107,7 @@ pub(super) fn http_response(reply: WireReply) -> Response {
             (Ok(name), Ok(value)) => {
                 headers.insert(name, value);
             }
-            _ => tracing::error!(header = name, "answer's header is not valid HTTP and was left out"),
+            _ => tracing::error!(header = %name, "answer's header is not valid HTTP and was left out"),
         }
     }
     response

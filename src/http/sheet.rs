@@ -11,10 +11,12 @@ use crate::audit::{
 };
 use crate::authn::{Caller, Principal, Session};
 use crate::authz::{AliasGeneration, CheckGrounds, Grounds};
+use crate::cloudtrail;
 use crate::http::pipeline::{Failure, Services};
 use crate::http::request::TlsFacts;
 use crate::kms;
-use crate::ops::{Answer, Effects, Request, Resolved, Task};
+use crate::ops::{Answer, AuditRequest, Effects, Request, Resolved, Task};
+use crate::s3;
 use crate::sts;
 
 /// Where a request came from, before anything is known of it.
@@ -86,7 +88,12 @@ impl<'a> Sheet<'a> {
             Task::Kms(request) => kms::audit_parameters(request),
             Task::Operator(request) => request.recorded(),
             Task::Sts(request) => sts::audit_parameters(request),
-            Task::Timer(_) | Task::Audit(_) => None,
+            Task::Audit(AuditRequest::Trail(request)) => {
+                cloudtrail::audit_parameters(request, |at| kms::JavaDate(at).to_string())
+            }
+            Task::Audit(AuditRequest::Bucket(request)) => s3::audit_parameters(request),
+            Task::Audit(request) => request.recorded(),
+            Task::Timer(_) => None,
         };
     }
 

@@ -101,8 +101,8 @@ pub fn wire_error(error: &OpError) -> WireError {
             unsupported(format!("{arn} origin is {origin} which is not valid for this operation."))
         }
         OpError::InvalidState(text) => invalid_state(text.clone()),
-        // KMS asks for no session.
-        OpError::Sts(_) => internal(),
+        // KMS asks for no session, and not for the trail.
+        OpError::Sts(_) | OpError::Trail(_) => internal(),
         OpError::Unsettled { arn } => {
             invalid_state(format!("{arn} has a change of unknown outcome that is being settled."))
         }
@@ -147,7 +147,9 @@ pub fn authn_error(error: &AuthnError) -> WireError {
     let code = match error {
         AuthnError::MissingAuthenticationToken => "MissingAuthenticationTokenException",
         AuthnError::IncompleteSignature(_) => "IncompleteSignatureException",
-        AuthnError::InvalidSignature(_) => "InvalidSignatureException",
+        AuthnError::InvalidSignature(_) | AuthnError::WrongScope(_) | AuthnError::NotSigV4 => {
+            "InvalidSignatureException"
+        }
         AuthnError::UnrecognizedClient => "UnrecognizedClientException",
         AuthnError::ExpiredToken => "ExpiredTokenException",
         AuthnError::Internal(_) => return internal(),

@@ -115,6 +115,9 @@ pub enum OpError {
     /// What only STS refuses.
     #[error("{0}")]
     Sts(crate::ops::StsRefusal),
+    /// What only the readers of the log are refused.
+    #[error("{0}")]
+    Trail(crate::ops::TrailRefusal),
     #[error("dry run would have succeeded")]
     DryRun,
     /// The queue is full or the deadline passed in it.

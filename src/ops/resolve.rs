@@ -20,7 +20,7 @@ use crate::ops::grants::GrantTokenKey;
 use crate::ops::rotation::{self, RotationSubject};
 use crate::ops::{
     FederatedUserSubject, KeyIdText, OpError, Operation, OperatorRequest, Ops, Request, RoleSubject, StsRequest, Task,
-    TimerRequest,
+    TimerRequest, TrailSubject,
 };
 use crate::store::{AliasRecord, GrantRecord, KeyRecord, Lifecycle, Snapshot};
 
@@ -71,6 +71,8 @@ pub enum Subject {
     /// What a session is asked of.
     Role(Box<RoleSubject>),
     FederatedUser(Box<FederatedUserSubject>),
+    /// The log: its trail, bucket or an object of it.
+    Trail(Box<TrailSubject>),
     Command,
     Timer,
 }
@@ -131,6 +133,7 @@ impl Resolved {
             Subject::NewKey { arn, .. } => vec![(KEY, arn)],
             Subject::Role(role) => vec![(ROLE, &role.arn)],
             Subject::FederatedUser(_) => Vec::new(),
+            Subject::Trail(trail) => trail.resources(),
             Subject::Alias(alias) => {
                 let keys = alias.target.iter().chain(&alias.current);
                 std::iter::once((ALIAS, alias.arn.as_str())).chain(keys.map(|k| (KEY, k.arn.as_str()))).collect()
@@ -176,6 +179,7 @@ impl Resolved {
             | Subject::Foreign { .. }
             | Subject::Role(_)
             | Subject::FederatedUser(_)
+            | Subject::Trail(_)
             | Subject::Command
             | Subject::Timer => None,
         }
@@ -186,9 +190,15 @@ impl Ops {
     /// Resolves everything that a task names, from one snapshot. Names count in `account`. `who`: the principal that asks; `new_id`: the id for a key
     /// that it would make.
     pub fn resolve(&self, task: Task, account: &AccountId, who: &str, new_id: KeyId) -> Result<Resolved, OpError> {
+        if let Task::Audit(request) = &task {
+            request.refused_to_all()?;
+        }
         let here = self.locality.of(account);
         let history = self.rotation.alias_history_decrypts;
         let mut resolved = resolve(task, who, self.store.snapshot(), &here, history, new_id, &self.grant_tokens)?;
+        if let Task::Audit(request) = &resolved.task {
+            resolved.subject = self.trail_subject(request)?;
+        }
         if let (
             Task::Kms(Request::DisableKey { .. } | Request::ScheduleKeyDeletion { .. }),
             Subject::Key(KeyTarget { record, .. }),

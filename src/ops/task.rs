@@ -572,7 +572,8 @@ impl Task {
     pub fn is_read_only(&self) -> bool {
         match self {
             Task::Kms(request) => request.operation().is_read_only(),
-            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) | Task::Audit(_) => !self.changes(),
+            Task::Audit(request) => !request.is_change(),
+            Task::Operator(_) | Task::Timer(_) | Task::Sts(_) => !self.changes(),
         }
     }
 }

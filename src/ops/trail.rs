@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops};
+use crate::authz::language::Values;
+use crate::authz::{Check, Resource};
+use crate::ids::AccountId;
+use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops, Subject};
 use crate::store::BoxFuture;
 
 /// One question about the log.
@@ -191,8 +194,58 @@ pub struct Object {
     pub content_type: &'static str,
 }
 
+/// Refusals that only the readers of the log meet. CloudTrail's and S3's fronts have the words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrailRefusal {
+    #[error("no trail `{0}`")]
+    TrailNotFound(String),
+    #[error("`{0}` is no name of a trail")]
+    InvalidTrailName(String),
+    #[error("`{0}` is no ARN of a trail")]
+    InvalidTrailArn(String),
+    #[error("the token does not open for this question")]
+    InvalidNextToken,
+    #[error("the index is being built")]
+    IndexNotReady,
+    /// StopLogging and the like.
+    #[error("audit logging cannot be stopped")]
+    CannotBeStopped,
+    #[error("no bucket `{0}`")]
+    NoSuchBucket(String),
+    #[error("no object `{0}`")]
+    NoSuchKey(String),
+    #[error("no such range in an object of {0} bytes")]
+    InvalidRange(u64),
+    /// PUT, POST and DELETE.
+    #[error("nothing but the service writes into the bucket")]
+    BucketIsReadOnly,
+}
+
+/// What the log of this instance is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrailNames {
+    pub account: AccountId,
+    pub trail_arn: String,
+    pub bucket: String,
+}
+
+/// What a question about the log is about: the trail, or the bucket or an object of it, as named by the caller.
+#[derive(Debug, Clone)]
+pub struct TrailSubject {
+    /// Whose the log is.
+    pub account: AccountId,
+    /// Trail, bucket or object.
+    pub arn: String,
+    /// `AWS::CloudTrail::Trail`, `AWS::S3::Bucket`, `AWS::S3::Object`.
+    pub kind: &'static str,
+    /// Of an object.
+    pub bucket_arn: Option<String>,
+}
+
 /// Answers questions about the log. Long work runs on threads of its own.
 pub trait AuditOffice: Send + Sync {
+    fn names(&self) -> &TrailNames;
+
     fn answer<'a>(&'a self, request: &'a AuditRequest, ctx: &'a Context)
     -> BoxFuture<'a, Result<AuditAnswer, OpError>>;
 }
@@ -201,11 +254,26 @@ impl AuditRequest {
     /// The permission that it needs. RULE audit.md §2.7: one of its own, apart from key use and key administration.
     pub fn action(&self) -> &'static str {
         match self {
-            AuditRequest::Trail(TrailRequest::Change { .. }) => "cloudtrail:StopLogging",
-            AuditRequest::Trail(_) | AuditRequest::Stream(_) => "cloudtrail:LookupEvents",
-            AuditRequest::Bucket(BucketRequest::GetObject { .. }) => "s3:GetObject",
-            AuditRequest::Bucket(BucketRequest::Change { .. }) => "s3:PutObject",
-            AuditRequest::Bucket(_) => "s3:ListBucket",
+            AuditRequest::Trail(request) => match request {
+                TrailRequest::DescribeTrails { .. } => "cloudtrail:DescribeTrails",
+                TrailRequest::GetTrail { .. } => "cloudtrail:GetTrail",
+                TrailRequest::GetTrailStatus { .. } => "cloudtrail:GetTrailStatus",
+                TrailRequest::ListTrails => "cloudtrail:ListTrails",
+                TrailRequest::ListPublicKeys => "cloudtrail:ListPublicKeys",
+                TrailRequest::GetEventSelectors { .. } => "cloudtrail:GetEventSelectors",
+                TrailRequest::LookupEvents(_) => "cloudtrail:LookupEvents",
+                TrailRequest::Change { .. } => "cloudtrail:StopLogging",
+            },
+            AuditRequest::Stream(_) => "cloudtrail:LookupEvents",
+            AuditRequest::Bucket(request) => match request {
+                BucketRequest::GetObject { .. } => "s3:GetObject",
+                BucketRequest::Change { .. } => "s3:PutObject",
+                BucketRequest::ListBuckets => "s3:ListAllMyBuckets",
+                // Who may list may know where.
+                BucketRequest::HeadBucket { .. }
+                | BucketRequest::GetBucketLocation { .. }
+                | BucketRequest::ListObjects(_) => "s3:ListBucket",
+            },
             AuditRequest::Export(_) | AuditRequest::Report(_) => "hsmbridge:ExportAudit",
         }
     }
@@ -236,27 +304,121 @@ impl AuditRequest {
     }
 }
 
+/// Actions of those who read the log: for `policy simulate`. Changes have none, because nobody may.
+pub const READER_ACTIONS: &[&str] = &[
+    "cloudtrail:DescribeTrails",
+    "cloudtrail:GetEventSelectors",
+    "cloudtrail:GetTrail",
+    "cloudtrail:GetTrailStatus",
+    "cloudtrail:ListPublicKeys",
+    "cloudtrail:ListTrails",
+    "cloudtrail:LookupEvents",
+    "hsmbridge:ExportAudit",
+    "s3:GetObject",
+    "s3:ListAllMyBuckets",
+    "s3:ListBucket",
+];
+
+impl AuditRequest {
+    /// An attempt to stop the log or to write into its bucket.
+    pub fn is_change(&self) -> bool {
+        matches!(
+            self,
+            AuditRequest::Trail(TrailRequest::Change { .. }) | AuditRequest::Bucket(BucketRequest::Change { .. })
+        )
+    }
+
+    /// RULE audit.md §2.7: refused whoever asks, so that no policy is asked; the record says who it was.
+    pub(super) fn refused_to_all(&self) -> Result<(), OpError> {
+        match self {
+            AuditRequest::Trail(TrailRequest::Change { .. }) => Err(OpError::Trail(TrailRefusal::CannotBeStopped)),
+            AuditRequest::Bucket(BucketRequest::Change { .. }) => Err(OpError::Trail(TrailRefusal::BucketIsReadOnly)),
+            _ => Ok(()),
+        }
+    }
+
+    /// `requestParameters` of what has no front of its own: stream, export, report.
+    pub fn recorded(&self) -> Option<Box<serde_json::value::RawValue>> {
+        let said = match self {
+            AuditRequest::Stream(stream) => serde_json::json!({ "fromSeq": stream.from_seq, "ndjson": stream.ndjson }),
+            AuditRequest::Export(export) => serde_json::to_value(export).ok()?,
+            AuditRequest::Report(report) => serde_json::to_value(report).ok()?,
+            AuditRequest::Trail(_) | AuditRequest::Bucket(_) => return None,
+        };
+        serde_json::value::to_raw_value(&said).ok()
+    }
+
+    fn subject(&self, names: &TrailNames) -> TrailSubject {
+        let subject = |kind, arn, bucket_arn| TrailSubject { account: names.account.clone(), arn, kind, bucket_arn };
+        let of_bucket = |bucket: &str| subject("AWS::S3::Bucket", bucket_arn(bucket), None);
+        match self {
+            AuditRequest::Trail(_) | AuditRequest::Stream(_) | AuditRequest::Export(_) | AuditRequest::Report(_) => {
+                subject("AWS::CloudTrail::Trail", names.trail_arn.clone(), None)
+            }
+            AuditRequest::Bucket(request) => match request {
+                BucketRequest::ListBuckets => of_bucket(&names.bucket),
+                BucketRequest::HeadBucket { bucket }
+                | BucketRequest::GetBucketLocation { bucket }
+                | BucketRequest::ListObjects(ListObjects { bucket, .. })
+                | BucketRequest::Change { bucket, key: None, .. } => of_bucket(bucket),
+                BucketRequest::GetObject { bucket, key, .. } | BucketRequest::Change { bucket, key: Some(key), .. } => {
+                    let bucket = bucket_arn(bucket);
+                    subject("AWS::S3::Object", format!("{bucket}/{key}"), Some(bucket))
+                }
+            },
+        }
+    }
+
+    /// RULE: identity policies alone allow it, to principals of the log's own account.
+    pub(super) fn checks<'a>(&'a self, subject: &'a Subject) -> Vec<Check<'a>> {
+        let Subject::Trail(subject) = subject else { return Vec::new() };
+        let resource = Resource::OfTheLog { arn: &subject.arn, account: &subject.account };
+        let mut check = Check::new(self.action(), resource);
+        if let AuditRequest::Bucket(BucketRequest::ListObjects(list)) = self {
+            let said = &mut check.conditions.request;
+            said.push(("s3:prefix".into(), Values::One(list.prefix.as_str().into())));
+            said.push(("s3:max-keys".into(), Values::One(list.max_keys.to_string().into())));
+            let delimiter = list.delimiter.as_deref();
+            said.extend(delimiter.map(|text| ("s3:delimiter".into(), Values::One(text.into()))));
+        }
+        vec![check]
+    }
+}
+
+fn bucket_arn(bucket: &str) -> String {
+    format!("arn:aws:s3:::{bucket}")
+}
+
+impl TrailSubject {
+    /// For the record.
+    pub(super) fn resources(&self) -> Vec<(&'static str, &str)> {
+        let bucket = self.bucket_arn.iter().map(|arn| ("AWS::S3::Bucket", arn.as_str()));
+        std::iter::once((self.kind, self.arn.as_str())).chain(bucket).collect()
+    }
+}
+
+impl LookupEvents {
+    /// What a token of this question is bound to.
+    fn list(&self) -> String {
+        let (key, value) = self.attribute.as_ref().map_or(("", ""), |(key, value)| (key, value));
+        format!("LookupEvents {:?} {:?} {key} {value}", self.start, self.end)
+    }
+}
+
 impl Ops {
+    /// What the log is called; `None` where nobody answers questions about it.
+    pub fn trail_names(&self) -> Option<&TrailNames> {
+        self.audit_office.get().map(|office| office.names())
+    }
+
+    pub(super) fn trail_subject(&self, request: &AuditRequest) -> Result<Subject, OpError> {
+        let names = self.trail_names().ok_or_else(nobody)?;
+        Ok(Subject::Trail(Box::new(request.subject(names))))
+    }
+
     /// Who answers questions about the log. Once, by `app`.
     pub fn read_audit_with(&self, office: Box<dyn AuditOffice>) {
         let _ = self.audit_office.set(office);
-    }
-
-    async fn audit(
-        &self,
-        request: &AuditRequest,
-        ctx: &Context,
-        effects: &mut Effects,
-    ) -> Result<AuditAnswer, OpError> {
-        let Some(office) = self.audit_office.get() else {
-            return Err(OpError::Internal("nobody answers questions about the log".to_owned()));
-        };
-        let answer = office.answer(request, ctx).await?;
-        if let AuditAnswer::Made(made) = &answer {
-            // Who took what out of the log: its id, range and rows.
-            effects.details = Some(made.clone());
-        }
-        Ok(answer)
     }
 
     /// Over the network: nobody there names files of this host.
@@ -271,7 +433,10 @@ impl Ops {
             | AuditRequest::Report(ReportRequest { out: Some(_), .. }) => {
                 Err(OpError::Validation("only the operator names a folder".to_owned()))
             }
-            request => self.audit(request, ctx, effects).await,
+            request => {
+                let answer = self.audit(request, ctx).await?;
+                Ok(noted(answer, effects))
+            }
         }
     }
 
@@ -282,9 +447,42 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
-        match self.audit(&request, ctx, effects).await? {
+        match noted(self.audit(&request, ctx).await?, effects) {
             AuditAnswer::Made(made) => Ok(OperatorResponse::AuditMade { made }),
             other => Err(OpError::Internal(format!("unexpected answer {other:?}"))),
         }
     }
+
+    async fn audit(&self, request: &AuditRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
+        let office = self.audit_office.get().ok_or_else(nobody)?;
+        request.refused_to_all()?;
+        let AuditRequest::Trail(TrailRequest::LookupEvents(lookup)) = request else {
+            return office.answer(request, ctx).await;
+        };
+        // The office knows places in the log; callers get them sealed, and bound to what they asked.
+        let list = lookup.list();
+        let opened = lookup.next_token.as_deref().map(|token| self.markers.open(&list, token)).transpose();
+        let next_token = opened.map_err(|_| OpError::Trail(TrailRefusal::InvalidNextToken))?;
+        let asked = AuditRequest::Trail(TrailRequest::LookupEvents(LookupEvents { next_token, ..lookup.clone() }));
+        let mut answer = office.answer(&asked, ctx).await?;
+        if let AuditAnswer::Trail(members) = &mut answer
+            && let Some(place) = members.get_mut("NextToken")
+        {
+            let sealed = self.markers.seal(&list, place.as_str().unwrap_or_default())?;
+            *place = sealed.into();
+        }
+        Ok(answer)
+    }
+}
+
+/// Who took what out of the log: its id, range and rows.
+fn noted(answer: AuditAnswer, effects: &mut Effects) -> AuditAnswer {
+    if let AuditAnswer::Made(made) = &answer {
+        effects.details = Some(made.clone());
+    }
+    answer
+}
+
+fn nobody() -> OpError {
+    OpError::Internal("nobody answers questions about the log".to_owned())
 }

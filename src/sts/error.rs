@@ -87,7 +87,9 @@ impl StsError {
             StsError::Malformed(_) => (400, "MalformedQueryString"),
             StsError::Authn(AuthnError::MissingAuthenticationToken) => (403, "MissingAuthenticationToken"),
             StsError::Authn(AuthnError::IncompleteSignature(_)) => (400, "IncompleteSignature"),
-            StsError::Authn(AuthnError::InvalidSignature(_)) => (403, "SignatureDoesNotMatch"),
+            StsError::Authn(AuthnError::InvalidSignature(_) | AuthnError::WrongScope(_) | AuthnError::NotSigV4) => {
+                (403, "SignatureDoesNotMatch")
+            }
             StsError::Authn(AuthnError::UnrecognizedClient) => (403, "InvalidClientTokenId"),
             StsError::Authn(AuthnError::ExpiredToken) => (403, "ExpiredToken"),
             StsError::Federation(error) => (error.status(), error.code()),

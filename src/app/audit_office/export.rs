@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::Mutex;
 
 use crate::audit::export::{self, Error, Filter, Format, Job, Made, PART_BYTES, Request};
-use crate::audit::{Journal, KeyUse, SignAudit, SignError};
+use crate::audit::{Checkpoints, Journal, KeyUse, SignAudit, SignError};
 use crate::config::Config;
 use crate::http::Services;
 use crate::ops::{ClockWatch, Context, ExportRequest, OpError};
@@ -23,11 +23,12 @@ pub struct Exports {
     journal: Journal,
     clock: Arc<ClockWatch>,
     signer: Arc<dyn SignAudit>,
+    checkpoints: Arc<Checkpoints>,
     one_at_a_time: Mutex<()>,
 }
 
 impl Exports {
-    pub fn new(config: &Config, services: &Services) -> Exports {
+    pub fn new(config: &Config, services: &Services, checkpoints: Arc<Checkpoints>) -> Exports {
         let settings = crate::app::audit_settings(config);
         Exports {
             dir: settings.dir,
@@ -39,6 +40,7 @@ impl Exports {
             journal: services.journal.clone(),
             clock: services.ops.clock().clone(),
             signer: services.signer.clone(),
+            checkpoints,
             one_at_a_time: Mutex::default(),
         }
     }
@@ -49,6 +51,8 @@ impl Exports {
         let out = asked.out.as_deref().map(absolute).transpose()?;
         let signer = self.signer.clone();
         let _one_at_a_time = self.one_at_a_time.lock().await;
+        // The tree head that the proof leads to covers what there is. Where none can be signed, the export says what it does not cover.
+        let _ = self.checkpoints.write().await;
         // The thread that makes it waits for signatures; one that drives the runtime must not.
         let runtime = tokio::runtime::Handle::current();
         let progress = ctx.progress.clone();

@@ -38,6 +38,16 @@ fn without_dot_segments(path: &str) -> String {
     format!("/{}{end}", kept.join("/"))
 }
 
+/// The path by S3's rule: decoded and encoded once, never normalised: `..` and `//` are parts of a key like any other.
+pub fn canonical_s3_uri(path: &str) -> String {
+    let bytes: Vec<u8> = percent_decode_str(path).collect();
+    if bytes.is_empty() {
+        "/".to_owned()
+    } else {
+        percent_encoding::percent_encode(&bytes, RESERVED_IN_PATH).to_string()
+    }
+}
+
 /// Each name and value decoded and encoded anew, sorted. In the query form without `X-Amz-Signature`; in the header form
 /// such a parameter is one like any other, so that it cannot be added after signing.
 pub fn canonical_query(query: &str, form: Form) -> String {
@@ -181,6 +191,19 @@ mod tests {
             assert_eq!(canonical_uri(path, true), expected, "{path}");
         }
         assert_eq!(canonical_uri("//a/./", false), "//a/./");
+    }
+
+    #[test]
+    fn paths_of_s3() {
+        for (path, expected) in [
+            ("", "/"),
+            ("/", "/"),
+            ("/b/a//../c", "/b/a//../c"),
+            ("/b/%41%2f%2B+%20é", "/b/A/%2B%2B%20%C3%A9"),
+            ("/b/%zz%", "/b/%25zz%25"),
+        ] {
+            assert_eq!(canonical_s3_uri(path), expected, "{path}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod signed_headers;
 
 use std::borrow::Cow;
 
-pub(super) const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// What a request says about its signature, before anything of it is believed.
 #[derive(PartialEq, Eq)]

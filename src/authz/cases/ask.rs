@@ -71,7 +71,7 @@ pub fn ask(case: &Case) -> Result<Answer, String> {
             let made = format!("arn:aws:kms:us-east-1:{account}:key/00000000-0000-4000-8000-000000000000");
             let (arn, owner) = match target {
                 Target::Resource { arn, account, .. } => (arn, account),
-                Target::Account { .. } | Target::Alias { .. } => (made.as_str(), account),
+                Target::Account { .. } | Target::OfIdentities { .. } => (made.as_str(), account),
             };
             let bindings: &dyn Bindings = match key {
                 Some(key) => key,
@@ -172,7 +172,7 @@ fn target<'a>(actor: &Actor<'a>, check: &'a CaseCheck, key: Option<&'a Key<'a>>)
     }
     let arn = Arn::parse(resource).map_err(|e| e.to_string())?;
     if arn.resource.starts_with("alias/") {
-        return Ok(Target::Alias { arn: resource, account: arn.account });
+        return Ok(Target::OfIdentities { arn: resource, account: arn.account });
     }
     let key = key.ok_or_else(|| format!("there is no key `{resource}` in the case"))?;
     Ok(Target::Resource { arn: resource, account: arn.account, policy: &key.policy, bindings: key, grants: key })

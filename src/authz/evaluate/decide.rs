@@ -45,7 +45,7 @@ pub fn decide(question: &Question<'_>) -> Verdict {
     let (service, action) = folded.split_once(':').unwrap_or(("", &folded));
     let resource = match question.target {
         Target::Account { account } => AboutResource::Account(account),
-        Target::Alias { arn, .. } | Target::Resource { arn, .. } => AboutResource::Arn(arn),
+        Target::OfIdentities { arn, .. } | Target::Resource { arn, .. } => AboutResource::Arn(arn),
     };
     let weighed = Weighed::new(question, &About { service, action, resource });
     let mut verdict = in_order(question, service, &weighed);

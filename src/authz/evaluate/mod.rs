@@ -133,21 +133,11 @@ impl Grants for NoGrants {
 #[derive(Clone, Copy)]
 pub enum Target<'a> {
     /// `*`: operations on an account.
-    Account {
-        account: &'a str,
-    },
-    Alias {
-        arn: &'a str,
-        account: &'a str,
-    },
+    Account { account: &'a str },
+    /// An alias, or the log: it has no policy of its own.
+    OfIdentities { arn: &'a str, account: &'a str },
     /// A KMS key with its key policy or, for sts:AssumeRole…, a role with its trust policy.
-    Resource {
-        arn: &'a str,
-        account: &'a str,
-        policy: &'a Policy,
-        bindings: &'a dyn Bindings,
-        grants: &'a dyn Grants,
-    },
+    Resource { arn: &'a str, account: &'a str, policy: &'a Policy, bindings: &'a dyn Bindings, grants: &'a dyn Grants },
 }
 
 impl<'a> Target<'a> {
@@ -155,13 +145,15 @@ impl<'a> Target<'a> {
     pub fn shown(&self) -> &'a str {
         match self {
             Target::Account { .. } => "*",
-            Target::Alias { arn, .. } | Target::Resource { arn, .. } => arn,
+            Target::OfIdentities { arn, .. } | Target::Resource { arn, .. } => arn,
         }
     }
 
     pub fn account(&self) -> &'a str {
         match self {
-            Target::Account { account } | Target::Alias { account, .. } | Target::Resource { account, .. } => account,
+            Target::Account { account } | Target::OfIdentities { account, .. } | Target::Resource { account, .. } => {
+                account
+            }
         }
     }
 }

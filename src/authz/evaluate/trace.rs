@@ -44,7 +44,7 @@ pub fn evaluate_traced(question: &Question<'_>) -> (Verdict, Trace) {
     let mut trace = Trace::default();
     let resource = match question.target {
         Target::Account { account } => AboutResource::Account(account),
-        Target::Alias { arn, .. } | Target::Resource { arn, .. } => AboutResource::Arn(arn),
+        Target::OfIdentities { arn, .. } | Target::Resource { arn, .. } => AboutResource::Arn(arn),
     };
     let about = About { service, action, resource };
     let attached = question.attached;

@@ -59,7 +59,7 @@ impl Handler for Echo {
             status: 200,
             content_type: crate::http::AMZ_JSON,
             body: SecretBytes::new(request.body.to_vec()),
-            extra_headers: vec![("x-test", "yes".to_owned())],
+            extra_headers: vec![("x-test".into(), "yes".to_owned())],
         }
     }
 }

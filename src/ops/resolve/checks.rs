@@ -22,7 +22,7 @@ impl Checks for Resolved {
             Task::Timer(_) => vec![Check::new("timer", Resource::Timer(self.task.name()))],
             Task::Sts(request) => request.checks(&self.subject),
             Task::Kms(request) => self.of_kms(request, &self.subject),
-            Task::Audit(request) => vec![Check::new(request.action(), Resource::Any)],
+            Task::Audit(request) => request.checks(&self.subject),
         }
     }
 
