@@ -27,9 +27,10 @@ use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Stran
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
-use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
+use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, TokenSelector};
 use crate::http::{Metrics, Services};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
+use crate::kms::ContextForm;
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
 use crate::store::{Store, StoreError, StoreLock};
@@ -178,6 +179,11 @@ impl App {
             config.token.generate_deadline,
         ));
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
+        let contexts = match config.audit.encryption_context {
+            EncryptionContextMode::Plain => ContextForm::Plain,
+            EncryptionContextMode::Hmac => ContextForm::hmac(ops.store().derive("audit-encryption-context").expose()),
+            EncryptionContextMode::KeysOnly => ContextForm::KeysOnly,
+        };
         let info = token.info();
         let services = Arc::new(Services {
             ops,
@@ -199,6 +205,7 @@ impl App {
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
             now: now_ms,
+            contexts,
             token_serial: info.serial,
             token_slot: info.slot,
         });

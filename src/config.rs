@@ -47,6 +47,7 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "rotate:retire",
     "key:create",
     "policy:simulate",
+    "audit:export",
     "audit:key-show",
     "audit:key-csr",
     "audit:key-install",

@@ -149,10 +149,20 @@ pub struct Resource {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HsmFacts {
-    pub token_serial: String,
-    pub slot: u64,
-    pub mechanism: &'static str,
-    pub micros: u32,
+    /// None of these four where the token refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<&'static str>,
+    /// `CKR_OK`, or why it refused.
+    pub rv: String,
+    /// The C function that refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u32>,
 }
 
 #[derive(Debug, Clone, Serialize)]

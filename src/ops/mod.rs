@@ -135,6 +135,8 @@ pub struct Progress {
 #[derive(Debug, Clone, Default)]
 pub struct Effects {
     pub hsm: Option<Facts>,
+    /// The token's refusal: C function and return value, by name.
+    pub refused: Option<(&'static str, String)>,
     pub key_material_id: Option<Arc<str>>,
     pub source_key_material_id: Option<Arc<str>>,
     pub destination_key_material_id: Option<Arc<str>>,
@@ -429,6 +431,14 @@ fn refused_on(key: &KeyTarget, operation: Operation, reason: &str) -> OpError {
         (Some(_), _) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_CLOUDHSM" },
         (None, true) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_KMS" },
         (None, false) => OpError::Unsupported(format!("{}: {reason}", operation.name())),
+    }
+}
+
+impl Effects {
+    /// An error of the token on a key, noted for the record.
+    fn refused(&mut self, error: TokenError, arn: &str) -> OpError {
+        self.refused = error.rv_name().map(|rv| (error.function, rv.into_owned()));
+        token_error(error, arn)
     }
 }
 

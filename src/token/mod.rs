@@ -252,6 +252,7 @@ mod queue;
 mod raw;
 mod renewal;
 mod report;
+mod rv;
 mod seat;
 mod selector;
 mod shared;

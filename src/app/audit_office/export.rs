@@ -51,8 +51,11 @@ impl Exports {
         let out = asked.out.as_deref().map(absolute).transpose()?;
         let signer = self.signer.clone();
         let _one_at_a_time = self.one_at_a_time.lock().await;
-        // The tree head that the proof leads to covers what there is. Where none can be signed, the export says what it does not cover.
-        let _ = self.checkpoints.write().await;
+        // The export ends where a tree head signed now does: before the record of that head. Where none can be signed, it has what
+        // there is and says what is not covered.
+        let signed = self.checkpoints.write().await;
+        let head = signed.ok().and_then(|new| new.or_else(|| self.checkpoints.last()));
+        let durable = head.map_or_else(|| self.journal.durable(), |head| head.size);
         // The thread that makes it waits for signatures; one that drives the runtime must not.
         let runtime = tokio::runtime::Handle::current();
         let progress = ctx.progress.clone();
@@ -60,7 +63,7 @@ impl Exports {
         keys.retain(|key| matches!(key.key_use, KeyUse::Digest | KeyUse::Checkpoint));
         let (dir, trail_arn, account, region) =
             (self.dir.clone(), self.trail_arn.clone(), self.account.clone(), self.region.clone());
-        let (key_prefix, keep_free, durable) = (self.key_prefix.clone(), self.keep_free, self.journal.durable());
+        let (key_prefix, keep_free) = (self.key_prefix.clone(), self.keep_free);
         let (now, principal, request_id) = (ctx.now, ctx.principal.to_string(), ctx.request_id.to_string());
         let clock = self.clock.stopped_because().unwrap_or_else(|| "steady since the start of the service".to_owned());
         let made = tokio::task::spawn_blocking(move || {

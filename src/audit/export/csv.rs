@@ -2,7 +2,7 @@
 
 use super::record::Record;
 
-pub const COLUMNS: [&str; 36] = [
+pub const COLUMNS: [&str; 37] = [
     "seq",
     "time",
     "event_time",
@@ -34,6 +34,7 @@ pub const COLUMNS: [&str; 36] = [
     "grant_id",
     "token_serial",
     "mechanism",
+    "hsm_rv",
     "request_parameters",
     "response_elements",
     "additional_event_data",
@@ -87,6 +88,7 @@ pub fn row(record: &Record<'_>, leaf: &str, out: &mut Vec<u8>) {
         text(authorization.and_then(|it| it.grant_id.as_ref())),
         text(hsm.and_then(|it| it.token_serial.as_ref())),
         text(hsm.and_then(|it| it.mechanism.as_ref())),
+        text(hsm.and_then(|it| it.rv.as_ref())),
         record.request_parameters.map(|it| it.get().to_owned()).unwrap_or_default(),
         record.response_elements.map(|it| it.get().to_owned()).unwrap_or_default(),
         record.additional_event_data.get().to_owned(),

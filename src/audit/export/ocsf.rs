@@ -226,6 +226,9 @@ fn raw(value: Option<&serde_json::value::RawValue>) -> Value {
 
 /// OCSF has no nulls and no empty objects. What a record says stays as it is.
 fn prune(value: &mut Value) {
+    if let Value::Array(items) = value {
+        return items.iter_mut().for_each(prune);
+    }
     let Value::Object(members) = value else { return };
     for (name, member) in members.iter_mut() {
         if name != "data" && name != "additionalEventData" {
