@@ -32,9 +32,10 @@ use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Stran
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
-use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
+use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, TokenSelector};
 use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
+use crate::kms::ContextForm;
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
 use crate::store::{Store, StoreError, StoreLock};
@@ -206,6 +207,11 @@ impl App {
             state: anchors::State::default(),
         });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
+        let contexts = match config.audit.encryption_context {
+            EncryptionContextMode::Plain => ContextForm::Plain,
+            EncryptionContextMode::Hmac => ContextForm::hmac(ops.store().derive("audit-encryption-context").expose()),
+            EncryptionContextMode::KeysOnly => ContextForm::KeysOnly,
+        };
         let info = token.info();
         let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());
         audit_keys.cover_with(Arc::new(sealing.clone()));
@@ -231,13 +237,15 @@ impl App {
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
             now: now_ms,
+            contexts,
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone())));
-        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
         let checkpoints =
             Arc::new(Checkpoints::new(services.journal.clone(), services.signer.clone(), recovery.signed.clone()));
+        let exports = audit_office::Exports::new(&config, &services, checkpoints.clone());
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone(), exports)));
+        let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
         audit_keys.cover_with(checkpoints.coverer());
         let app = App { config, services, token, boot_seq, audit_keys, sealing, index, anchors, checkpoints };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;

@@ -96,6 +96,11 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         }
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
+        Command::Audit(AuditCommand::Export(options)) => {
+            let json = options.json;
+            operate(&config.load()?, OperatorRequest::AuditExport(log::export(*options)?), json)
+        }
+
         Command::Dev(options) => dev(options),
         Command::Serve { accept_store_rollback, accept_loss } => {
             let config = config.load()?;

@@ -53,6 +53,7 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "audit:report",
     "audit:attest-review",
     "audit:ceremony",
+    "audit:export",
     "audit:key-show",
     "audit:key-csr",
     "audit:key-install",

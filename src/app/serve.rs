@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, audit_sinks, clock_file,
-    last_use, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots, token_watch,
-    tokens,
+    last_use, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
+    token_watch, tokens,
 };
 use crate::audit::{AuditError, Load};
 use crate::config::Config;

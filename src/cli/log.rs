@@ -1,13 +1,14 @@
-//! `audit tail` and `audit repair`: from the files alone.
+//! `audit tail` and `audit repair`, from the files alone; what `audit export` asks of the server.
 
 use std::path::Path;
 
 use super::Failed;
-use super::args::TailOptions;
+use super::args::{ExportArguments, TailOptions};
 use crate::app::AppError;
 use crate::audit;
 use crate::audit::repair::Repaired;
 use crate::audit::tail::{Filter, Format, Options};
+use crate::ops::ExportRequest;
 
 pub fn tail(dir: &Path, options: &TailOptions) -> Result<u8, Failed> {
     let wanted = Options {
@@ -45,4 +46,19 @@ pub fn repair(dir: &Path) -> Result<u8, Failed> {
         }
     }
     Ok(0)
+}
+
+pub fn export(options: ExportArguments) -> Result<ExportRequest, Failed> {
+    Ok(ExportRequest {
+        from: options.from,
+        to: options.to,
+        formats: options.formats,
+        key: options.key,
+        principal: options.principal,
+        event: options.event,
+        errors_only: options.errors,
+        ocsf_version: options.ocsf_version,
+        // The server runs somewhere else.
+        out: Some(super::absolute(options.out)?),
+    })
 }

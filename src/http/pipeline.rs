@@ -44,6 +44,8 @@ pub struct Services {
     pub token_deadline: Duration,
     /// Milliseconds since the epoch.
     pub now: fn() -> i64,
+    /// What records show of encryption contexts.
+    pub contexts: kms::ContextForm,
     /// For the records.
     pub token_serial: String,
     pub token_slot: u64,
@@ -136,7 +138,7 @@ async fn steps<F: Front>(
         Ok(task) => task,
         Err(failure) => return refuse(services, sheet, failure).await,
     };
-    sheet.asked(&task);
+    sheet.asked(&task, &services.contexts);
     Span::current().record("call", sheet.name());
     let words = Words::of(&task);
     let task = match task.asked_by(&caller) {

@@ -77,6 +77,9 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
+            OperatorRequest::AuditExport(request) => {
+                Box::pin(self.audit_command(AuditRequest::Export(request.clone()), ctx, effects)).await
+            }
             OperatorRequest::AuditKey(request) => self.audit_key(request, ctx, effects).await,
             OperatorRequest::AuditReport(request) => {
                 let asked = AuditRequest::Report(request.clone());
