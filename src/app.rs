@@ -5,6 +5,7 @@ mod access_key_uses;
 mod anchors;
 pub mod audit_keys;
 mod audit_office;
+mod audit_sinks;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -27,13 +28,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::audit::index::Index;
-use crate::audit::{self, AuditError, Journal, Load, Recovery, Strangers};
+use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
-use crate::config::{Config, ConfigError, DecryptAliasMode, TokenSelector};
-use crate::http::{Metrics, Services};
+use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, TokenSelector};
+use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
+use crate::kms::ContextForm;
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
 use crate::store::{Store, StoreError, StoreLock};
@@ -76,6 +78,8 @@ impl AppError {
         match self {
             // Another process serves this directory, whichever of the two locks says so.
             AppError::Store(StoreError::Locked { .. }) | AppError::Audit(AuditError::Locked { .. }) => 75,
+            // RULE audit.md §7.9: the same as `audit verify` says of such a log.
+            AppError::Audit(AuditError::Truncated(_)) => 2,
             AppError::Refused(_) | AppError::Store(_) => 1,
             AppError::Audit(_) | AppError::Io(_) => 74,
             AppError::Token(_) | AppError::Listen(_) => 69,
@@ -116,6 +120,8 @@ pub struct StartOptions {
     pub accept_store_rollback: Option<String>,
     /// Ticket for starting with another default token than the known one, for `token replace` only.
     pub accept_token_replacement: Option<String>,
+    /// Ticket for starting although records of the log that were signed are missing.
+    pub accept_loss: Option<String>,
 }
 
 /// The opened instance: both locks held, token logged in, store and journal agreed.
@@ -130,6 +136,7 @@ pub struct App {
     index: Index,
     sealing: sealing::Sealing,
     anchors: Arc<anchors::Anchors>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -142,7 +149,7 @@ struct Opened {
 impl App {
     /// Locks, journal, token, store, settlement: in this order.
     pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
-        let opened = open_files(&config)?;
+        let opened = open_files(&config, options)?;
         opened.journal.admit(Load::Administration)?;
         Self::open_token(config, opened, options).await
     }
@@ -200,6 +207,11 @@ impl App {
             state: anchors::State::default(),
         });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
+        let contexts = match config.audit.encryption_context {
+            EncryptionContextMode::Plain => ContextForm::Plain,
+            EncryptionContextMode::Hmac => ContextForm::hmac(ops.store().derive("audit-encryption-context").expose()),
+            EncryptionContextMode::KeysOnly => ContextForm::KeysOnly,
+        };
         let info = token.info();
         let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());
         audit_keys.cover_with(Arc::new(sealing.clone()));
@@ -221,15 +233,21 @@ impl App {
                 grants_suffice_cross_account: config.authz.grants_suffice_cross_account,
             },
             metrics: Arc::new(Metrics::new()),
+            streams: Streams::new(),
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
             now: now_ms,
+            contexts,
             token_serial: info.serial,
             token_slot: info.slot,
         });
-        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone())));
+        let checkpoints =
+            Arc::new(Checkpoints::new(services.journal.clone(), services.signer.clone(), recovery.signed.clone()));
+        let exports = audit_office::Exports::new(&config, &services, checkpoints.clone());
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone(), exports)));
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys, sealing, index, anchors };
+        audit_keys.cover_with(checkpoints.coverer());
+        let app = App { config, services, token, boot_seq, audit_keys, sealing, index, anchors, checkpoints };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;
@@ -254,7 +272,9 @@ impl App {
     }
 
     /// Ends an instance that was opened for one command.
-    pub fn close(self) {
+    pub async fn close(self) {
+        // What it did is signed now, not when somebody serves again. A failure is logged already, and the next start tries.
+        let _ = self.checkpoints.write().await;
         self.services.journal.close();
         self.services.ops.keystore().close();
         self.token.close();
@@ -268,10 +288,10 @@ impl App {
 pub use crate::http::operator::Told;
 
 /// The store's lock first, then the journal's: whoever holds them serves this directory.
-fn open_files(config: &Config) -> Result<Opened, AppError> {
+fn open_files(config: &Config, options: &StartOptions) -> Result<Opened, AppError> {
     private_directory(&config.server.state_dir)?;
     let lock = Store::lock(&config.server.state_dir)?;
-    let settings = audit_settings(config);
+    let settings = audit::Settings { accept_loss: options.accept_loss.clone(), ..audit_settings(config) };
     audit::room(&settings)?;
     let (journal, recovery) = Journal::open(settings)?;
     Ok(Opened { lock, journal, recovery })

@@ -88,6 +88,7 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Audit(AuditCommand::Report(options)) => audit::report(&config.load()?, *options),
         Command::Audit(AuditCommand::AttestReview(options)) => audit::attest_review(&config.load()?, *options),
         Command::Audit(AuditCommand::Ceremony(options)) => audit::ceremony(&config.load()?, *options),
+        Command::Audit(AuditCommand::Repair { dir }) => log::repair(&config.audit_dir(dir)?),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
         Command::Audit(AuditCommand::AwsDataPath { out, endpoint }) => aws_data_path::write(&out, &endpoint),
         Command::Audit(AuditCommand::Prune { dry_run, json }) => {
@@ -95,11 +96,17 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         }
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
+        Command::Audit(AuditCommand::Export(options)) => {
+            let json = options.json;
+            operate(&config.load()?, OperatorRequest::AuditExport(log::export(*options)?), json)
+        }
+
         Command::Dev(options) => dev(options),
-        Command::Serve { accept_store_rollback } => {
+        Command::Serve { accept_store_rollback, accept_loss } => {
             let config = config.load()?;
             prepare(&config);
-            in_runtime(serve(config, StartOptions { accept_store_rollback, ..StartOptions::default() }, |_| Ok(())))?;
+            let options = StartOptions { accept_store_rollback, accept_loss, ..StartOptions::default() };
+            in_runtime(serve(config, options, |_| Ok(())))?;
             Ok(0)
         }
         Command::Init(options) => initialise(*options, config),
@@ -177,7 +184,7 @@ fn answer(config: &Config, request: OperatorRequest) -> Result<OperatorResponse,
                 let app = App::open(config, &options).await?;
                 let progress = Arc::new(Progress::default());
                 let answer = progress::watch(app.operate(request, uid, progress.clone()), &progress, bar).await;
-                app.close();
+                app.close().await;
                 Ok(answer)
             })?
         }

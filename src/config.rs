@@ -4,6 +4,7 @@
 
 mod document;
 mod pin;
+mod sinks;
 mod tokens;
 mod uri;
 
@@ -16,6 +17,7 @@ use crate::ids::spec::KeySpec;
 use crate::ids::{ClusterId, Locality, Region};
 use document::{Document, Section, nearest_word};
 pub use pin::PinSource;
+pub use sinks::{AuditSink, SinkTarget, SinkTrust};
 
 /// Random 96-bit IVs under one AES key are safe to this many encryptions (SP 800-38D §8.3).
 pub const GCM_ENCRYPTIONS: u64 = 1 << 32;
@@ -51,6 +53,7 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "audit:report",
     "audit:attest-review",
     "audit:ceremony",
+    "audit:export",
     "audit:key-show",
     "audit:key-csr",
     "audit:key-install",
@@ -76,6 +79,8 @@ pub struct Config {
     pub rotation: Rotation,
     pub store: Store,
     pub audit: Audit,
+    /// `[[audit_sink]]`: where copies of the log go.
+    pub audit_sinks: Vec<AuditSink>,
     /// `[[token_log]]`: logs that tokens keep of themselves.
     pub token_logs: Vec<TokenLog>,
     pub authn: Authn,
@@ -403,6 +408,7 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
         rotation: rotation(&document.section("rotation"))?,
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
+        audit_sinks: sinks::audit_sinks(&document, base_dir)?,
         token_logs: token_logs(&document, base_dir)?,
         authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
         authz: authz(&document.section("authz"))?,

@@ -31,8 +31,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "audit",
             "audit::verify",
             "report",
-            // Keys of OIDC issuers are fetched as any client fetches.
+            // Keys of OIDC issuers are fetched as any client fetches; what sinks trust is a client's.
             "client",
+            "sinks",
         ],
     ),
     ("lib", &[]),
@@ -53,6 +54,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("token", &[]),
     // Pure functions over the log's records and a state of `ops`, judged by the evaluator.
     ("report", &["audit", "audit::verify", "ops"]),
+    // Copies of the log, over connections of their own.
+    ("sinks", &["audit", "client"]),
     ("audit", &["audit::verify"]),
     ("audit::verify", &[]),
 ];

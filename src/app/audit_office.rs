@@ -2,6 +2,7 @@
 //! index. What is asked has been permitted; that it was asked is recorded after.
 
 mod bucket;
+mod export;
 mod lookup;
 mod report;
 mod trail;
@@ -22,6 +23,7 @@ use crate::ops::{
 use crate::store::BoxFuture;
 
 use bucket::Bucket;
+pub use export::Exports;
 use trail::Trail;
 
 /// The index takes in what came meanwhile at once.
@@ -34,6 +36,7 @@ pub struct Office {
     bucket: Arc<Bucket>,
     journal: Journal,
     index: Index,
+    exports: Exports,
     /// The services hold the office.
     services: Weak<Services>,
     config: Config,
@@ -42,7 +45,7 @@ pub struct Office {
 }
 
 impl Office {
-    pub fn new(services: &Arc<Services>, config: &Config, index: Index) -> Office {
+    pub fn new(services: &Arc<Services>, config: &Config, index: Index, exports: Exports) -> Office {
         let here = &config.server.locality;
         let dir = audit_directory(config);
         let names = TrailNames {
@@ -65,6 +68,7 @@ impl Office {
             bucket,
             journal: services.journal.clone(),
             index,
+            exports,
             services: Arc::downgrade(services),
             config: config.clone(),
             reporting: tokio::sync::Mutex::default(),
@@ -122,8 +126,9 @@ impl AuditOffice for Office {
             match request {
                 AuditRequest::Trail(request) => self.of_trail(request, ctx).await,
                 AuditRequest::Bucket(request) => self.of_bucket(request).await,
-                AuditRequest::Stream(_) => Err(OpError::Unsupported("the stream is not there yet".to_owned())),
-                AuditRequest::Export(_) => Err(OpError::Unsupported("exports are not there yet".to_owned())),
+                // `Ops` answers that itself: nothing is looked up.
+                AuditRequest::Stream(_) => Err(OpError::Internal("a stream was asked of the office".to_owned())),
+                AuditRequest::Export(request) => self.exports.make(request, ctx).await.map(AuditAnswer::Made),
                 AuditRequest::Report(request) => report::answer(self, request, ctx).await,
             }
         })

@@ -246,7 +246,7 @@ pub(super) fn checkpoint_path(dir: &Path, size: u64) -> PathBuf {
 }
 
 /// Renames checkpoints of records that a person gave up: they stay to be seen, and no start compares with them again.
-pub(super) fn set_aside(dir: &Path, sizes: &[u64], stamp: &str) -> io::Result<()> {
+pub(super) fn set_aside_checkpoints(dir: &Path, sizes: &[u64], stamp: &str) -> io::Result<()> {
     for size in sizes {
         let path = checkpoint_path(dir, *size);
         let mut aside = path.with_extension(format!("lost-{stamp}"));
@@ -287,6 +287,17 @@ pub(super) fn make_reserve(dir: &Path, bytes: u64) -> io::Result<()> {
 /// Gives the reserve's bytes back to the file system. Says whether there was one.
 pub(super) fn release_reserve(dir: &Path) -> bool {
     std::fs::remove_file(dir.join(RESERVE)).is_ok()
+}
+
+pub(super) fn ends_in_newline(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == [b'\n'])
 }
 
 /// Bytes cut from the end of a segment, as kept.

@@ -2,6 +2,7 @@
 //! verifier (`verify/`) uses nothing else of ours. Source: audit.md §7.2 to §7.4, §7.9.
 
 pub mod checkpoint;
+pub mod export;
 mod files;
 pub mod follow;
 pub mod index;
@@ -9,6 +10,7 @@ mod journal;
 mod leaves;
 mod record;
 mod recovery;
+pub mod repair;
 pub mod scan;
 pub mod seal;
 mod segment;
@@ -153,10 +155,20 @@ pub struct Resource {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HsmFacts {
-    pub token_serial: String,
-    pub slot: u64,
-    pub mechanism: &'static str,
-    pub micros: u32,
+    /// None of these four where the token refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<&'static str>,
+    /// `CKR_OK`, or why it refused.
+    pub rv: String,
+    /// The C function that refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u32>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -401,6 +413,8 @@ pub struct Recovery {
     /// The last segment had no `SegmentEnd`.
     pub unclean: bool,
     pub torn_bytes: u64,
+    /// Where they are kept, in the journal's directory.
+    pub torn_file: Option<String>,
     /// Highest `storeVersion` in the journal.
     pub last_store_version: Option<u64>,
     /// Seq of the last record; `None`: the log is new.

@@ -419,10 +419,12 @@ pub(super) mod tests {
         event.additional = Additional {
             key_material_id: Some("9d2f".into()),
             hsm: Some(HsmFacts {
-                token_serial: "0aa1c4f27d3e9b55".into(),
-                slot: 3,
-                mechanism: "CKM_AES_GCM",
-                micros: 412,
+                token_serial: Some("0aa1c4f27d3e9b55".into()),
+                slot: Some(3),
+                mechanism: Some("CKM_AES_GCM"),
+                rv: "CKR_OK".into(),
+                function: None,
+                micros: Some(412),
             }),
             authorization: Some(Authorization {
                 decision: "Allow",
@@ -450,7 +452,7 @@ pub(super) mod tests {
             r#""errorCode":"DisabledException","errorMessage":"a \"quoted\" text\nof two lines","#,
             r#""requestParameters":{"keyId":"alias/payments","keySpec":"AES_256"},"responseElements":null,"#,
             r#""additionalEventData":{"keyMaterialId":"9d2f","hsm":{"tokenSerial":"0aa1c4f27d3e9b55","slot":3,"#,
-            r#""mechanism":"CKM_AES_GCM","micros":412},"authorization":{"decision":"Allow","source":"KeyPolicy","#,
+            r#""mechanism":"CKM_AES_GCM","rv":"CKR_OK","micros":412},"authorization":{"decision":"Allow","source":"KeyPolicy","#,
             r#""statementId":"AllowPaymentsUse","policyVersion":7},"audit":{"v":1,"chain":"hsm-bridge","#,
             r#""boot":"b3f1","seq":1234567,"time":"2026-03-04T09:20:00.103417Z","#,
             r#""prev":"97c76e63b630b0c22475dd378322e3153f182f86c6c9d64a97fe4e9acee5f3e5"}},"#,

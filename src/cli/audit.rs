@@ -124,7 +124,8 @@ pub fn attest_review(config: &Config, options: AttestOptions) -> Result<u8, Fail
     let bytes = options.report.as_deref().map(read).transpose()?;
     let name = options.report.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let subject = options.subject.or_else(|| name.clone());
-    let subject = subject.ok_or_else(|| Failed::new(USAGE, "say what was reviewed: --report FILE or --subject TEXT"))?;
+    let subject =
+        subject.ok_or_else(|| Failed::new(USAGE, "say what was reviewed: --report FILE or --subject TEXT"))?;
     let review = AttestReview {
         subject,
         reviewer: options.reviewer,

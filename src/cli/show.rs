@@ -1,5 +1,6 @@
 //! Answers on the terminal: text for people, JSON for machines.
 
+mod audit;
 mod iam;
 mod officer;
 mod rotation;
@@ -78,6 +79,7 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
             }
         }
         OperatorResponse::Tokens { tokens } => officer::tokens(&mut out, tokens),
+        OperatorResponse::AuditMade { made } => audit::made(&mut out, made),
         OperatorResponse::Reconciliation { report } => officer::reconciliation(&mut out, report),
         OperatorResponse::PinChanged { token } => {
             writeln!(out, "token {token}: the new PIN works and is used from now on")
@@ -148,6 +150,7 @@ fn plain(response: &OperatorResponse) -> io::Result<Value> {
         OperatorResponse::Doctor { report } | OperatorResponse::AuditKeys { report } => report.clone(),
         OperatorResponse::Sweeper { status } => serde_json::to_value(status)?,
         OperatorResponse::Tokens { tokens } => json!({ "tokens": tokens }),
+        OperatorResponse::AuditMade { made } => made.clone(),
         OperatorResponse::Reconciliation { report } | OperatorResponse::RotationReport { report } => report.clone(),
         OperatorResponse::RotationPlan { plan } => plan.clone(),
         OperatorResponse::PinChanged { token } => json!({ "token": token, "pin": "changed" }),

@@ -32,7 +32,7 @@ pub async fn stamp(url: &str, request: Vec<u8>, largest: usize) -> Result<Vec<u8
             ("accept", "application/timestamp-reply"),
         ];
         connection
-            .post_to(path, &headers.map(|(name, value)| (name.to_owned(), value.to_owned())), request, largest)
+            .post_limited(path, &headers.map(|(name, value)| (name.to_owned(), value.to_owned())), request, largest)
             .await
     });
     match asked.await {

@@ -15,6 +15,7 @@ use crate::cloudtrail::TrailError;
 use crate::http::first_use;
 use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
+use crate::http::stream::Streams;
 use crate::ids::KeyId;
 use crate::kms::{self, WireError};
 use crate::ops::{
@@ -35,12 +36,16 @@ pub struct Services {
     pub strangers: Strangers,
     pub rules: Rules,
     pub metrics: Arc<Metrics>,
+    /// Readers of the log.
+    pub streams: Streams,
     /// Where the journal is: what is counted in it outlives a store that was put back.
     pub audit_dir: std::path::PathBuf,
     /// How long a call may wait for the token and be worked on there.
     pub token_deadline: Duration,
     /// Milliseconds since the epoch.
     pub now: fn() -> i64,
+    /// What records show of encryption contexts.
+    pub contexts: kms::ContextForm,
     /// For the records.
     pub token_serial: String,
     pub token_slot: u64,
@@ -133,7 +138,7 @@ async fn steps<F: Front>(
         Ok(task) => task,
         Err(failure) => return refuse(services, sheet, failure).await,
     };
-    sheet.asked(&task);
+    sheet.asked(&task, &services.contexts);
     Span::current().record("call", sheet.name());
     let words = Words::of(&task);
     let task = match task.asked_by(&caller) {
@@ -309,7 +314,7 @@ fn new_key_id(task: &Task) -> KeyId {
 }
 
 /// Whom the token's queue counts this call for, and whose ClientTokens these are.
-fn fair_share_of(caller: &Caller) -> Arc<str> {
+pub(super) fn fair_share_of(caller: &Caller) -> Arc<str> {
     match caller.principal() {
         Principal::Root => caller.account().as_str().into(),
         Principal::Bridge => "service".into(),

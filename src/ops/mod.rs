@@ -143,6 +143,8 @@ pub struct Progress {
 #[derive(Debug, Clone, Default)]
 pub struct Effects {
     pub hsm: Option<Facts>,
+    /// The token's refusal: C function and return value, by name.
+    pub refused: Option<(&'static str, String)>,
     pub key_material_id: Option<Arc<str>>,
     pub source_key_material_id: Option<Arc<str>>,
     pub destination_key_material_id: Option<Arc<str>>,
@@ -258,7 +260,7 @@ impl Ops {
         &self.locality
     }
 
-    pub fn clock(&self) -> &ClockWatch {
+    pub fn clock(&self) -> &Arc<ClockWatch> {
         &self.clock
     }
 
@@ -283,13 +285,9 @@ impl Ops {
                 .await
                 .map(Answer::Operator),
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
-            Task::Audit(request) => {
-                let answer = Box::pin(self.audit(request, ctx)).await;
-                if let Ok(AuditAnswer::Made(made)) = &answer {
-                    effects.details = Some(made.clone());
-                }
-                answer.map(Answer::Audit)
-            }
+            // Nothing is looked up: the front opens it once the record of that is on disk.
+            Task::Audit(AuditRequest::Stream(request)) => Ok(Answer::Audit(request.opened())),
+            Task::Audit(request) => Box::pin(self.audit_call(request, ctx, &mut effects)).await.map(Answer::Audit),
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await
@@ -454,6 +452,14 @@ fn refused_on(key: &KeyTarget, operation: Operation, reason: &str) -> OpError {
         (Some(_), _) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_CLOUDHSM" },
         (None, true) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_KMS" },
         (None, false) => OpError::Unsupported(format!("{}: {reason}", operation.name())),
+    }
+}
+
+impl Effects {
+    /// An error of the token on a key, noted for the record.
+    fn refused(&mut self, error: TokenError, arn: &str) -> OpError {
+        self.refused = error.rv_name().map(|rv| (error.function, rv.into_owned()));
+        token_error(error, arn)
     }
 }
 

@@ -8,8 +8,8 @@ use crate::ops::key_policy::shown;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
-    AttestReview, AuditAnswer, AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest, OperatorResponse, Ops,
-    SweeperStatus, store_error,
+    AttestReview, AuditAnswer, AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError,
+    OperatorRequest, OperatorResponse, Ops, SweeperStatus, store_error,
 };
 use crate::store::{Lifecycle, Snapshot};
 
@@ -77,6 +77,9 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
+            OperatorRequest::AuditExport(request) => {
+                Box::pin(self.audit_command(AuditRequest::Export(request.clone()), ctx, effects)).await
+            }
             OperatorRequest::AuditKey(request) => self.audit_key(request, ctx, effects).await,
             OperatorRequest::AuditReport(request) => {
                 let asked = AuditRequest::Report(request.clone());

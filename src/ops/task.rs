@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, IamRequest, ManagedKey, OpError, Operation, Request, Response, ReportRequest, RotateGrants,
-    RotationDone, StsRequest, StsResponse,
+    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, ExportRequest, IamRequest, ManagedKey, OpError,
+    Operation, ReportRequest, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -118,6 +118,8 @@ pub enum OperatorRequest {
     PolicySimulate(PolicySimulate),
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
+    /// Records of a range as files, signed and with their proof.
+    AuditExport(ExportRequest),
     AuditKey(AuditKeyRequest),
     /// A report for auditors.
     AuditReport(ReportRequest),
@@ -251,6 +253,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.permission(),
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
+            OperatorRequest::AuditExport(_) => "audit:export",
             OperatorRequest::AuditKey(request) => request.permission(),
             OperatorRequest::AuditReport(_) => "audit:report",
             OperatorRequest::AttestReview(_) => "audit:attest-review",
@@ -288,6 +291,7 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+            OperatorRequest::AuditExport(_) => "ExportAudit",
             OperatorRequest::AuditKey(request) => request.name(),
             OperatorRequest::AuditReport(_) => "AuditReport",
             OperatorRequest::AttestReview(_) => "AttestReview",
@@ -330,6 +334,7 @@ impl OperatorRequest {
             OperatorRequest::AttestReview(_) | OperatorRequest::Ceremony(_) => true,
             OperatorRequest::AuditReport(_) => false,
             OperatorRequest::PolicySimulate(_)
+            | OperatorRequest::AuditExport(_)
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
             | OperatorRequest::AccessKeyList
@@ -406,6 +411,10 @@ pub enum OperatorResponse {
     /// One line per configured token.
     Tokens {
         tokens: Vec<serde_json::Value>,
+    },
+    /// An export or a report: what was made, and where.
+    AuditMade {
+        made: serde_json::Value,
     },
     Reconciliation {
         report: serde_json::Value,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::authz::language::Values;
 use crate::authz::{Check, Resource};
 use crate::ids::AccountId;
-use crate::ops::{Context, OpError, Ops, Subject};
+use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops, Subject};
 use crate::store::BoxFuture;
 
 /// One question about the log.
@@ -121,6 +121,8 @@ pub struct ExportRequest {
     pub principal: Option<String>,
     pub event: Option<String>,
     pub errors_only: bool,
+    /// `1.8` (the default) or `1.9`.
+    pub ocsf_version: Option<String>,
     /// Where the operator wants the bundle; `None`: below `exports/` of the trail's bucket only.
     pub out: Option<PathBuf>,
 }
@@ -287,6 +289,12 @@ pub trait AuditOffice: Send + Sync {
     -> BoxFuture<'a, Result<AuditAnswer, OpError>>;
 }
 
+impl StreamRequest {
+    pub(super) fn opened(&self) -> AuditAnswer {
+        AuditAnswer::Stream { from_seq: self.from_seq.unwrap_or(0), ndjson: self.ndjson }
+    }
+}
+
 /// Keeps the log's sealed files.
 pub trait AuditKeeper: Send + Sync {
     /// Deletes what is beyond its retention; with `dry_run` it only tells what would go.
@@ -383,7 +391,10 @@ impl AuditRequest {
     /// `requestParameters` of what has no front of its own: stream, export, report.
     pub fn recorded(&self) -> Option<Box<serde_json::value::RawValue>> {
         let said = match self {
-            AuditRequest::Stream(stream) => serde_json::json!({ "fromSeq": stream.from_seq, "ndjson": stream.ndjson }),
+            AuditRequest::Stream(stream) => {
+                let format = if stream.ndjson { "ndjson" } else { "sse" };
+                serde_json::json!({ "fromSeq": stream.from_seq, "format": format })
+            }
             AuditRequest::Export(export) => serde_json::to_value(export).ok()?,
             AuditRequest::Report(report) => serde_json::to_value(report).ok()?,
             AuditRequest::Trail(_) | AuditRequest::Bucket(_) => return None,
@@ -476,6 +487,38 @@ impl Ops {
         }
     }
 
+    /// Over the network: nobody there names files of this host.
+    pub(super) async fn audit_call(
+        &self,
+        request: &AuditRequest,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<AuditAnswer, OpError> {
+        match request {
+            AuditRequest::Export(ExportRequest { out: Some(_), .. })
+            | AuditRequest::Report(ReportRequest { out: Some(_), .. }) => {
+                Err(OpError::Validation("only the operator names a folder".to_owned()))
+            }
+            request => {
+                let answer = self.audit(request, ctx).await?;
+                Ok(noted(answer, effects))
+            }
+        }
+    }
+
+    /// `hsm-bridge audit export`: the same as over the network.
+    pub(super) async fn audit_command(
+        &self,
+        request: AuditRequest,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<OperatorResponse, OpError> {
+        match noted(self.audit(&request, ctx).await?, effects) {
+            AuditAnswer::Made(made) => Ok(OperatorResponse::AuditMade { made }),
+            other => Err(OpError::Internal(format!("unexpected answer {other:?}"))),
+        }
+    }
+
     pub(super) async fn audit(&self, request: &AuditRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
         let office = self.audit_office.get().ok_or_else(nobody)?;
         request.refused_to_all()?;
@@ -496,6 +539,14 @@ impl Ops {
         }
         Ok(answer)
     }
+}
+
+/// Who took what out of the log: its id, range and rows.
+fn noted(answer: AuditAnswer, effects: &mut Effects) -> AuditAnswer {
+    if let AuditAnswer::Made(made) = &answer {
+        effects.details = Some(made.clone());
+    }
+    answer
 }
 
 fn nobody() -> OpError {

@@ -19,7 +19,7 @@ const FINDINGS: usize = 20;
 
 /// Makes one report. `dir`: the trail's directory; records from `durable` on are not read.
 pub fn run(dir: &Path, query: &Query, durable: u64) -> Result<Made, ReportError> {
-    let options = verify::Options { trail_arn: query.trail.clone() };
+    let options = verify::Options { trail_arn: query.trail.clone(), ..verify::Options::default() };
     let checked = verify::directory(dir, &options, &mut |_| {});
     let mut report = reports::of(query);
     let needs = report.needs();

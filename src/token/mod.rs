@@ -253,6 +253,7 @@ mod queue;
 mod raw;
 mod renewal;
 mod report;
+mod rv;
 mod seat;
 mod selector;
 mod shared;

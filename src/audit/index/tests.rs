@@ -61,8 +61,10 @@ fn found(index: &Index, mut query: Query) -> Vec<String> {
     }
 }
 
-fn ids(numbers: impl DoubleEndedIterator<Item = i32>) -> Vec<String> {
-    numbers.rev().map(|n| format!("r-{n}")).collect()
+fn ids(numbers: impl Iterator<Item = i64>) -> Vec<String> {
+    let mut ids: Vec<String> = numbers.map(|n| format!("r-{n}")).collect();
+    ids.reverse();
+    ids
 }
 
 fn by(attribute: Attribute, value: &str) -> Query {

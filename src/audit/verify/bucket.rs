@@ -52,20 +52,22 @@ impl Bucket {
         let work = |_, object: &String| {
             let path = root.join(object);
             match Kind::of(object) {
-                Kind::Digest { .. } => Object::Digest(digests::read(&path, object)),
+                Kind::Digest { .. } => Object::Digest(Box::new(digests::read(&path, object))),
                 _ => Object::Log(logfiles::read(&path, object, starts)),
             }
         };
         in_order(&wanted, cores(), work, |index, read| {
             match read {
-                Object::Digest(Ok(mut digest)) => {
-                    findings(report, &mut digest.findings);
-                    bucket.digests.push(digest);
-                }
-                Object::Digest(Err(finding)) => {
-                    bucket.broken.insert(finding.file.clone());
-                    findings(report, &mut vec![finding]);
-                }
+                Object::Digest(read) => match *read {
+                    Ok(mut digest) => {
+                        findings(report, &mut digest.findings);
+                        bucket.digests.push(digest);
+                    }
+                    Err(finding) => {
+                        bucket.broken.insert(finding.file.clone());
+                        findings(report, &mut vec![finding]);
+                    }
+                },
                 Object::Log(mut log) => {
                     findings(report, &mut log.findings);
                     if log.sha256.is_some() && log.lines > 0 {
@@ -294,7 +296,7 @@ impl Bucket {
 }
 
 enum Object {
-    Digest(Result<Digest, Finding>),
+    Digest(Box<Result<Digest, Finding>>),
     Log(LogFile),
 }
 
@@ -314,7 +316,7 @@ pub(super) fn findings(report: &mut Report, findings: &mut Vec<Finding>) {
 }
 
 /// Names of all files below, with `/` between their parts.
-fn list(root: &Path, dir: &Path, into: &mut Vec<String>) -> io::Result<()> {
+pub(super) fn list(root: &Path, dir: &Path, into: &mut Vec<String>) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

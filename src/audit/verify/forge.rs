@@ -364,3 +364,23 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 pub fn gunzip(bytes: &[u8]) -> Vec<u8> {
     super::gzip::unpack(bytes, 1 << 30).unwrap()
 }
+
+/// By the first digest key, with its fingerprint.
+pub fn sign_text(text: &str) -> (String, String) {
+    let key = &keys().digest[0];
+    let mut signature = vec![0; key.public_modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
+    (hex(&signature), keys().fingerprint("digest", 1))
+}
+
+/// `keys.json` with the first keys.
+pub fn key_list() -> Vec<u8> {
+    let row = |key_use: &str, certificates: usize| {
+        json!({
+            "keyUse": key_use, "generation": 1, "fingerprint": keys().fingerprint(key_use, 1),
+            "spki": STANDARD.encode(keys().spki(key_use, 1)), "certificate": keys().certificates[certificates][0],
+            "validFrom": BEGIN * 1000, "validUntil": null,
+        })
+    };
+    json!([row("digest", 0), row("checkpoint", 1)]).to_string().into_bytes()
+}

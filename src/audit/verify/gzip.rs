@@ -21,11 +21,6 @@ pub(super) fn unpack(packed: &[u8], largest: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Like `unpack`, for files that any program may have compressed.
-pub(super) fn unpack_any(packed: &[u8], largest: u64) -> Result<Vec<u8>, String> {
-    inflate(packed, largest)
-}
-
 fn inflate(packed: &[u8], largest: u64) -> Result<Vec<u8>, String> {
     let mut decoder = GzDecoder::new(packed);
     let mut bytes = Vec::new();

@@ -7,6 +7,7 @@
 
 mod anchors;
 mod bucket;
+mod bundle;
 mod certificate;
 mod checkpoints;
 mod digests;
@@ -83,8 +84,11 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// `path` is a trail's directory (`audit/<trail>`) or its `journal`.
+/// `path` is a trail's directory (`audit/<trail>`), its `journal`, or an export's.
 pub fn directory(path: &Path, options: &Options, progress: &mut dyn FnMut(Progress)) -> Report {
+    if path.join(bundle::RESULT_SIGN).is_file() {
+        return bundle::verify(path, options);
+    }
     let mut report = Report::new(path.to_path_buf());
     let journal = path.join("journal");
     // The journal alone: nothing else is looked for.

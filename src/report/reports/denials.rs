@@ -49,7 +49,9 @@ fn class(code: &str, stranger: bool) -> &'static str {
         "AccessDenied" | "AccessDeniedException" => "denied",
         "ThrottlingException" | "Throttling" | "LimitExceededException" => "throttled",
         "NotFoundException" => "unknown resource",
-        "InvalidCiphertextException" | "IncorrectKeyException" | "KMSInvalidSignatureException"
+        "InvalidCiphertextException"
+        | "IncorrectKeyException"
+        | "KMSInvalidSignatureException"
         | "KMSInvalidMacException" => "wrong material",
         "DisabledException" | "KMSInvalidStateException" | "KeyUnavailableException" => "state",
         "KMSInternalException" | "DependencyTimeoutException" => "service",

@@ -12,9 +12,7 @@ use super::super::{Query, ReportError};
 use super::changes::is_admin;
 use super::uses::{LastUse, is_use, user_of};
 use super::{End, Moment, Report};
-use crate::ops::effective::{
-    ADMIN_ACTIONS, ANY_ACTION, Effective, MOST_DECISIONS, Permission, USE_ACTIONS, effective,
-};
+use crate::ops::effective::{ADMIN_ACTIONS, ANY_ACTION, Effective, MOST_DECISIONS, Permission, USE_ACTIONS, effective};
 
 /// R2.
 pub(super) struct Access {
@@ -69,9 +67,8 @@ impl Report for Access {
             }
         }
         for ((principal, key, duty), permissions) in rows {
-            let actions = |conditional: bool| {
-                list(permissions.iter().filter(|p| p.conditional == conditional).map(|p| p.action))
-            };
+            let actions =
+                |conditional: bool| list(permissions.iter().filter(|p| p.conditional == conditional).map(|p| p.action));
             let sources: BTreeSet<String> = permissions.iter().map(|p| source(p)).collect();
             let last = permissions
                 .iter()
@@ -376,9 +373,8 @@ impl<'f> Reach<'f> {
 
 /// Principals that may read the log and more: by the actions that their policies name.
 fn auditors(state: &crate::ops::state::State, found: &Effective, table: &mut Table) {
-    let reads = |text: &str| {
-        ["hsmbridge:ExportAudit", "cloudtrail:LookupEvents"].iter().any(|action| text.contains(action))
-    };
+    let reads =
+        |text: &str| ["hsmbridge:ExportAudit", "cloudtrail:LookupEvents"].iter().any(|action| text.contains(action));
     let with = |arn: String, attached: &[crate::ids::PolicyArn], inline: &mut dyn Iterator<Item = String>| {
         let managed = attached.iter().filter_map(|arn| state.policies.get(arn.as_str()));
         let mut texts = managed.map(|policy| policy.document.text().to_string()).chain(inline);
@@ -397,8 +393,12 @@ fn auditors(state: &crate::ops::state::State, found: &Effective, table: &mut Tab
         with(arn, &role.attached, &mut role.inline.values().map(|document| document.text().to_string()))
     });
     for auditor in users.chain(roles) {
-        let more: BTreeSet<&str> =
-            found.permissions.iter().filter(|p| p.principal == auditor && p.action != ANY_ACTION).map(|p| p.action).collect();
+        let more: BTreeSet<&str> = found
+            .permissions
+            .iter()
+            .filter(|p| p.principal == auditor && p.action != ANY_ACTION)
+            .map(|p| p.action)
+            .collect();
         if more.is_empty() {
             continue;
         }

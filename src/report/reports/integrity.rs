@@ -87,14 +87,7 @@ impl Report for Integrity {
             count.source = record.event_id.to_string();
         } else if TOLD.contains(&name) {
             self.table.row(
-                vec![
-                    json!(date(moment.at)),
-                    json!(record.seq()),
-                    json!(name),
-                    record.details(),
-                    json!(1),
-                    Value::Null,
-                ],
+                vec![json!(date(moment.at)), json!(record.seq()), json!(name), record.details(), json!(1), Value::Null],
                 Some(&record.event_id),
             );
         }

@@ -135,8 +135,7 @@ impl Report for KeyInventory {
             let material = key.materials.last();
             let since = material.map_or(key.created, |material| material.created);
             let age = (end.query.as_of - since).div_euclid(DAY_MS);
-            let evidence =
-                |name: &str| material.and_then(|m| m.evidence.get(name)).cloned().unwrap_or(Value::Null);
+            let evidence = |name: &str| material.and_then(|m| m.evidence.get(name)).cloned().unwrap_or(Value::Null);
             let last = seen.last.as_ref();
             let tag = |(name, value): &(String, String)| format!("{name}={value}");
             let owners = key.tags.iter().filter(|(name, _)| OWNER_TAGS.contains(&name.to_ascii_lowercase().as_str()));

@@ -81,7 +81,8 @@ impl Report for PolicyAsOf {
         ]);
         if end.before.is_none() {
             end.notes.push(
-                "the state at the period's beginning is not known, so nothing is said of differences since then".to_owned(),
+                "the state at the period's beginning is not known, so nothing is said of differences since then"
+                    .to_owned(),
             );
         }
         for key in state.keys.values().filter(|key| end.query.wants_key(&key.id.to_string(), &key.arn)) {

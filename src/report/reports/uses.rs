@@ -151,7 +151,8 @@ impl Report for KeyUsage {
         if self.lost > 0 {
             end.notes.push(format!("{} uses are in no row: narrow the report", self.lost));
         }
-        end.notes.push("sessions of a role are counted under their role; the eventID is the day's first record".to_owned());
+        end.notes
+            .push("sessions of a role are counted under their role; the eventID is the day's first record".to_owned());
         for ((day, principal, key, operation), row) in self.rows {
             table.row(
                 vec![
