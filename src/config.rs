@@ -48,6 +48,7 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "key:create",
     "policy:simulate",
     "audit:export",
+    "audit:hash",
     "audit:key-show",
     "audit:key-csr",
     "audit:key-install",

@@ -173,6 +173,12 @@ pub enum AuditCommand {
         hsm-bridge audit export --from 2026-10-01 --to 2026-11-01 --format csv --out /srv/audit/october"
     )]
     Export(Box<ExportArguments>),
+    /// Print what records have instead of a value of an encryption context, where `[audit] encryption_context` is `hmac`.
+    Hash {
+        value: String,
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the chain. Needs no server, no token and no lock.
     #[command(
         after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
