@@ -35,7 +35,6 @@ use crate::authz::{OperatorCommands, Rules};
 use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, TokenSelector};
 use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
-use crate::kms::ContextForm;
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
 use crate::store::{Store, StoreError, StoreLock};
@@ -208,9 +207,9 @@ impl App {
         });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let contexts = match config.audit.encryption_context {
-            EncryptionContextMode::Plain => ContextForm::Plain,
-            EncryptionContextMode::Hmac => ContextForm::hmac(ops.store().derive("audit-encryption-context").expose()),
-            EncryptionContextMode::KeysOnly => ContextForm::KeysOnly,
+            EncryptionContextMode::Plain => ops::ContextForm::Plain,
+            EncryptionContextMode::Hmac => ops.hashed_contexts(),
+            EncryptionContextMode::KeysOnly => ops::ContextForm::KeysOnly,
         };
         let info = token.info();
         let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());

@@ -96,6 +96,9 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         }
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
+        Command::Audit(AuditCommand::Hash { value, json }) => {
+            operate(&config.load()?, OperatorRequest::AuditHash { value }, json)
+        }
         Command::Audit(AuditCommand::Export(options)) => {
             let json = options.json;
             operate(&config.load()?, OperatorRequest::AuditExport(log::export(*options)?), json)

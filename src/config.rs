@@ -54,6 +54,7 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "audit:attest-review",
     "audit:ceremony",
     "audit:export",
+    "audit:hash",
     "audit:key-show",
     "audit:key-csr",
     "audit:key-install",

@@ -183,6 +183,12 @@ pub enum AuditCommand {
         hsm-bridge audit export --from 2026-10-01 --to 2026-11-01 --format csv --out /srv/audit/october"
     )]
     Export(Box<ExportArguments>),
+    /// Print what records have instead of a value of an encryption context, where `[audit] encryption_context` is `hmac`.
+    Hash {
+        value: String,
+        #[arg(long)]
+        json: bool,
+    },
     /// Delete sealed files and journal segments whose retention has ended. The service does it every hour.
     #[command(after_help = "What goes is recorded first. Nothing goes while `audit.legal_hold` is set.")]
     Prune {

@@ -79,6 +79,7 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
             }
         }
         OperatorResponse::Tokens { tokens } => officer::tokens(&mut out, tokens),
+        OperatorResponse::AuditHash { hash } => writeln!(out, "{hash}"),
         OperatorResponse::AuditMade { made } => audit::made(&mut out, made),
         OperatorResponse::Reconciliation { report } => officer::reconciliation(&mut out, report),
         OperatorResponse::PinChanged { token } => {
@@ -150,6 +151,7 @@ fn plain(response: &OperatorResponse) -> io::Result<Value> {
         OperatorResponse::Doctor { report } | OperatorResponse::AuditKeys { report } => report.clone(),
         OperatorResponse::Sweeper { status } => serde_json::to_value(status)?,
         OperatorResponse::Tokens { tokens } => json!({ "tokens": tokens }),
+        OperatorResponse::AuditHash { hash } => json!({ "hash": hash }),
         OperatorResponse::AuditMade { made } => made.clone(),
         OperatorResponse::Reconciliation { report } | OperatorResponse::RotationReport { report } => report.clone(),
         OperatorResponse::RotationPlan { plan } => plan.clone(),

@@ -45,7 +45,7 @@ pub struct Services {
     /// Milliseconds since the epoch.
     pub now: fn() -> i64,
     /// What records show of encryption contexts.
-    pub contexts: kms::ContextForm,
+    pub contexts: ops::ContextForm,
     /// For the records.
     pub token_serial: String,
     pub token_slot: u64,

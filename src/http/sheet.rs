@@ -81,7 +81,7 @@ impl<'a> Sheet<'a> {
         self.identity.arn.as_deref().unwrap_or_default()
     }
 
-    pub fn asked(&mut self, task: &Task, contexts: &kms::ContextForm) {
+    pub fn asked(&mut self, task: &Task, contexts: &crate::ops::ContextForm) {
         self.name = task.name();
         self.read_only = task.is_read_only();
         self.parameters = match task {

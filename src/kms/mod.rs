@@ -2,7 +2,6 @@
 //! Knows no store and no token.
 
 mod audit;
-mod audit_context;
 mod create_key;
 mod errors;
 mod grants;
@@ -16,7 +15,6 @@ mod validate;
 mod value;
 
 pub use audit::{JavaDate, audit_parameters, audit_response};
-pub use audit_context::ContextForm;
 pub use errors::{
     ALL_CODES, access_denied, audit_unavailable, authn_error, internal, limit_exceeded, serialization, throttled,
     unknown_operation, unsupported, validation, wire_error,

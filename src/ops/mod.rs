@@ -3,6 +3,7 @@
 
 mod aliases;
 mod attributes;
+mod audit_context;
 pub mod audit_keys;
 mod behalf;
 pub mod ciphertext;
@@ -48,6 +49,7 @@ use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenErr
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
+pub use audit_context::ContextForm;
 pub use audit_keys::*;
 pub use clock::ClockWatch;
 pub use error::OpError;

@@ -77,6 +77,10 @@ impl Ops {
                 self.retirement_command(request, resolved, ctx, effects).await
             }
             OperatorRequest::Iam(request) => self.iam(request, caller, resolved, ctx, effects).await,
+            OperatorRequest::AuditHash { value } => {
+                let hash = self.hashed_contexts().shown(value);
+                Ok(OperatorResponse::AuditHash { hash: hash.unwrap_or_default() })
+            }
             OperatorRequest::AuditExport(request) => {
                 Box::pin(self.audit_command(AuditRequest::Export(request.clone()), ctx, effects)).await
             }

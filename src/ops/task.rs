@@ -120,6 +120,10 @@ pub enum OperatorRequest {
     KeyCreate(KeyCreate),
     /// Records of a range as files, signed and with their proof.
     AuditExport(ExportRequest),
+    /// What records have instead of a value of an encryption context.
+    AuditHash {
+        value: String,
+    },
     AuditKey(AuditKeyRequest),
     /// A report for auditors.
     AuditReport(ReportRequest),
@@ -254,6 +258,7 @@ impl OperatorRequest {
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
             OperatorRequest::AuditExport(_) => "audit:export",
+            OperatorRequest::AuditHash { .. } => "audit:hash",
             OperatorRequest::AuditKey(request) => request.permission(),
             OperatorRequest::AuditReport(_) => "audit:report",
             OperatorRequest::AttestReview(_) => "audit:attest-review",
@@ -292,6 +297,7 @@ impl OperatorRequest {
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
             OperatorRequest::AuditExport(_) => "ExportAudit",
+            OperatorRequest::AuditHash { .. } => "AuditHash",
             OperatorRequest::AuditKey(request) => request.name(),
             OperatorRequest::AuditReport(_) => "AuditReport",
             OperatorRequest::AttestReview(_) => "AttestReview",
@@ -306,6 +312,10 @@ impl OperatorRequest {
                 let mut recorded = request.recorded()?;
                 recorded.as_object_mut()?.insert("command".to_owned(), "iam".into());
                 serde_json::value::to_raw_value(&recorded).ok()
+            }
+            // The value is what is not to be in the log.
+            OperatorRequest::AuditHash { .. } => {
+                serde_json::value::to_raw_value(&serde_json::json!({ "command": "audit-hash" })).ok()
             }
             other => serde_json::value::to_raw_value(other).ok(),
         }
@@ -335,6 +345,7 @@ impl OperatorRequest {
             OperatorRequest::AuditReport(_) => false,
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::AuditExport(_)
+            | OperatorRequest::AuditHash { .. }
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
             | OperatorRequest::AccessKeyList
@@ -411,6 +422,9 @@ pub enum OperatorResponse {
     /// One line per configured token.
     Tokens {
         tokens: Vec<serde_json::Value>,
+    },
+    AuditHash {
+        hash: String,
     },
     /// An export or a report: what was made, and where.
     AuditMade {

@@ -168,7 +168,7 @@ fn state(keys: Value) -> Value {
         "storeVersion": 1, "account": ACCOUNT, "region": "eu-central-1", "keys": keys, "aliases": {}, "grants": {},
         "accounts": {}, "units": {}, "users": {}, "groups": {}, "roles": {}, "policies": {}, "accessKeys": {},
         "services": {}, "oidcProviders": {}, "keyStores": {},
-        "tokens": { "default": { "name": "default", "cluster": "cluster-0123456789a", "serial": "0123", "firstSeen": BEGIN } },
+        "tokens": { "default": { "name": "default", "cluster": "cluster-abcdefghijk", "serial": "0123", "firstSeen": BEGIN } },
     })
 }
 
@@ -282,7 +282,7 @@ fn replay_starts_from_a_later_snapshot_just_as_well() {
     assert_eq!(column(&made, "policy_version"), ["5"]);
     known["policyVersion"] = json!(5);
     assert_eq!(made.header.verdict, "OK");
-    assert_eq!(made.header.source.state_snapshot.as_deref(), Some("snapshots/00000000000000000010.json.gz"));
+    assert_eq!(made.header.source.state_snapshot.as_deref(), Some("snapshots/00000000000000000009.json.gz"));
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_snapshot_that_is_not_the_recorded_one_is_found() {
     log.save();
     let text =
         format!("{{\"format\":1,\"time\":{},{}", BEGIN + 1, state(json!({})).to_string().strip_prefix('{').unwrap());
-    snapshots::write(log.path(), 1, text.replace("0123456789a", "0123456789b").as_bytes()).unwrap();
+    snapshots::write(log.path(), 1, text.replace("abcdefghijk", "abcdefghijm").as_bytes()).unwrap();
     let made = log.report(&query(Name::KeyInventory));
     assert_eq!((made.header.verdict.as_str(), made.header.exit_code), ("TAMPERED", 1));
 }

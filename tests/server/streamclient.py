@@ -1,6 +1,7 @@
 """A reader of `GET /audit/v1/stream`, signed by botocore, and receivers for sinks. Knows the formats, nothing of the server's code."""
 
 import hashlib
+import http.client
 import http.server
 import json
 import re
@@ -27,9 +28,14 @@ class Stream:
 
     def __init__(self, instance, query="", headers=(), read=True, **options):
         host, _, port = instance.address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE)
+        self.socket = socket.socket()
+        if not read:
+            # What hangs here shall not hang in the system's buffers.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect((host, int(port)))
         self.socket.sendall(request(instance, query, headers, **options))
-        self.answer = __import__("http.client", fromlist=["x"]).HTTPResponse(self.socket)
+        self.answer = _Answer(self.socket)
         self.answer.begin()
         self.status, self.type = self.answer.status, self.answer.getheader("content-type")
         self.events, self.ended, self.clean = [], threading.Event(), False
@@ -47,7 +53,7 @@ class Stream:
             while True:
                 line = self.answer.readline()
                 if not line:
-                    self.clean = True
+                    self.clean = self.answer.whole
                     return
                 if not line.endswith(b"\n"):
                     return
@@ -84,7 +90,21 @@ class Stream:
         return self.records()
 
     def close(self):
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
         self.socket.close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """Knows whether the last chunk came."""
+
+    whole = False
+
+    def _read_and_discard_trailer(self):
+        self.whole = True
+        super()._read_and_discard_trailer()
 
 
 def seqs(lines):
@@ -113,6 +133,14 @@ def unframe(data):
             return messages, data
         messages.append(data[match.end():end])
         data = data[end:]
+
+
+def end(link):
+    try:
+        if link:
+            link.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
 
 
 class SyslogReceiver:
@@ -152,12 +180,11 @@ class SyslogReceiver:
         return [m.split(b"\xef\xbb\xbf", 1)[1] for m in list(self.messages) if b'heartbeat="1"' not in m]
 
     def drop(self):
-        """Resets the connection."""
-        if self.open:
-            self.open.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self.open.close()
+        """Ends the connection from this side."""
+        end(self.open)
 
     def close(self):
+        end(self.listener)
         self.listener.close()
         self.drop()
 

@@ -278,7 +278,7 @@ mod tests {
         assert!(KeyUse::Checkpoint.verifies(&spki, &message, made.signature().raw_bytes()));
         assert_eq!(facts.subject(), facts.issuer());
         // RULE X.520: 64 characters; the whole ARN is an alternative name.
-        assert_eq!(facts.subject().to_string(), format!("OU=audit checkpoint key 3,CN={}", &ARN[..64]));
+        assert_eq!(facts.subject().to_string(), format!("CN={},OU=audit checkpoint key 3", &ARN[..64]));
         let (_, names) = facts.get_extension::<SubjectAltName>().unwrap().unwrap();
         assert!(matches!(names.0.as_slice(), [GeneralName::UniformResourceIdentifier(uri)] if uri.as_str() == ARN));
         let (critical, basic) = facts.get_extension::<BasicConstraints>().unwrap().unwrap();

@@ -166,7 +166,8 @@ fn actor(record: &Record<'_>) -> Value {
         "authorizations": authorization.map(|it| json!([{
             "decision": it.decision,
             "policy": {
-                "name": it.statement_id.as_deref().or(it.policy.as_deref()),
+                // RULE OCSF: a policy has a name or an id; a decision without one is named by its ground.
+                "name": it.statement_id.as_deref().or(it.policy.as_deref()).or(it.source.as_deref()),
                 "uid": it.grant_id.as_deref().or(it.policy.as_deref()),
                 "version": it.policy_version.map(|version| version.to_string()),
                 "desc": it.source,

@@ -509,14 +509,14 @@ fn every_flipped_bit_of_the_files_is_found() {
     let mut flips = 0;
     for (name, good) in &forge.files {
         let path = dir.path().join(name);
-        // All bits of what is signed by its bytes; of the journal (all of whose bits audit::tests flips) and of what a hash covers,
-        // one bit of each byte.
+        // All bits of what is signed by its bytes. Of the journal (all of whose bits audit::tests flips) and of log files, whose
+        // hash covers each byte alike, a sample.
         let all = name.starts_with("checkpoints/") || name.contains("Digest");
         for index in 0..good.len() {
-            if !all && index + 1 == good.len() {
+            if !all && (index % 4 > 0 || index + 1 == good.len()) {
                 continue;
             }
-            for bit in (0..8).filter(|bit| all || *bit == index % 8) {
+            for bit in (0..8).filter(|bit| all || *bit == index / 4 % 8) {
                 let mut bad = good.clone();
                 bad[index] ^= 1 << bit;
                 std::fs::write(&path, &bad).unwrap();
@@ -527,7 +527,7 @@ fn every_flipped_bit_of_the_files_is_found() {
         std::fs::write(&path, good).unwrap();
     }
     assert!(check("none"));
-    assert!(flips > 15_000, "{flips}");
+    assert!(flips > 12_000, "{flips}");
 }
 
 #[derive(Debug, Clone)]

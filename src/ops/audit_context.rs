@@ -5,6 +5,8 @@ use aws_lc_rs::hmac;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::ops::Ops;
+
 /// Of one deployment.
 #[derive(Debug, Clone, Default)]
 pub enum ContextForm {
@@ -25,7 +27,7 @@ const CONTEXTS: [&str; 5] = [
 
 impl ContextForm {
     /// `key`: secret, and the same as long as values shall be found again.
-    pub fn hmac(key: &[u8]) -> ContextForm {
+    fn hmac(key: &[u8]) -> ContextForm {
         ContextForm::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key)))
     }
 
@@ -69,6 +71,13 @@ impl ContextForm {
             }
         }
         found
+    }
+}
+
+impl Ops {
+    /// The form with an HMAC of each value, under a key of this deployment.
+    pub fn hashed_contexts(&self) -> ContextForm {
+        ContextForm::hmac(self.store.derive("audit-encryption-context").expose())
     }
 }
 
