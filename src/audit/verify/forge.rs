@@ -176,6 +176,11 @@ impl Forge {
         self.record("HsmBridgeSystem", "SegmentStart", details, None);
     }
 
+    /// As at a stop: the last record, which nothing follows, has its own digest.
+    pub fn end(&mut self) {
+        self.record("HsmBridgeSystem", "SegmentEnd", json!({"reason": "stop"}), None);
+    }
+
     pub fn api(&mut self, name: &str) {
         self.record("AwsApiCall", name, json!({"user": self.user}), Some("r0".into()));
     }

@@ -500,6 +500,7 @@ fn every_flipped_bit_of_the_files_is_found() {
     forge.checkpoint(1);
     forge.seal();
     forge.digest(1);
+    forge.end();
     let dir = tempfile::tempdir().unwrap();
     forge.write(dir.path());
     let check = |flipped: &str| {
