@@ -82,6 +82,9 @@ fn settings(dir: &Path) -> Settings {
         segment_bytes: 64 << 20,
         segment_age: Duration::from_secs(3600),
         refuse_below_free: 0.0,
+        warn_below_free: 0.0,
+        reserve_bytes: 0,
+        accept_loss: None,
         deadline: Duration::from_secs(30),
     }
 }

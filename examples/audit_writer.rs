@@ -19,6 +19,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         segment_bytes: 30_000,
         segment_age: Duration::from_secs(3600),
         refuse_below_free: 0.0,
+        warn_below_free: 0.0,
+        reserve_bytes: 0,
+        accept_loss: None,
         deadline: Duration::from_secs(30),
     })?;
     println!("open dangling={}", recovery.dangling.len());

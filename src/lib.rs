@@ -37,6 +37,7 @@ pub mod ids;
 pub mod keystore;
 pub mod kms;
 pub mod ops;
+pub mod report;
 pub mod s3;
 pub mod secret;
 pub mod sinks;

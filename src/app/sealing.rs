@@ -2,7 +2,7 @@
 //! time, on threads that may block.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{AppError, audit_directory, now_ms};
 use crate::audit::seal::{Live, SealError, Sealer, Settings, Status};
-use crate::audit::{Journal, SignAudit};
+use crate::audit::{self, CoverAudit, Journal, KeyUse, SignAudit};
 use crate::config::Config;
 use crate::ops::AuditKeeper;
 use crate::ops::OpError;
@@ -25,7 +25,7 @@ const SIGN_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Sealing {
     sealer: Arc<Mutex<Sealer<Live>>>,
-    signer: Arc<OnceLock<Arc<dyn SignAudit>>>,
+    signer: Arc<dyn SignAudit>,
     status: Arc<Status>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Numbers {
 
 impl Sealing {
     /// Within the runtime.
-    pub fn new(config: &Config, journal: Journal) -> Sealing {
+    pub fn new(config: &Config, journal: Journal, signer: Arc<dyn SignAudit>) -> Sealing {
         let (here, audit) = (&config.server.locality, &config.audit);
         let settings = Settings {
             dir: audit_directory(config),
@@ -53,7 +53,6 @@ impl Sealing {
             journal_retention: audit.journal_retention,
             legal_hold: audit.legal_hold,
         };
-        let signer = Arc::new(OnceLock::new());
         let around = Live {
             journal,
             runtime: Handle::current(),
@@ -64,12 +63,6 @@ impl Sealing {
         };
         let status = Arc::new(Status::default());
         Sealing { sealer: Arc::new(Mutex::new(Sealer::new(settings, around, status.clone()))), signer, status }
-    }
-
-    /// Who signs digests. Without it log files are made and digests are not.
-    #[allow(dead_code)] // the audit keys call it
-    pub fn sign_with(&self, signer: Arc<dyn SignAudit>) {
-        let _ = self.signer.set(signer);
     }
 
     pub fn numbers(&self) -> Numbers {
@@ -94,13 +87,9 @@ impl Sealing {
         }
     }
 
-    fn has_signer(&self) -> bool {
-        self.signer.get().is_some()
-    }
-
-    /// A log file of what is new, and where a signer is there a digest.
+    /// A log file of what is new, and where there is a key a digest.
     async fn seal(&self, digest: bool) -> Result<(), AppError> {
-        if digest && self.has_signer() {
+        if digest && self.signer.keys().iter().any(|key| key.key_use == KeyUse::Digest) {
             return self.on_thread(Sealer::digest).await;
         }
         self.on_thread(|sealer| sealer.seal().map(drop)).await
@@ -159,6 +148,18 @@ async fn first_digest(sealing: &Sealing, every: Duration) -> Duration {
             tracing::error!(%error, "it is not known how far the audit log is sealed");
             every
         }
+    }
+}
+
+impl CoverAudit for Sealing {
+    fn cover(&self, key_use: KeyUse, _seq: u64) -> audit::BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            match key_use {
+                // Everything that is durable now is in it.
+                KeyUse::Digest => self.on_thread(Sealer::digest).await.map_err(|error| error.to_string()),
+                KeyUse::Checkpoint => Ok(()),
+            }
+        })
     }
 }
 

@@ -11,6 +11,8 @@ use super::AuditError;
 use super::verify::line::segment_name;
 
 pub(super) const CURRENT: &str = "current.jsonl";
+const LATEST: &str = "latest";
+const RESERVE: &str = "RESERVE";
 
 /// The open segment, as far as the writer needs it; tests put faults in between.
 pub(super) trait SegmentFile: Send {
@@ -156,7 +158,7 @@ pub(super) fn create_segment(
     })?;
     sync_directory(journal)
         .map_err(|error| Trouble::Failed(format!("cannot sync `{}`: {error}", journal.display())))?;
-    if let Err(error) = point_current(journal, name) {
+    if let Err(error) = point(journal, CURRENT, name) {
         tracing::warn!(%error, segment = name, "the link to the current segment of the audit log could not be set");
     }
     Ok(file)
@@ -178,12 +180,124 @@ fn write_all(file: &mut dyn SegmentFile, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Only a convenience for `tail -F`: nothing of ours trusts it.
-fn point_current(journal: &Path, name: &str) -> io::Result<()> {
-    let fresh = journal.join("current.jsonl.new");
+/// A symbolic link to the newest file. Only a convenience for readers: nothing of ours trusts it.
+fn point(dir: &Path, link: &str, name: &str) -> io::Result<()> {
+    let fresh = dir.join(format!("{link}.new"));
     let _ = std::fs::remove_file(&fresh);
     std::os::unix::fs::symlink(name, &fresh)?;
-    std::fs::rename(&fresh, journal.join(CURRENT))
+    std::fs::rename(&fresh, dir.join(link))
+}
+
+/// `<dir>/checkpoints/<size>`: whole and on stable storage, or not there.
+pub(super) fn write_checkpoint(dir: &Path, size: u64, note: &str) -> io::Result<()> {
+    let checkpoints = dir.join("checkpoints");
+    if !checkpoints.is_dir() {
+        DirBuilder::new().mode(0o750).create(&checkpoints)?;
+        sync_directory(dir)?;
+    }
+    let name = format!("{size:020}");
+    write_whole(&checkpoints, &name, note.as_bytes())?;
+    if let Err(error) = point(&checkpoints, LATEST, &name) {
+        tracing::warn!(%error, "the link to the latest checkpoint of the audit log could not be set");
+    }
+    Ok(())
+}
+
+fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh = dir.join(format!("{name}.new"));
+    let _ = std::fs::remove_file(&fresh);
+    let written = (|| {
+        let mut file = open_new(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, dir.join(name))
+    })();
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&fresh);
+        return Err(error);
+    }
+    sync_directory(dir)
+}
+
+/// Sizes of the checkpoints that are kept, the newest first.
+pub(super) fn checkpoints(dir: &Path) -> io::Result<Vec<u64>> {
+    let entries = match std::fs::read_dir(dir.join("checkpoints")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut sizes = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        if let Some(name) = name.to_str()
+            && name.len() == 20
+            && name.bytes().all(|byte| byte.is_ascii_digit())
+            && let Ok(size) = name.parse()
+        {
+            sizes.push(size);
+        }
+    }
+    sizes.sort_unstable_by_key(|size: &u64| std::cmp::Reverse(*size));
+    Ok(sizes)
+}
+
+pub(super) fn checkpoint_path(dir: &Path, size: u64) -> PathBuf {
+    dir.join("checkpoints").join(format!("{size:020}"))
+}
+
+/// Renames checkpoints of records that a person gave up: they stay to be seen, and no start compares with them again.
+pub(super) fn set_aside_checkpoints(dir: &Path, sizes: &[u64], stamp: &str) -> io::Result<()> {
+    for size in sizes {
+        let path = checkpoint_path(dir, *size);
+        let mut aside = path.with_extension(format!("lost-{stamp}"));
+        let mut more = 0;
+        while aside.symlink_metadata().is_ok() {
+            more += 1;
+            aside = path.with_extension(format!("lost-{stamp}-{more}"));
+        }
+        std::fs::rename(&path, &aside)?;
+    }
+    if sizes.is_empty() { Ok(()) } else { sync_directory(&dir.join("checkpoints")) }
+}
+
+pub(super) fn has_reserve(dir: &Path, bytes: u64) -> bool {
+    path_facts(&dir.join(RESERVE)).is_ok_and(|facts| facts.bytes == bytes)
+}
+
+/// Takes `bytes` of the file system for the day when it is full.
+pub(super) fn make_reserve(dir: &Path, bytes: u64) -> io::Result<()> {
+    let path = dir.join(RESERVE);
+    let _ = std::fs::remove_file(&path);
+    let made = open_new(&path).and_then(|mut file| {
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(()),
+            // A file system that cannot reserve: written, then.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
+                file.sync_all()
+            }
+            Err(error) => Err(error.into()),
+        }
+    });
+    made.inspect_err(|_| {
+        let _ = std::fs::remove_file(&path);
+    })
+}
+
+/// Gives the reserve's bytes back to the file system. Says whether there was one.
+pub(super) fn release_reserve(dir: &Path) -> bool {
+    std::fs::remove_file(dir.join(RESERVE)).is_ok()
+}
+
+pub(super) fn ends_in_newline(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == [b'\n'])
 }
 
 /// Bytes cut from the end of a segment, as kept.
@@ -273,13 +387,18 @@ pub(super) fn publish(root: &Path, object: &str, bytes: &[u8]) -> io::Result<()>
     make_synced(folder)?;
     // Beside the bucket, so that nobody finds it there. One writer per trail: the name is nobody else's.
     let fresh = root.with_file_name("sealing.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&fresh)?;
+    replace(&fresh, &path, bytes)
+}
+
+/// Writes and syncs `fresh`, then gives it the name `path`.
+fn replace(fresh: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(fresh)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| std::fs::rename(&fresh, &path)) {
-        let _ = std::fs::remove_file(&fresh);
+    if let Err(error) = written.and_then(|()| std::fs::rename(fresh, path)) {
+        let _ = std::fs::remove_file(fresh);
         return Err(error);
     }
-    sync_directory(folder)
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// Moves an object out of the bucket, to `<trail>/aside/`, under its last name.
@@ -323,6 +442,12 @@ fn make_synced(folder: &Path) -> io::Result<()> {
     make_synced(parent)?;
     DirBuilder::new().mode(0o750).create(folder)?;
     sync_directory(parent)
+}
+
+/// A whole file under its name, or none: on stable storage when this returns. Makes its folder.
+pub fn place(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    make_synced(folder)?;
+    replace(&folder.join(format!("{name}.new")), &folder.join(name), bytes)
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

@@ -1,20 +1,25 @@
 //! The open journal: callers queue records, one thread writes and syncs them in batches, another watches the clock, so that
 //! a disk that hangs is a failure and not a wait. A batch is what is queued when the disk is free: no linger.
 
+mod writer;
+
 use std::fs::File;
 use std::mem;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::files::{self, Trouble, Wrap};
 use super::record::{Draft, Origin};
-use super::recovery;
-use super::segment::Segments;
-use super::space::Space;
+use super::recovery::{self, ACCEPTED_LOSS};
+use super::segment::{Segments, now_micros, stamp};
+use super::space::{Crossed, Load, Space};
+use super::verify::tree::{Frontier, Hash};
 use super::{AuditError, Event, Recorded, Recovery, Settings};
 use crate::ids::random_uuid;
 
@@ -23,6 +28,7 @@ const QUEUE_UNITS: u32 = 16 * 1024;
 const UNIT: usize = 4096;
 /// A batch is written in pieces of about this size, each synced.
 const BATCH_BYTES: usize = 4 << 20;
+const DISK_LOW: &str = "AuditDiskLow";
 const TICK: Duration = Duration::from_secs(1);
 
 /// Whether there is room enough to open the journal. Asked before it is opened: each opening writes a segment, and a service
@@ -31,7 +37,7 @@ pub fn room(settings: &Settings) -> Result<(), AuditError> {
     if !settings.dir.exists() {
         return Ok(());
     }
-    Space::new(settings.dir.clone(), settings.refuse_below_free).check()
+    Space::new(settings).check()
 }
 
 /// The open journal. Cheap to clone. One writer thread; group commit; a record, or an error.
@@ -65,7 +71,19 @@ impl Journal {
             }
         })?;
         let lock = files::lock(&settings.dir)?;
-        let found = recovery::recover(&journal, &settings)?;
+        Self::open_locked(settings, wrap, journal, lock, "boot")
+    }
+
+    /// `reason`: what the new segment begins for.
+    pub(super) fn open_locked(
+        settings: Settings,
+        wrap: Wrap,
+        journal: PathBuf,
+        lock: File,
+        reason: &'static str,
+    ) -> Result<(Journal, Recovery), AuditError> {
+        let mut found = recovery::recover(&journal, &settings)?;
+        found.next.reason = reason;
         let origin = Arc::new(Origin::new(&settings, found.boot));
         let mut segments = Segments::new(
             origin.clone(),
@@ -80,9 +98,16 @@ impl Journal {
             Trouble::NoSpace => AuditError::NoSpace { dir: settings.dir.clone() },
             Trouble::Failed(reason) => AuditError::Failed(reason),
         })?;
+        // Only now is the loss recorded.
+        files::set_aside_checkpoints(&settings.dir, &found.lost, &stamp()).map_err(|error| {
+            AuditError::Failed(format!("cannot set checkpoints aside in `{}`: {error}", settings.dir.display()))
+        })?;
+        let space = Space::new(&settings);
+        space.keep_reserve();
         let shared = Arc::new(Shared {
-            space: Space::new(settings.dir.clone(), settings.refuse_below_free),
+            space,
             durable: watch::Sender::new(segments.chain.next_seq),
+            head: Mutex::new(Head { tree: segments.chain.tree.clone(), news: segments.chain.news }),
             settings,
             origin,
             queue: Mutex::new(Queue::default()),
@@ -103,10 +128,10 @@ impl Journal {
     }
 
     /// Whether a request may be taken up at all: free space and health. Cheap (cached about a second).
-    pub fn admit(&self) -> Result<(), AuditError> {
+    pub fn admit(&self, load: Load) -> Result<(), AuditError> {
         match self.failure() {
             Some(reason) => Err(AuditError::Failed(reason)),
-            None => self.shared.space.check(),
+            None => self.shared.space.admit(load),
         }
     }
 
@@ -131,16 +156,44 @@ impl Journal {
 
     /// Begins a new segment (SIGHUP).
     pub async fn rotate(&self) -> Result<(), AuditError> {
+        self.turn(None).await
+    }
+
+    async fn turn(&self, first: Option<First>) -> Result<(), AuditError> {
         let (waiter, result) = oneshot::channel();
         {
             let mut queue = lock(&self.shared.queue);
             if let Some(refusal) = queue.refusal() {
                 return Err(refusal);
             }
-            queue.rotate.push(waiter);
+            queue.turns.push(Turn { first, waiter });
             queue.wake(&self.shared.wake);
         }
         result.await.unwrap_or_else(|_| Err(self.shared.refusal()))
+    }
+
+    /// Compares the log with a tree head that somebody else kept: what the token holds, a digest, a peer. RULE audit.md §7.9 step 5:
+    /// with fewer records, or others, the service does not start unless a ticket says that a person knows (`Settings`); that is
+    /// then the first record of a new segment. `source`: what kept it, for the message.
+    pub async fn compare_head(&self, source: &str, size: u64, root: Hash) -> Result<(), AuditError> {
+        let shared = self.shared.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            let records = *shared.durable.borrow();
+            recovery::compare(&shared.settings.dir.join("journal"), records, size, &root).map(|lost| (records, lost))
+        });
+        let failed = |error: String| AuditError::Failed(format!("cannot compare the log with {source}: {error}"));
+        let (records, lost) = match look.await {
+            Ok(Ok((records, lost))) => (records, lost),
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let Some(found) = lost else { return Ok(()) };
+        let settings = &self.shared.settings;
+        let Some(ticket) = &settings.accept_loss else {
+            return Err(recovery::truncated(settings, source, size, records, found));
+        };
+        let details = recovery::accepted_loss(ticket, size, &root, records);
+        self.turn(Some((ACCEPTED_LOSS, details))).await
     }
 
     /// `Some(reason)` once the log has failed.
@@ -176,6 +229,21 @@ impl Journal {
         self.shared.durable.subscribe()
     }
 
+    /// The tree of what is on stable storage.
+    pub fn head(&self) -> Head {
+        lock(&self.shared.head).clone()
+    }
+
+    /// Free space is below the line to a warning.
+    pub fn is_low(&self) -> bool {
+        self.shared.space.is_low()
+    }
+
+    /// What it was opened with.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
     /// Writes what is queued and `SegmentEnd`, syncs, stops the writer, gives up the lock. Blocking; harmless when
     /// repeated.
     pub fn close(&self) {
@@ -197,6 +265,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The tree over the records on stable storage.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub tree: Frontier,
+    /// Records up to and with the newest one that needs a checkpoint.
+    pub news: u64,
+}
+
+/// A record that has to follow `SegmentStart`: name and details.
+type First = (&'static str, serde_json::Value);
+
+/// A new segment is wanted.
+struct Turn {
+    first: Option<First>,
+    waiter: oneshot::Sender<Result<(), AuditError>>,
+}
+
 type Waiter = oneshot::Sender<Result<u64, AuditError>>;
 
 struct Item {
@@ -207,7 +292,7 @@ struct Item {
 #[derive(Default)]
 struct Queue {
     items: Vec<Item>,
-    rotate: Vec<oneshot::Sender<Result<(), AuditError>>>,
+    turns: Vec<Turn>,
     closing: bool,
     /// The writer sleeps.
     idle: bool,
@@ -242,6 +327,7 @@ struct Shared {
     origin: Arc<Origin>,
     space: Space,
     durable: watch::Sender<u64>,
+    head: Mutex<Head>,
     queue: Mutex<Queue>,
     wake: Condvar,
     room: Semaphore,
@@ -255,7 +341,7 @@ struct Shared {
 /// What the writer took from the queue.
 struct Work {
     items: Vec<Item>,
-    rotate: Vec<oneshot::Sender<Result<(), AuditError>>>,
+    turns: Vec<Turn>,
     closing: bool,
 }
 
@@ -279,126 +365,12 @@ impl Shared {
         AuditError::NoSpace { dir: self.settings.dir.clone() }
     }
 
-    fn write_until_closed(&self, mut segments: Segments) {
-        // Also when the thread panics, waiters and the process must learn that nobody writes any more.
-        struct Stop<'s>(&'s Shared);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                if thread::panicking() {
-                    self.0.fail("the writer panicked".into());
-                }
-                *lock(&self.0.stopped) = true;
-                self.0.stop.notify_all();
-            }
-        }
-        let _stop = Stop(self);
-        let mut spare = Vec::new();
-        let mut drafts = Vec::new();
-        let mut looked = Instant::now();
-        while let Some(mut work) = self.next_work(spare, looked + TICK) {
-            self.take_items(&mut segments, &mut work.items, &mut drafts);
-            if !work.rotate.is_empty() {
-                let done = self.on_disk(|| segments.rotate("request"));
-                for waiter in work.rotate {
-                    let _ = waiter.send(match &done {
-                        Ok(()) => Ok(()),
-                        Err(Trouble::NoSpace) => Err(self.no_space()),
-                        Err(Trouble::Failed(reason)) => Err(AuditError::Failed(reason.clone())),
-                    });
-                }
-            }
-            if work.closing {
-                let _ = self.on_disk(|| segments.end("stop"));
-                return;
-            }
-            if looked.elapsed() >= TICK {
-                looked = Instant::now();
-                let _ = self.on_disk(|| segments.watch());
-            }
-            let next = segments.chain.next_seq;
-            self.durable.send_if_modified(|durable| std::mem::replace(durable, next) != next);
-            spare = work.items;
-        }
-    }
-
-    /// Waits for records, a command or the tick; none once the log has failed.
-    fn next_work(&self, spare: Vec<Item>, tick: Instant) -> Option<Work> {
-        let mut queue = lock(&self.queue);
-        loop {
-            if queue.failure.is_some() {
-                return None;
-            }
-            let left = tick.saturating_duration_since(Instant::now());
-            if !queue.items.is_empty() || !queue.rotate.is_empty() || queue.closing || left.is_zero() {
-                queue.idle = false;
-                let items = mem::replace(&mut queue.items, spare);
-                return Some(Work { items, rotate: mem::take(&mut queue.rotate), closing: queue.closing });
-            }
-            queue.idle = true;
-            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// Writes all items, in pieces if they are many.
-    fn take_items(&self, segments: &mut Segments, items: &mut Vec<Item>, drafts: &mut Vec<Draft>) {
-        let mut items = items.drain(..).peekable();
-        while items.peek().is_some() {
-            drafts.clear();
-            let (mut bytes, mut freed) = (0, 0);
-            {
-                let mut flight = lock(&self.flight);
-                while bytes < BATCH_BYTES
-                    && let Some(item) = items.next()
-                {
-                    bytes += item.draft.len();
-                    freed += units(&item.draft) as usize;
-                    drafts.push(item.draft);
-                    flight.waiters.push(item.waiter);
-                }
-            }
-            self.room.add_permits(freed);
-            let done = self.on_disk(|| segments.commit(drafts));
-            // Empty when the watcher gave up on this batch.
-            let mut flight = lock(&self.flight);
-            match done {
-                Ok(first) => {
-                    for (seq, waiter) in (first..).zip(flight.waiters.drain(..)) {
-                        let _ = waiter.send(Ok(seq));
-                    }
-                }
-                Err(Trouble::NoSpace) => {
-                    tracing::error!(dir = %self.settings.dir.display(), "no space for the audit log");
-                    for waiter in flight.waiters.drain(..) {
-                        let _ = waiter.send(Err(self.no_space()));
-                    }
-                }
-                // `on_disk` has told the waiters.
-                Err(Trouble::Failed(_)) => {}
-            }
-        }
-    }
-
-    /// Work on the disk, under the watcher's eyes. Once the log has failed nothing is tried any more.
-    fn on_disk<T>(&self, work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
-        if let Some(reason) = lock(&self.queue).failure.clone() {
-            self.fail(reason.clone());
-            return Err(Trouble::Failed(reason));
-        }
-        lock(&self.flight).since = Some(Instant::now());
-        let done = work();
-        lock(&self.flight).since = None;
-        if let Err(Trouble::Failed(reason)) = &done {
-            self.fail(reason.clone());
-        }
-        done
-    }
-
     /// Poisons the journal: the first reason stays, everybody who waits is told, nobody may queue any more.
     fn fail(&self, reason: String) {
         let (reason, items) = {
             let mut queue = lock(&self.queue);
             let reason = queue.failure.get_or_insert(reason).clone();
-            queue.rotate.clear();
+            queue.turns.clear();
             queue.wake(&self.wake);
             (reason, mem::take(&mut queue.items))
         };
@@ -436,9 +408,33 @@ impl Shared {
             let slow = since.is_some_and(|since| since.elapsed() > step);
             if looked.elapsed() >= TICK && !slow {
                 looked = Instant::now();
-                self.space.look();
+                if let Some(crossed) = self.space.look() {
+                    self.note_space(crossed);
+                }
+                self.space.keep_reserve();
             }
             stopped = lock(&self.stopped);
+        }
+    }
+
+    /// Says once in the log that room is short, or is enough again. Nobody waits for the record.
+    fn note_space(&self, crossed: Crossed) {
+        let free = (self.space.free() * 1000.0).round() / 10.0;
+        let below = (self.settings.warn_below_free * 100.0).round();
+        let low = crossed == Crossed::Low;
+        let details = json!({"low": low, "freePercent": free, "warnBelowPercent": below});
+        let draft = Draft::new(self.origin.system(DISK_LOW, now_micros(), details), &self.origin, random_uuid());
+        let Ok(permit) = self.room.try_acquire_many(units(&draft)) else { return };
+        permit.forget();
+        if self.push(Item { draft, waiter: oneshot::channel().0 }).is_err() {
+            return;
+        }
+        self.space.crossed(crossed);
+        let dir = self.settings.dir.display();
+        if low {
+            tracing::warn!(%dir, free, below, "free space of the audit log is low, in percent");
+        } else {
+            tracing::info!(%dir, free, below, "free space of the audit log is enough again, in percent");
         }
     }
 
@@ -451,7 +447,9 @@ impl Shared {
         let mut stopped = lock(&self.stopped);
         while !*stopped {
             // A writer that hangs in the disk is not waited for, and the lock stays with it.
-            if lock(&self.queue).failure.is_some() && lock(&self.flight).since.is_some() {
+            let deadline = self.settings.deadline;
+            let hangs = lock(&self.flight).since.is_some_and(|since| since.elapsed() > deadline);
+            if hangs && lock(&self.queue).failure.is_some() {
                 return;
             }
             stopped = self.stop.wait_timeout(stopped, TICK / 20).unwrap_or_else(PoisonError::into_inner).0;

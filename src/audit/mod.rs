@@ -1,18 +1,25 @@
 //! The audit log: durable records in a hash chain, before the answer. Knows no plaintext, no key and no HTTP; the
 //! verifier (`verify/`) uses nothing else of ours. Source: audit.md §7.2 to §7.4, §7.9.
 
+pub mod checkpoint;
+pub mod export;
 mod files;
 pub mod follow;
+pub mod index;
 mod journal;
+mod leaves;
 mod record;
 mod recovery;
+pub mod repair;
 pub mod scan;
 pub mod seal;
 mod segment;
 pub mod signer;
+pub mod snapshots;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod timestamp;
 pub mod token_log;
 pub mod verify;
 
@@ -23,8 +30,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-pub use journal::{Journal, room};
+pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
+pub use files::place;
+pub use journal::{Head, Journal, room};
 pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
+pub use space::Load;
 pub use strangers::Strangers;
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -145,10 +155,20 @@ pub struct Resource {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HsmFacts {
-    pub token_serial: String,
-    pub slot: u64,
-    pub mechanism: &'static str,
-    pub micros: u32,
+    /// None of these four where the token refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<&'static str>,
+    /// `CKR_OK`, or why it refused.
+    pub rv: String,
+    /// The C function that refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u32>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -324,6 +344,9 @@ pub struct Additional {
     /// The store's version after the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_version: Option<u64>,
+    /// What became different, as a merge patch on the state of keys, identities and tokens: reports replay it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_change: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -360,6 +383,12 @@ pub struct Settings {
     pub segment_age: Duration,
     /// Requests are refused below this share of free space (0.05).
     pub refuse_below_free: f64,
+    /// Warned of below this share of free space (0.2).
+    pub warn_below_free: f64,
+    /// Kept free for the last records of a full disk; 0: nothing.
+    pub reserve_bytes: u64,
+    /// Ticket for going on although records that were signed are missing.
+    pub accept_loss: Option<String>,
     /// How long a batch may take to reach the disk before the log counts as failed.
     pub deadline: Duration,
 }
@@ -384,11 +413,15 @@ pub struct Recovery {
     /// The last segment had no `SegmentEnd`.
     pub unclean: bool,
     pub torn_bytes: u64,
+    /// Where they are kept, in the journal's directory.
+    pub torn_file: Option<String>,
     /// Highest `storeVersion` in the journal.
     pub last_store_version: Option<u64>,
     /// Seq of the last record; `None`: the log is new.
     pub last_seq: Option<u64>,
     pub dangling: Vec<DanglingIntent>,
+    /// The tree that the newest checkpoint was signed over, as the journal has it.
+    pub signed: Option<verify::tree::Frontier>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -398,6 +431,9 @@ pub enum AuditError {
     /// A record does not verify, at start.
     #[error("the audit log does not verify: {0}")]
     Corrupt(String),
+    /// Records that were signed are missing, or are not those that were signed, at start.
+    #[error("the audit log was cut or changed: {0}")]
+    Truncated(String),
     /// Nothing of the batch reached the file; the writer goes on.
     #[error("no space for the audit log in `{dir}`")]
     NoSpace { dir: PathBuf },

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::verify::line::{Leaf, end_id};
+use super::verify::line::{Leaf, end_id, is_bookkeeping};
 use super::verify::lines::MAX_LINE;
 use super::{Event, EventType, Settings};
 
@@ -62,6 +62,8 @@ pub(super) struct Draft {
     /// Where `seq` goes.
     split: usize,
     pub intent: bool,
+    /// Needs a checkpoint: not only about the log's own files.
+    pub news: bool,
     pub request_id: Option<String>,
     pub store_version: Option<u64>,
 }
@@ -80,6 +82,7 @@ impl Draft {
             bytes,
             split,
             intent: event.event_type == EventType::HsmBridgeIntent,
+            news: !(event.event_type == EventType::HsmBridgeSystem && is_bookkeeping(&event.name)),
             request_id: event.request_id,
             store_version: event.additional.store_version,
         }
@@ -297,9 +300,13 @@ fn shrink(event: &mut Event) -> bool {
     let parameters = event.request_parameters.as_ref().map_or(0, |value| value.get().len());
     let response = event.response_elements.as_ref().map_or(0, |value| value.get().len());
     let details = event.additional.details.as_ref().map_or(0, |value| value.to_string().len());
-    let largest = parameters.max(response).max(details);
+    let change = event.additional.state_change.as_ref().map_or(0, |value| value.to_string().len());
+    let largest = parameters.max(response).max(details).max(change);
     if largest > MAX_TEXT {
-        if largest == details {
+        if largest == change {
+            event.additional.state_change =
+                event.additional.state_change.take().map(|value| truncated(&value.to_string()));
+        } else if largest == details {
             event.additional.details = event.additional.details.take().map(|value| truncated(&value.to_string()));
         } else {
             let value =
@@ -335,6 +342,9 @@ pub(super) mod tests {
             segment_bytes: 64 << 20,
             segment_age: std::time::Duration::from_secs(3600),
             refuse_below_free: 0.0,
+            warn_below_free: 0.0,
+            reserve_bytes: 0,
+            accept_loss: None,
             deadline: std::time::Duration::from_secs(20),
         }
     }
@@ -409,10 +419,12 @@ pub(super) mod tests {
         event.additional = Additional {
             key_material_id: Some("9d2f".into()),
             hsm: Some(HsmFacts {
-                token_serial: "0aa1c4f27d3e9b55".into(),
-                slot: 3,
-                mechanism: "CKM_AES_GCM",
-                micros: 412,
+                token_serial: Some("0aa1c4f27d3e9b55".into()),
+                slot: Some(3),
+                mechanism: Some("CKM_AES_GCM"),
+                rv: "CKR_OK".into(),
+                function: None,
+                micros: Some(412),
             }),
             authorization: Some(Authorization {
                 decision: "Allow",
@@ -440,7 +452,7 @@ pub(super) mod tests {
             r#""errorCode":"DisabledException","errorMessage":"a \"quoted\" text\nof two lines","#,
             r#""requestParameters":{"keyId":"alias/payments","keySpec":"AES_256"},"responseElements":null,"#,
             r#""additionalEventData":{"keyMaterialId":"9d2f","hsm":{"tokenSerial":"0aa1c4f27d3e9b55","slot":3,"#,
-            r#""mechanism":"CKM_AES_GCM","micros":412},"authorization":{"decision":"Allow","source":"KeyPolicy","#,
+            r#""mechanism":"CKM_AES_GCM","rv":"CKR_OK","micros":412},"authorization":{"decision":"Allow","source":"KeyPolicy","#,
             r#""statementId":"AllowPaymentsUse","policyVersion":7},"audit":{"v":1,"chain":"hsm-bridge","#,
             r#""boot":"b3f1","seq":1234567,"time":"2026-03-04T09:20:00.103417Z","#,
             r#""prev":"97c76e63b630b0c22475dd378322e3153f182f86c6c9d64a97fe4e9acee5f3e5"}},"#,

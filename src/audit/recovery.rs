@@ -1,18 +1,25 @@
-//! What happens to the log at start, before anything listens: the last segment is verified, an unfinished write is kept
-//! aside and cut, and intents without an outcome are found. RULE audit.md §7.9. Only the last segment is read, and those
-//! that its `SegmentStart` names for open intents: `audit verify` reads all.
+//! What happens to the log at start, before anything listens: the last segment is verified, the log is compared with what was
+//! signed, an unfinished write is kept aside and cut, and intents without an outcome are found. RULE audit.md §7.9. Only the
+//! last segment is read, those that its `SegmentStart` names for open intents, and what the newest checkpoint was signed
+//! over since its segment began: `audit verify` reads all.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
+use serde_json::json;
+
 use super::files::{self, Torn};
-use super::record;
-use super::segment::{Beginning, Chain, now_micros};
+use super::leaves;
+use super::segment::{Beginning, Chain, stamp};
 use super::verify::line::{Leaf, Line, Link, SEGMENT_END, SEGMENT_START, segment_name};
 use super::verify::lines::{Lines, Next};
+use super::verify::note::{self, Note};
+use super::verify::tree::{Frontier, Hash};
 use super::{AuditError, DanglingIntent, Recovery, Settings};
+
+pub(super) const ACCEPTED_LOSS: &str = "AcceptedLoss";
 
 pub(super) struct Recovered {
     pub recovery: Recovery,
@@ -22,6 +29,8 @@ pub(super) struct Recovered {
     pub next: Beginning,
     /// Not used by any segment so far.
     pub boot: String,
+    /// Checkpoints of records that a person gave up.
+    pub lost: Vec<u64>,
 }
 
 /// Needs the lock.
@@ -36,25 +45,26 @@ pub(super) fn recover(journal: &Path, settings: &Settings) -> Result<Recovered, 
     let names = files::segments(journal, true).map_err(io)?;
     let boot = new_boot(&names)?;
     let Some(name) = names.last() else {
+        let compared = Compared::look(journal, &names, 0, settings)?;
         let prev = Leaf::genesis(&settings.trail_arn);
+        let (tree, open) = (Frontier::default(), HashMap::new());
         return Ok(Recovered {
-            recovery: Recovery::default(),
-            chain: Chain { next_seq: 0, prev, open: HashMap::new(), store_version: None },
+            recovery: Recovery { signed: compared.signed, ..Recovery::default() },
+            chain: Chain { next_seq: 0, prev, tree, news: 0, open, store_version: None },
             name: None,
-            next: Beginning { reason: "boot", ..Beginning::default() },
+            next: Beginning { reason: "boot", first: compared.first, ..Beginning::default() },
             boot,
+            lost: compared.lost,
         });
     };
     let last = LastSegment::read(journal, &names, name, settings).map_err(|wrong| match wrong {
         Wrong::Io(error) => io(error),
         Wrong::Corrupt(what) => AuditError::Corrupt(what),
     })?;
+    // Before anything is changed: a refusal leaves the files as they were found.
+    let compared = Compared::look(journal, &names, last.link.seq, settings)?;
     let torn = if last.end_of_file > last.whole {
-        let stamp: String = record::seconds(now_micros().div_euclid(1_000_000))
-            .chars()
-            .filter(|char| char.is_ascii_alphanumeric())
-            .collect();
-        Some(files::save_torn(journal, name, last.whole, &format!("{stamp}Z")).map_err(io)?)
+        Some(files::save_torn(journal, name, last.whole, &stamp()).map_err(io)?)
     } else {
         // Cut by a recovery that did not live to note it.
         files::saved_torn(journal, name).map_err(io)?
@@ -63,7 +73,107 @@ pub(super) fn recover(journal: &Path, settings: &Settings) -> Result<Recovered, 
     if unclean || last.end_of_file > last.whole {
         files::rewrite(journal, name, last.whole).map_err(io)?;
     }
-    Ok(last.into_recovered(name, torn, unclean, boot))
+    Ok(last.into_recovered(name, torn, unclean, boot, compared))
+}
+
+/// What the checkpoints beside the journal say of it.
+struct Compared {
+    /// The tree of the newest one that fits.
+    signed: Option<Frontier>,
+    /// Those that do not.
+    lost: Vec<u64>,
+    first: Option<(&'static str, serde_json::Value)>,
+}
+
+impl Compared {
+    /// RULE audit.md §7.9 step 5. Signatures are not checked here: the keys are not known yet.
+    fn look(journal: &Path, names: &[String], records: u64, settings: &Settings) -> Result<Compared, AuditError> {
+        let dir = &settings.dir;
+        let failed = |error: io::Error| {
+            AuditError::Failed(format!("cannot read the checkpoints in `{}`: {error}", dir.display()))
+        };
+        let mut compared = Compared { signed: None, lost: Vec::new(), first: None };
+        for size in files::checkpoints(dir).map_err(failed)? {
+            let path = files::checkpoint_path(dir, size);
+            let text = std::fs::read_to_string(&path).map_err(failed)?;
+            let corrupt = |what: &str| {
+                AuditError::Corrupt(format!(
+                    "the checkpoint `{}` {what}. Its text stands in the log's `Checkpoint` record of that size too",
+                    path.display()
+                ))
+            };
+            let signed = Note::parse(&text).map_err(|what| corrupt(&format!("is not one: {what}")))?;
+            if signed.size != size || note::origin(&settings.trail_arn).is_some_and(|origin| origin != signed.origin) {
+                return Err(corrupt("is of another log or size"));
+            }
+            let found = match tree(journal, names, records, size).map_err(failed)? {
+                Some(tree) if tree.root() == signed.root => {
+                    compared.signed = Some(tree);
+                    break;
+                }
+                Some(_) => Found::Others,
+                None => Found::Fewer,
+            };
+            let Some(ticket) = &settings.accept_loss else {
+                let source = format!("the checkpoint `{}`", path.display());
+                return Err(truncated(settings, &source, size, records, found));
+            };
+            if compared.lost.is_empty() {
+                let details = accepted_loss(ticket, size, &signed.root, records);
+                compared.first = Some((ACCEPTED_LOSS, details));
+            }
+            compared.lost.push(size);
+        }
+        Ok(compared)
+    }
+}
+
+/// How a journal differs from what was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Fewer,
+    Others,
+}
+
+/// The first `size` of `records` records as a tree; none where they are not all there.
+fn tree(journal: &Path, names: &[String], records: u64, size: u64) -> io::Result<Option<Frontier>> {
+    if size > records {
+        return Ok(None);
+    }
+    match leaves::tree_at(journal, names, size) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The journal of an open log against a tree head; none where it fits.
+pub(super) fn compare(journal: &Path, records: u64, size: u64, root: &Hash) -> io::Result<Option<Found>> {
+    let names = files::segments(journal, false)?;
+    Ok(match tree(journal, &names, records, size)? {
+        Some(tree) if tree.root() == *root => None,
+        Some(_) => Some(Found::Others),
+        None => Some(Found::Fewer),
+    })
+}
+
+pub(super) fn truncated(settings: &Settings, source: &str, size: u64, records: u64, found: Found) -> AuditError {
+    let what = match found {
+        Found::Fewer if records < size => {
+            let missing = size - records;
+            format!("{size} records were signed, as {source} says, and {records} are here: {missing} are missing")
+        }
+        Found::Fewer => format!("of the {size} records that were signed, as {source} says, some are missing"),
+        Found::Others => format!("the first {size} records are not those that were signed, as {source} says"),
+    };
+    AuditError::Truncated(format!(
+        "{what}. Put the files in `{}` back from a copy; or start with `serve --accept-loss TICKET`, which is recorded",
+        settings.dir.display()
+    ))
+}
+
+pub(super) fn accepted_loss(ticket: &str, size: u64, root: &Hash, records: u64) -> serde_json::Value {
+    json!({"ticket": ticket, "signedSize": size, "signedRoot": hex::encode(root), "remaining": records})
 }
 
 /// Four hex digits or more, so that no two runs have the same.
@@ -94,6 +204,8 @@ impl From<io::Error> for Wrong {
 
 struct LastSegment {
     link: Link,
+    tree: Frontier,
+    news: u64,
     /// By request id.
     open: HashMap<String, DanglingIntent>,
     store_version: Option<u64>,
@@ -160,12 +272,22 @@ impl LastSegment {
             return Err(Wrong::Corrupt("the segment's first link is wrong".into()));
         }
         let mut open = HashMap::new();
-        for seq in start.open_intents {
-            let intent = find_intent(journal, names, seq)?;
+        for seq in &start.open_intents {
+            let intent = find_intent(journal, names, *seq)?;
             open.insert(intent.request_id.clone(), intent);
         }
+        // A log of 0.1 notes no tree: all of it is read once.
+        let mut tree = match start.tree().filter(|tree| tree.size() == seq) {
+            Some(tree) => tree,
+            None => leaves::tree_at(journal, names, seq)?,
+        };
+        let link = Link::after(seq, bytes);
+        tree.push(link.prev.hash());
         Ok(LastSegment {
-            link: Link::after(seq, bytes),
+            link,
+            tree,
+            // What came before may not have a checkpoint yet.
+            news: seq,
             open,
             store_version: start.last_store_version,
             ended: false,
@@ -180,6 +302,10 @@ impl LastSegment {
         }
         self.link.check(line)?;
         self.link = Link::after(line.place().seq, bytes);
+        self.tree.push(self.link.prev.hash());
+        if !line.is_bookkeeping() {
+            self.news = self.link.seq;
+        }
         self.ended = line.is_system(SEGMENT_END);
         self.store_version = self.store_version.max(line.additional_event_data.store_version);
         if line.is_intent() {
@@ -192,7 +318,14 @@ impl LastSegment {
         Ok(())
     }
 
-    fn into_recovered(self, name: &str, torn: Option<Torn>, unclean: bool, boot: String) -> Recovered {
+    fn into_recovered(
+        self,
+        name: &str,
+        torn: Option<Torn>,
+        unclean: bool,
+        boot: String,
+        compared: Compared,
+    ) -> Recovered {
         let open = self.open.values().map(|intent| (intent.request_id.clone(), intent.seq)).collect();
         let mut dangling: Vec<DanglingIntent> = self.open.into_values().collect();
         dangling.sort_by_key(|intent| intent.seq);
@@ -201,14 +334,24 @@ impl LastSegment {
                 existed: true,
                 unclean,
                 torn_bytes: torn.as_ref().map_or(0, |torn| torn.bytes),
+                torn_file: torn.as_ref().map(|torn| torn.file.clone()),
                 last_store_version: self.store_version,
                 last_seq: self.link.seq.checked_sub(1),
                 dangling,
+                signed: compared.signed,
             },
-            chain: Chain { next_seq: self.link.seq, prev: self.link.prev, open, store_version: self.store_version },
+            chain: Chain {
+                next_seq: self.link.seq,
+                prev: self.link.prev,
+                tree: self.tree,
+                news: self.news,
+                open,
+                store_version: self.store_version,
+            },
             name: Some(name.to_string()),
-            next: Beginning { reason: "boot", unclean, torn, tampering: None },
+            next: Beginning { reason: "boot", unclean, torn, first: compared.first },
             boot,
+            lost: compared.lost,
         }
     }
 }

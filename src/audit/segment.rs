@@ -12,21 +12,36 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::files::{self, SegmentFile, Torn, Trouble, Wrap};
-use super::record::{Draft, Origin, micros};
+use super::record::{Draft, Origin, micros, seconds};
 use super::verify::line::{Leaf, SEGMENT_END, SEGMENT_START};
+use super::verify::tree::Frontier;
 
 /// What the next record continues. Advances only with records on stable storage.
 #[derive(Debug, Clone)]
 pub(super) struct Chain {
     pub next_seq: u64,
     pub prev: Leaf,
+    /// Over all records so far: as many as `next_seq`.
+    pub tree: Frontier,
+    /// Records up to and with the newest one that needs a checkpoint.
+    pub news: u64,
     /// Intents without an outcome: request id → seq.
     pub open: HashMap<String, u64>,
     pub store_version: Option<u64>,
 }
 
 impl Chain {
+    /// The next record is on stable storage.
+    fn push(&mut self, leaf: Leaf) {
+        self.next_seq += 1;
+        self.prev = leaf;
+        self.tree.push(leaf.hash());
+    }
+
     fn note(&mut self, draft: &Draft, seq: u64) {
+        if draft.news {
+            self.news = seq + 1;
+        }
         self.store_version = self.store_version.max(draft.store_version);
         let Some(request_id) = &draft.request_id else {
             return;
@@ -42,12 +57,12 @@ impl Chain {
 /// Why a segment begins, and what it must say of the one before.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Beginning {
-    /// `boot`, `size`, `age`, `request`, `tampering`.
+    /// `boot`, `size`, `age`, `request`, `tampering`, `failure`, `accepted-loss`, `repair`.
     pub reason: &'static str,
     pub unclean: bool,
     pub torn: Option<Torn>,
-    /// What was found wrong with the segment before.
-    pub tampering: Option<String>,
+    /// A record that has to follow `SegmentStart`: name and details.
+    pub first: Option<(&'static str, serde_json::Value)>,
 }
 
 struct Open {
@@ -70,6 +85,8 @@ pub(super) struct Segments {
     /// How the next segment begins, while none is open.
     next: Beginning,
     buffer: Vec<u8>,
+    /// Of the batch that is written.
+    leaves: Vec<Leaf>,
 }
 
 impl Segments {
@@ -94,6 +111,7 @@ impl Segments {
             open: None,
             next,
             buffer: Vec::with_capacity(64 * 1024),
+            leaves: Vec::new(),
         }
     }
 
@@ -108,14 +126,15 @@ impl Segments {
         let time = micros(now_micros());
         let mut prev = self.chain.prev;
         self.buffer.clear();
+        self.leaves.clear();
         for (seq, draft) in (first..).zip(drafts) {
             prev = draft.splice(seq, &time, prev, &mut self.buffer);
+            self.leaves.push(prev);
         }
         self.write(drafts.len() as u64)?;
-        self.chain.next_seq += drafts.len() as u64;
-        self.chain.prev = prev;
-        for (seq, draft) in (first..).zip(drafts) {
-            self.chain.note(draft, seq);
+        for (draft, leaf) in drafts.iter().zip(&self.leaves) {
+            self.chain.note(draft, self.chain.next_seq);
+            self.chain.push(*leaf);
         }
         Ok(first)
     }
@@ -130,16 +149,16 @@ impl Segments {
         let name = format!("{:020}-{}.jsonl", self.chain.next_seq, self.origin.boot);
         let mut chain = self.chain.clone();
         let mut records = vec![self.origin.system(SEGMENT_START, now, self.beginning())];
-        if let Some(what) = &self.next.tampering {
-            let details = json!({"segment": self.name, "what": what});
-            records.push(self.origin.system("AuditTampering", now, details));
+        if let Some((name, details)) = &self.next.first {
+            records.push(self.origin.system(name, now, details.clone()));
         }
         self.buffer.clear();
         let count = records.len() as u64;
         for event in records {
             let draft = Draft::new(event, &self.origin, Uuid::new_v4());
-            chain.prev = draft.splice(chain.next_seq, &time, chain.prev, &mut self.buffer);
-            chain.next_seq += 1;
+            let leaf = draft.splice(chain.next_seq, &time, chain.prev, &mut self.buffer);
+            chain.note(&draft, chain.next_seq);
+            chain.push(leaf);
         }
         let file = files::create_segment(&self.journal, &name, &self.buffer, &mut self.wrap)?;
         self.open = Some(Open { file, bytes: self.buffer.len() as u64, records: count, since: Instant::now() });
@@ -164,6 +183,8 @@ impl Segments {
             "tornFile": self.next.torn.as_ref().map(|torn| &torn.file),
             "openIntents": open,
             "lastStoreVersion": self.chain.store_version,
+            "treeSize": self.chain.tree.size(),
+            "treePeaks": self.chain.tree.peaks().iter().map(hex::encode).collect::<Vec<_>>(),
         })
     }
 
@@ -171,6 +192,38 @@ impl Segments {
     pub fn rotate(&mut self, reason: &'static str) -> Result<(), Trouble> {
         self.end(reason)?;
         self.ensure_open()
+    }
+
+    /// Ends the open segment and begins the next with a record about why.
+    pub fn rotate_with(
+        &mut self,
+        reason: &'static str,
+        name: &'static str,
+        details: serde_json::Value,
+    ) -> Result<(), Trouble> {
+        self.end(reason)?;
+        self.next = Beginning { reason, first: Some((name, details)), ..Beginning::default() };
+        self.ensure_open()
+    }
+
+    /// What is left to say when the log has failed: in a new segment, since nothing is written to the file that failed. What that
+    /// file may hold beyond the records on stable storage is kept aside, as recovery would do: nobody was told of it.
+    pub fn last_words(&mut self, reason: &str) -> io::Result<()> {
+        let mut torn = None;
+        if let (Some(open), Some(name)) = (self.open.take(), &self.name) {
+            let length = files::path_facts(&self.journal.join(name))?.bytes;
+            if length > open.bytes {
+                torn = Some(files::save_torn(&self.journal, name, open.bytes, &stamp())?);
+            }
+            files::rewrite(&self.journal, name, open.bytes)?;
+        }
+        let details = json!({"segment": self.name, "reason": reason});
+        self.next = Beginning { reason: "failure", unclean: true, torn, first: Some(("AuditFailure", details)) };
+        match self.ensure_open() {
+            Ok(()) => Ok(()),
+            Err(Trouble::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+            Err(Trouble::Failed(reason)) => Err(io::Error::other(reason)),
+        }
     }
 
     /// Ends the open segment, if there is one, with `SegmentEnd`.
@@ -182,10 +235,9 @@ impl Segments {
         let details = json!({"reason": reason, "records": open.records + 1});
         let draft = Draft::new(self.origin.system(SEGMENT_END, now, details), &self.origin, Uuid::nil());
         self.buffer.clear();
-        let prev = draft.splice_end(self.chain.next_seq, &micros(now), self.chain.prev, &mut self.buffer);
+        let leaf = draft.splice_end(self.chain.next_seq, &micros(now), self.chain.prev, &mut self.buffer);
         self.write(1)?;
-        self.chain.next_seq += 1;
-        self.chain.prev = prev;
+        self.chain.push(leaf);
         self.open = None;
         self.next = Beginning { reason, ..Beginning::default() };
         Ok(())
@@ -197,9 +249,11 @@ impl Segments {
             let segment = self.name.as_deref().unwrap_or_default();
             tracing::error!(segment, what, "the open segment of the audit log was changed by somebody else");
             self.open = None;
-            self.next = Beginning { reason: "tampering", unclean: true, torn: None, tampering: Some(what) };
+            let details = json!({"segment": self.name, "what": what});
+            let first = Some(("AuditTampering", details));
+            self.next = Beginning { reason: "tampering", unclean: true, torn: None, first };
         }
-        if self.next.tampering.is_some() {
+        if self.next.first.is_some() {
             return self.ensure_open();
         }
         // A segment that holds only its `SegmentStart` stays: an idle service writes nothing.
@@ -253,6 +307,13 @@ impl Segments {
         open.records += records;
         Ok(())
     }
+}
+
+/// The time as part of a file's name.
+pub(super) fn stamp() -> String {
+    let seconds = seconds(now_micros().div_euclid(1_000_000));
+    let digits: String = seconds.chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("{digits}Z")
 }
 
 pub(super) fn now_micros() -> i64 {

@@ -1,5 +1,7 @@
 //! The log as a whole: writer, recovery, failures, and the verifier as judge.
 
+mod checkpoints;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -126,7 +128,7 @@ fn a_trail_is_bound_into_its_chain() {
     let (journal, _) = open(&settings);
     drop(journal);
     let with = |arn: &str| {
-        let options = verify::Options { trail_arn: Some(arn.into()) };
+        let options = verify::Options { trail_arn: Some(arn.into()), ..verify::Options::default() };
         verify::directory(dir.path(), &options, &mut |_| {}).verdict
     };
     assert_eq!(with(&settings.trail_arn), Verdict::Ok);
@@ -309,6 +311,47 @@ fn a_torn_tail_is_kept_cut_and_noted() {
 }
 
 #[test]
+fn repair_cuts_a_torn_tail_and_nothing_else() {
+    use super::repair::{Repaired, repair};
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&settings(dir.path()));
+    append(&journal, (0..3).map(call));
+    assert!(matches!(repair(dir.path()), Err(AuditError::Locked { .. })));
+    let killed = copy(dir.path());
+    // Unfinished, but whole: for the next start.
+    assert!(matches!(repair(killed.path()).unwrap(), Repaired::Nothing));
+    assert_eq!(segments(killed.path()).len(), 1);
+
+    let path = &segments(killed.path())[0];
+    let whole = std::fs::read(path).unwrap();
+    std::fs::write(path, [&whole[..], &whole[..50]].concat()).unwrap();
+    match repair(killed.path()).unwrap() {
+        Repaired::Cut { bytes: 50, kept_in, segment } => {
+            assert_eq!(std::fs::read(killed.path().join("journal").join(kept_in)).unwrap(), &whole[..50]);
+            assert!(segments(killed.path())[1].ends_with(segment));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(names(killed.path())[4..], ["SegmentStart", "SegmentEnd"]);
+    let lines = lines(killed.path());
+    assert_eq!((&details(&lines[4])["reason"], &details(&lines[4])["tornBytes"]), (&"repair".into(), &50.into()));
+    assert_ok(killed.path());
+    assert!(matches!(repair(killed.path()).unwrap(), Repaired::Nothing));
+
+    // A torn tail of a log that was changed as well.
+    let text = String::from_utf8(whole).unwrap().replacen("request-1", "request-7", 1);
+    let before = text.clone() + "{";
+    let changed = copy(dir.path());
+    std::fs::write(&segments(changed.path())[0], &before).unwrap();
+    match repair(changed.path()).unwrap() {
+        Repaired::Refused(report) => assert_eq!(report.verdict, Verdict::Tampered),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(std::fs::read_to_string(&segments(changed.path())[0]).unwrap(), before);
+    assert!(matches!(repair(&dir.path().join("missing")), Err(AuditError::Failed(_))));
+}
+
+#[test]
 fn a_changed_last_segment_is_refused_at_start() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(&settings(dir.path()));
@@ -440,7 +483,7 @@ fn no_space_before_the_first_byte_fails_the_batch_only() {
         Err(AuditError::NoSpace { dir: named }) => assert_eq!(named, dir.path()),
         other => panic!("{other:?}"),
     }
-    assert!(journal.admit().is_ok() && journal.failure().is_none());
+    assert!(journal.admit(Load::DataPlane).is_ok() && journal.failure().is_none());
     assert_eq!(append(&journal, [call(2)]), [2]);
     // Also when a new segment does not fit: the next record begins it.
     faults.writes.lock().unwrap().extend([Fault::None, Fault::NoSpace]);
@@ -450,6 +493,44 @@ fn no_space_before_the_first_byte_fails_the_batch_only() {
     assert_ok(dir.path());
     let (_journal, recovery) = open(&settings(dir.path()));
     assert!(recovery.dangling.is_empty(), "an intent that was never written is not open");
+}
+
+#[test]
+fn the_reserve_takes_the_last_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { reserve_bytes: 1 << 16, ..settings(dir.path()) };
+    let faults = Faults::default();
+    let (journal, _) = Journal::open_with(settings.clone(), faults.wrap()).unwrap();
+    append(&journal, [call(1)]);
+    faults.writes.lock().unwrap().push_back(Fault::NoSpace);
+    // With the reserve's room it is written, at the same place.
+    assert_eq!(append(&journal, [call(2)]), [2]);
+    faults.writes.lock().unwrap().extend([Fault::NoSpace, Fault::NoSpace]);
+    assert!(matches!(runtime().block_on(journal.append(call(3))), Err(AuditError::NoSpace { .. })));
+    drop(journal);
+    assert_ok(dir.path());
+    // A log that fails says why in the room of the reserve.
+    let (journal, _) = Journal::open_with(settings, faults.wrap()).unwrap();
+    assert!(dir.path().join("RESERVE").exists());
+    faults.writes.lock().unwrap().push_back(Fault::Short(7));
+    assert!(runtime().block_on(journal.append(call(4))).is_err());
+    journal.close();
+    assert!(!dir.path().join("RESERVE").exists());
+    assert_eq!(names(dir.path()).last().unwrap(), "AuditFailure");
+    assert_ok(dir.path());
+}
+
+#[test]
+fn little_space_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&Settings { warn_below_free: 1.01, ..settings(dir.path()) });
+    let mut durable = journal.watch_durable();
+    runtime().block_on(durable.wait_for(|records| *records > 1)).unwrap();
+    drop(journal);
+    let lines = lines(dir.path());
+    assert_eq!(lines[1]["eventName"], "AuditDiskLow");
+    assert_eq!((&details(&lines[1])["low"], &details(&lines[1])["warnBelowPercent"]), (&true.into(), &101.0.into()));
+    assert_ok(dir.path());
 }
 
 #[test]
@@ -475,20 +556,30 @@ fn a_failed_write_or_sync_poisons_the_log() {
             let reason = failed.await;
             assert!(reason.starts_with(expected), "{reason}");
             let size = segments(dir.path())[0].metadata().unwrap().len();
-            // Nothing is retried, and nothing more is written.
+            // Nothing is retried, and nothing more is written to that file.
             refused(journal.append(call(3)).await);
             assert!(journal.rotate().await.is_err());
-            assert!(matches!(journal.admit(), Err(AuditError::Failed(_))));
+            assert!(matches!(journal.admit(Load::Administration), Err(AuditError::Failed(_))));
             assert!(journal.failure().is_some());
             journal.close();
-            assert_eq!(segments(dir.path())[0].metadata().unwrap().len(), size);
-            assert_eq!(segments(dir.path()).len(), 1);
+            // The segment ends with what was acknowledged, the rest is aside, and a new one says why.
+            let torn = size - segments(dir.path())[0].metadata().unwrap().len();
+            assert_eq!(torn > 0, !matches!(write, Fault::Io));
+            assert_eq!(names(dir.path()), ["SegmentStart", "Encrypt", "SegmentStart", "AuditFailure"]);
+            let lines = lines(dir.path());
+            assert_eq!(
+                (&details(&lines[2])["tornBytes"], &details(&lines[2])["reason"]),
+                (&torn.into(), &"failure".into())
+            );
+            assert!(details(&lines[3])["reason"].as_str().unwrap().starts_with(expected));
         });
         drop(journal);
         // The next process finds a log that verifies.
-        let (_journal, recovery) = open(&settings(dir.path()));
+        assert_ok(dir.path());
+        let (journal, recovery) = open(&settings(dir.path()));
         assert!(recovery.unclean);
-        assert_eq!(recovery.torn_bytes, if matches!(write, Fault::Short(_)) { 10 } else { 0 });
+        assert_eq!(append(&journal, [call(4)]), [5]);
+        drop(journal);
         assert_ok(dir.path());
     }
 }
@@ -531,7 +622,8 @@ fn little_space_refuses_requests_but_not_records() {
     let mut settings = settings(dir.path());
     settings.refuse_below_free = 1.01;
     let (journal, _) = open(&settings);
-    let refused = journal.admit().unwrap_err();
+    assert!(journal.admit(Load::Administration).is_ok());
+    let refused = journal.admit(Load::DataPlane).unwrap_err();
     assert_eq!(
         refused.to_string(),
         format!("less than 101 % free space for the audit log in `{}`", dir.path().display())

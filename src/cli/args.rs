@@ -17,8 +17,8 @@ use crate::ids::spec::KeySpec;
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
 
 const AFTER: &str = "\
-Exit codes: 0 done; 1 refused or failed; 64 wrong usage; 69 token or address not available; 74 log or file cannot be
-written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
+Exit codes: 0 done; 1 refused or failed; 2 records of the audit log that were signed are missing; 64 wrong usage; 69 token
+or address not available; 74 log or file cannot be written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
 
 Examples:
   hsm-bridge dev --env-file dev.env          try it: a SoftHSM token, keys and credentials in one place
@@ -54,6 +54,9 @@ pub enum Command {
         /// Start although the store is older than the audit log says; TICKET stands in the log.
         #[arg(long, value_name = "TICKET")]
         accept_store_rollback: Option<String>,
+        /// Start although records of the audit log that were signed are missing, or are others; TICKET stands in the log.
+        #[arg(long, value_name = "TICKET")]
+        accept_loss: Option<String>,
     },
     /// A self-contained instance for trying things out. Not for production.
     #[command(
@@ -166,6 +169,26 @@ pub enum StoreCommand {
 pub enum AuditCommand {
     /// Print the log as it grows. Needs no server, no token and no lock.
     Tail(TailOptions),
+    /// Check the log and its signatures. Needs no server, no token and no lock.
+    #[command(after_help = super::verify::EXIT_CODES)]
+    Verify(Box<super::verify::VerifyOptions>),
+    /// Prove to somebody who does not get the log that one record is in it.
+    Prove(super::verify::ProveOptions),
+    /// Check that one head of the log continues another. Exit code 3: it does not.
+    Consistency(super::verify::ConsistencyOptions),
+    /// Write records of a range as files: signed, and with the proof that they are in the log.
+    #[command(
+        after_help = "The folder has the records byte for byte, the formats asked for, a manifest, the signature, the proof and the \
+        public keys; VERIFY.txt in it says how to check it. docs/exports.md describes every file.\n\nExample:\n  \
+        hsm-bridge audit export --from 2026-10-01 --to 2026-11-01 --format csv --out /srv/audit/october"
+    )]
+    Export(Box<ExportArguments>),
+    /// Print what records have instead of a value of an encryption context, where `[audit] encryption_context` is `hmac`.
+    Hash {
+        value: String,
+        #[arg(long)]
+        json: bool,
+    },
     /// Delete sealed files and journal segments whose retention has ended. The service does it every hour.
     #[command(after_help = "What goes is recorded first. Nothing goes while `audit.legal_hold` is set.")]
     Prune {
@@ -175,22 +198,75 @@ pub enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Check the chain. Needs no server, no token and no lock.
+    /// Cut what an unfinished write left at the end of the log, where the service cannot be started. Needs the lock.
     #[command(
-        after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
+        after_help = "What is cut is kept beside the journal, and the log says so. Everything else that `audit verify` finds is \
+        refused with its exit code. A start of the service does the same by itself."
     )]
-    Verify {
+    Repair {
         /// The trail's directory; by default the configuration's.
         dir: Option<PathBuf>,
-        /// ARN that the trail must have.
-        #[arg(long, value_name = "ARN")]
-        trail: Option<String>,
-        #[arg(long)]
-        json: bool,
     },
     /// The keys that sign the log: certificates, rotation.
     #[command(subcommand)]
     Key(AuditKeyCommand),
+    /// Make a report for auditors, R1 to R14, with the verifier's verdict on top.
+    #[command(after_help = super::audit::REPORTS)]
+    Report(Box<super::audit::ReportOptions>),
+    /// Put a sign-off into the log: a reviewed report, an acknowledged duty.
+    AttestReview(Box<super::audit::AttestOptions>),
+    /// Put a key ceremony into the log.
+    Ceremony(Box<super::audit::CeremonyOptions>),
+    /// Write what points `aws s3` and `aws cloudtrail validate-logs` of an AWS CLI older than 2.13 here: a directory for
+    /// AWS_DATA_PATH.
+    AwsDataPath {
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Where the service is.
+        #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL")]
+        endpoint: String,
+    },
+}
+
+#[derive(Args)]
+pub struct ExportArguments {
+    /// Records written at this time or later: `2026-10-01` or `2026-10-01T08:00:00Z`. By default all.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub from: Option<i64>,
+    /// Records written before this time.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub to: Option<i64>,
+    /// `csv` (the default), `jsonl`, `ocsf`, `cef`, `cloudtrail`; may be given more than once.
+    #[arg(long = "format", value_name = "FORMAT", value_parser = ["csv", "jsonl", "ocsf", "cef", "cloudtrail"])]
+    pub formats: Vec<String>,
+    /// Only records about this key: its ARN or id.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Only records of this caller: ARN (of its role, too), user name, principal id or access key.
+    #[arg(long)]
+    pub principal: Option<String>,
+    /// Only records of this event.
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// Only failures.
+    #[arg(long)]
+    pub errors: bool,
+    #[arg(long, value_name = "VERSION", value_parser = ["1.8", "1.9"])]
+    pub ocsf_version: Option<String>,
+    /// The folder to write; it must not exist.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A day (its beginning, UTC) or a moment, as milliseconds since the epoch.
+pub fn instant(text: &str) -> Result<i64, String> {
+    use time::format_description::well_known::Rfc3339;
+    let moment = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    let moment = time::OffsetDateTime::parse(&moment, &Rfc3339)
+        .map_err(|_| "write it as 2026-10-01 or 2026-10-01T08:00:00Z".to_owned())?;
+    i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).map_err(|_| "no such time".to_owned())
 }
 
 #[derive(Args)]

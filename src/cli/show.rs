@@ -1,5 +1,6 @@
 //! Answers on the terminal: text for people, JSON for machines.
 
+mod audit;
 mod iam;
 mod officer;
 mod rotation;
@@ -21,6 +22,8 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
     }
     match response {
         OperatorResponse::Iam { report } => iam::report(&mut out, report),
+        OperatorResponse::AuditReport { report } => audit_report(&mut out, report),
+        OperatorResponse::AuditNoted { what } => writeln!(out, "in the log: {what}"),
         OperatorResponse::Simulation { report } => simulation::report(&mut out, report),
         OperatorResponse::KeyCreated { key } => key_details(&mut out, key),
         OperatorResponse::Pruned { plan } => pruned(&mut out, plan),
@@ -76,6 +79,8 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
             }
         }
         OperatorResponse::Tokens { tokens } => officer::tokens(&mut out, tokens),
+        OperatorResponse::AuditHash { hash } => writeln!(out, "{hash}"),
+        OperatorResponse::AuditMade { made } => audit::made(&mut out, made),
         OperatorResponse::Reconciliation { report } => officer::reconciliation(&mut out, report),
         OperatorResponse::PinChanged { token } => {
             writeln!(out, "token {token}: the new PIN works and is used from now on")
@@ -129,8 +134,11 @@ fn pruned(out: &mut dyn Write, plan: &Value) -> io::Result<()> {
 /// What a machine reads: the answer's own member, without the envelope of the socket.
 fn plain(response: &OperatorResponse) -> io::Result<Value> {
     Ok(match response {
-        OperatorResponse::Iam { report } | OperatorResponse::Simulation { report } => report.clone(),
         OperatorResponse::Pruned { plan } => plan.clone(),
+        OperatorResponse::Iam { report }
+        | OperatorResponse::Simulation { report }
+        | OperatorResponse::AuditReport { report } => report.clone(),
+        OperatorResponse::AuditNoted { what } => json!({ "recorded": what }),
         OperatorResponse::KeyCreated { key } => serde_json::to_value(key)?,
         OperatorResponse::Keys { keys } => json!({ "keys": keys }),
         OperatorResponse::Key { key } => serde_json::to_value(key)?,
@@ -143,6 +151,8 @@ fn plain(response: &OperatorResponse) -> io::Result<Value> {
         OperatorResponse::Doctor { report } | OperatorResponse::AuditKeys { report } => report.clone(),
         OperatorResponse::Sweeper { status } => serde_json::to_value(status)?,
         OperatorResponse::Tokens { tokens } => json!({ "tokens": tokens }),
+        OperatorResponse::AuditHash { hash } => json!({ "hash": hash }),
+        OperatorResponse::AuditMade { made } => made.clone(),
         OperatorResponse::Reconciliation { report } | OperatorResponse::RotationReport { report } => report.clone(),
         OperatorResponse::RotationPlan { plan } => plan.clone(),
         OperatorResponse::PinChanged { token } => json!({ "token": token, "pin": "changed" }),
@@ -220,6 +230,22 @@ fn table<const N: usize>(out: &mut dyn Write, head: [&str; N], rows: Vec<[String
 }
 
 /// A JSON value as indented lines.
+fn audit_report(out: &mut dyn Write, report: &Value) -> io::Result<()> {
+    let text = |name: &str| report.get(name).map(scalar).unwrap_or_default();
+    writeln!(out, "{}  the log that the report was made from", text("verdict"))?;
+    writeln!(out, "report    {} {} ({})", text("number"), text("report"), text("reportId"))?;
+    writeln!(out, "rows      {}", text("rows"))?;
+    writeln!(out, "records   {} to {}", text("firstSeq"), text("lastSeq"))?;
+    let files = report.get("files").and_then(Value::as_array).into_iter().flatten();
+    for file in files.filter_map(|file| file.get("name")) {
+        writeln!(out, "file      {}/{}", text("out"), scalar(file))?;
+    }
+    for note in report.get("notes").and_then(Value::as_array).into_iter().flatten() {
+        writeln!(out, "note: {}", scalar(note))?;
+    }
+    Ok(())
+}
+
 fn tree(out: &mut dyn Write, value: &Value, depth: usize) -> io::Result<()> {
     let indent = "  ".repeat(depth);
     match value {

@@ -60,6 +60,17 @@ impl Connection {
         headers: &[(String, String)],
         body: impl Into<Bytes>,
     ) -> Result<(u16, Bytes), String> {
+        self.post_limited(path, headers, body, LARGEST_ANSWER).await
+    }
+
+    /// The same; an answer with more than `largest` bytes is an error.
+    pub(super) async fn post_limited(
+        &mut self,
+        path: &str,
+        headers: &[(String, String)],
+        body: impl Into<Bytes>,
+        largest: usize,
+    ) -> Result<(u16, Bytes), String> {
         let mut request = http::Request::post(path);
         for (name, value) in headers {
             request = request.header(name, value);
@@ -69,7 +80,7 @@ impl Connection {
             self.0.ready().await.map_err(|e| e.to_string())?;
             let answer = self.0.send_request(request).await.map_err(|e| e.to_string())?;
             let status = answer.status().as_u16();
-            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await.map_err(|e| e.to_string())?;
+            let body = Limited::new(answer.into_body(), largest).collect().await.map_err(|e| e.to_string())?;
             Ok((status, body.to_bytes()))
         });
         answered.await.map_err(|_| "no answer within 60 seconds".to_owned())?

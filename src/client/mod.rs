@@ -5,6 +5,7 @@ mod connection;
 mod environment;
 pub mod https;
 pub mod https_get;
+pub mod timestamp;
 
 use std::time::{Duration, SystemTime};
 

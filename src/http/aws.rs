@@ -331,7 +331,9 @@ pub(super) fn not_recorded(error: &AuditError) -> WireError {
         AuditError::NoSpace { dir } | AuditError::LowSpace { dir, .. } => {
             kms::audit_unavailable(Some(&dir.display().to_string()))
         }
-        AuditError::Locked { .. } | AuditError::Corrupt(_) | AuditError::Failed(_) => kms::audit_unavailable(None),
+        AuditError::Locked { .. } | AuditError::Corrupt(_) | AuditError::Truncated(_) | AuditError::Failed(_) => {
+            kms::audit_unavailable(None)
+        }
     }
 }
 

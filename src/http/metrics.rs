@@ -43,6 +43,14 @@ pub struct Readings {
     pub token_errors: Vec<(&'static str, u64)>,
     pub token_ready: bool,
     pub audit_failures: u64,
+    /// Below the line to a warning.
+    pub audit_low_space: bool,
+    /// Checkpoints that could not be made.
+    pub audit_checkpoint_failures: u64,
+    /// Of the whole log, on stable storage.
+    pub audit_records: u64,
+    /// Covered by a checkpoint.
+    pub audit_signed_records: u64,
     /// Of the journal's file system; absent where it cannot be told.
     pub audit_free_bytes: Option<u64>,
     /// When records were last sealed, and the newest digest's end: seconds since the epoch, 0 for never.
@@ -212,6 +220,10 @@ impl Collector for Scrape {
         gauge("token_sessions", "Session workers", readings.token_sessions)?;
         gauge("token_ready", "1 where the token can be used", u64::from(readings.token_ready))?;
         gauge("unsettled_changes", "Changes whose outcome is not settled yet", readings.unsettled)?;
+        let low = u64::from(readings.audit_low_space);
+        gauge("audit_low_space", "1 while free space of the audit log is below the line to a warning", low)?;
+        gauge("audit_records", "Records of the audit log", readings.audit_records)?;
+        gauge("audit_signed_records", "Records that a signed checkpoint covers", readings.audit_signed_records)?;
         gauge("audit_streams", "Open streams of the audit log", readings.streams)?;
         if let Some(free) = readings.audit_free_bytes {
             gauge("audit_free_bytes", "Free space of the journal's file system", free)?;
@@ -223,6 +235,8 @@ impl Collector for Scrape {
             ConstCounter::new(value).encode(metric)
         };
         counter("token_sessions_replaced", "Sessions lost and replaced", readings.token_sessions_replaced)?;
+        let failures = readings.audit_checkpoint_failures;
+        counter("audit_checkpoint_failures", "Checkpoints that could not be made", failures)?;
         counter("audit_failures", "Records that could not be written", readings.audit_failures)?;
 
         counter("audit_seal_failures", "Sealing, digests and pruning that failed", readings.audit_seal_failures)?;
@@ -296,6 +310,8 @@ mod tests {
             key_stores: vec![("CONNECTED", 2)],
             gcm_usage: vec![("half", 1)],
             audit_free_bytes: Some(1 << 40),
+            audit_low_space: true,
+            audit_checkpoint_failures: 3,
             sinks: vec![SinkReading { name: "siem".to_owned(), acknowledged: 7, lag: 2, failures: 3, failing: true }],
             ..Readings::default()
         });
@@ -320,6 +336,8 @@ mod tests {
             r#"hsm_bridge_audit_sink_failures_total{sink="siem"} 3"#,
             "hsm_bridge_connections 1",
             "hsm_bridge_audit_free_bytes 1099511627776",
+            "hsm_bridge_audit_low_space 1",
+            "hsm_bridge_audit_checkpoint_failures_total 3",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} in\n{text}");
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use crate::audit::{AuditError, Journal, Recorded, SignAudit, Strangers};
+use crate::audit::{AuditError, Journal, Load, Recorded, SignAudit, Strangers};
 use crate::authn::federation::FederatedIdentity;
 use crate::authn::{Authenticator, Caller, OpenSecret, Principal};
 use crate::authz::{self, Environment, Permit, Rules};
@@ -44,6 +44,8 @@ pub struct Services {
     pub token_deadline: Duration,
     /// Milliseconds since the epoch.
     pub now: fn() -> i64,
+    /// What records show of encryption contexts.
+    pub contexts: ops::ContextForm,
     /// For the records.
     pub token_serial: String,
     pub token_slot: u64,
@@ -95,8 +97,9 @@ pub async fn run<F: Front>(services: &Services, front: &F) -> F::Reply {
     services.ops.signed(&caller, front.scene().event_source, (services.now)());
     let mut sheet = Sheet::new(front.scene(), &caller, services);
     let span = tracing::debug_span!("request", request_id = %front.scene().request_id, call = Empty, key = Empty);
-    let settled = match services.journal.admit() {
-        Ok(()) => steps(services, front, caller.clone(), &mut sheet, started).instrument(span).await,
+    let task = front.task();
+    let settled = match services.journal.admit(load(&task)) {
+        Ok(()) => steps(services, front, task, caller.clone(), &mut sheet, started).instrument(span).await,
         Err(error) => Err(error),
     };
     let (outcome, recorded) = match settled {
@@ -111,21 +114,31 @@ pub async fn run<F: Front>(services: &Services, front: &F) -> F::Reply {
     front.reply(&caller, outcome, recorded)
 }
 
+/// Where room is short, what can be sent again waits: the rest may be what makes room.
+fn load(task: &Result<Task, Failure>) -> Load {
+    match task {
+        Ok(Task::Kms(request)) if request.operation().is_cryptographic() => Load::DataPlane,
+        Ok(_) => Load::Administration,
+        Err(_) => Load::DataPlane,
+    }
+}
+
 /// Every way through here ends with one durable record; the only error is that there is none.
 async fn steps<F: Front>(
     services: &Services,
     front: &F,
+    task: Result<Task, Failure>,
     caller: Caller,
     sheet: &mut Sheet<'_>,
     started: Instant,
 ) -> Result<(Result<Answer, Failure>, Recorded), AuditError> {
     let scene = front.scene();
     // 1. what: a typed request
-    let task = match front.task() {
+    let task = match task {
         Ok(task) => task,
         Err(failure) => return refuse(services, sheet, failure).await,
     };
-    sheet.asked(&task);
+    sheet.asked(&task, &services.contexts);
     Span::current().record("call", sheet.name());
     let words = Words::of(&task);
     let task = match task.asked_by(&caller) {

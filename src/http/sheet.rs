@@ -81,11 +81,11 @@ impl<'a> Sheet<'a> {
         self.identity.arn.as_deref().unwrap_or_default()
     }
 
-    pub fn asked(&mut self, task: &Task) {
+    pub fn asked(&mut self, task: &Task, contexts: &crate::ops::ContextForm) {
         self.name = task.name();
         self.read_only = task.is_read_only();
         self.parameters = match task {
-            Task::Kms(request) => kms::audit_parameters(request),
+            Task::Kms(request) => contexts.parameters(kms::audit_parameters(request)),
             Task::Operator(request) => request.recorded(),
             Task::Sts(request) => sts::audit_parameters(request),
             Task::Audit(AuditRequest::Trail(request)) => {
@@ -153,10 +153,20 @@ impl<'a> Sheet<'a> {
             _ => {}
         }
         let info = |facts: &crate::ops::HsmUse| HsmFacts {
-            token_serial: facts.token.to_string(),
-            slot: facts.slot,
-            mechanism: facts.mechanism,
-            micros: facts.micros,
+            token_serial: Some(facts.token.to_string()),
+            slot: Some(facts.slot),
+            mechanism: Some(facts.mechanism),
+            rv: "CKR_OK".to_owned(),
+            function: None,
+            micros: Some(facts.micros),
+        };
+        let refused = |(function, rv): &(&'static str, String)| HsmFacts {
+            token_serial: None,
+            slot: None,
+            mechanism: None,
+            rv: rv.clone(),
+            function: Some(function),
+            micros: None,
         };
         let store = effects.key_store.clone().unwrap_or_default();
         event.additional = Additional {
@@ -169,9 +179,10 @@ impl<'a> Sheet<'a> {
             key_material_id: effects.key_material_id.as_deref().map(str::to_owned),
             source_key_material_id: effects.source_key_material_id.as_deref().map(str::to_owned),
             destination_key_material_id: effects.destination_key_material_id.as_deref().map(str::to_owned),
-            hsm: effects.hsm.as_ref().map(info),
+            hsm: effects.refused.as_ref().map(refused).or_else(|| effects.hsm.as_ref().map(info)),
             grant_id: effects.grant.as_ref().map(ToString::to_string),
             store_version: effects.store_version,
+            state_change: effects.state_change.clone(),
             details: effects.details.clone(),
             ..event.additional
         };

@@ -6,7 +6,7 @@ use crate::ids::spec::{EncryptionAlgorithm, KeyUsage, MacAlgorithm};
 use crate::keystore::{Hash, KeyRef, MaterialId};
 use crate::ops::ciphertext::{Blob, Header, Suite, canonical_context};
 use crate::ops::resolve::{KeyTarget, Named};
-use crate::ops::{Context, DataKeySize, Effects, EncryptionContext, OpError, Ops, ReEncrypt, Response, token_error};
+use crate::ops::{Context, DataKeySize, Effects, EncryptionContext, OpError, Ops, ReEncrypt, Response};
 use crate::secret::SecretBytes;
 use crate::store::{Lifecycle, Material};
 
@@ -109,7 +109,7 @@ impl Ops {
         let done = token
             .data_key(&self.call(ctx), &key_ref(key, material), aad, size.byte_length())
             .await
-            .map_err(|e| token_error(e, &key.arn))?;
+            .map_err(|e| effects.refused(e, &key.arn))?;
         effects.hsm = Some(done.facts);
         let material_id: Arc<str> = material.material_id.as_str().into();
         effects.key_material_id = Some(material_id.clone());
@@ -134,7 +134,7 @@ impl Ops {
             None => self.keystore.token().clone(),
             Some(id) => self.connected_store(&ctx.account, id)?,
         };
-        let done = token.random(&self.call(ctx), bytes as usize).await.map_err(|e| token_error(e, "(random)"))?;
+        let done = token.random(&self.call(ctx), bytes as usize).await.map_err(|e| effects.refused(e, "(random)"))?;
         effects.hsm = Some(done.facts);
         Ok(Response::GenerateRandom { plaintext: done.value })
     }
@@ -197,7 +197,7 @@ impl Ops {
             .token_of(key)?
             .mac(&self.call(ctx), &key_ref(key, current(key)?), hash, message.clone())
             .await
-            .map_err(|e| token_error(e, &key.arn))?;
+            .map_err(|e| effects.refused(e, &key.arn))?;
         effects.hsm = Some(done.facts);
         Ok(done.value)
     }
@@ -220,7 +220,7 @@ impl Ops {
         let done = token
             .encrypt(&self.call(ctx), &key_ref(key, material), aad, plaintext)
             .await
-            .map_err(|e| token_error(e, &key.arn))?;
+            .map_err(|e| effects.refused(e, &key.arn))?;
         effects.hsm = Some(done.facts);
         effects.key_material_id = Some(material.material_id.as_str().into());
         header.seal(&done.value.iv, &done.value.ciphertext)
@@ -242,7 +242,7 @@ impl Ops {
             .token_of(key)?
             .decrypt(&self.call(ctx), &key_ref(key, material), blob.iv.to_vec(), aad, blob.ciphertext.to_vec())
             .await
-            .map_err(|e| token_error(e, &key.arn))?;
+            .map_err(|e| effects.refused(e, &key.arn))?;
         effects.hsm = Some(done.facts);
         Ok((done.value, material.material_id.as_str().into()))
     }

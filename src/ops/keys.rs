@@ -10,9 +10,7 @@ use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, H
 use crate::ops::key_policy::default_policy;
 use crate::ops::key_policy::lockout::stays_in_hand;
 use crate::ops::resolve::{KeyTarget, Resolved};
-use crate::ops::{
-    Context, CreateKey, DAY_MS, Effects, KeyMetadata, OpError, Ops, Page, Response, token_error, update_error,
-};
+use crate::ops::{Context, CreateKey, DAY_MS, Effects, KeyMetadata, OpError, Ops, Page, Response, update_error};
 use crate::store::PolicyDocument;
 use crate::store::{KeyRecord, Lifecycle, Material, Provenance, Snapshot, TombstoneRecord, Write};
 
@@ -169,7 +167,7 @@ impl Ops {
             Ok(done) => done,
             Err(error) => {
                 self.undo_creation(&token, id, error.class == ErrorClass::Deadline, &call).await;
-                return Err(token_error(error, arn));
+                return Err(effects.refused(error, arn));
             }
         };
         effects.hsm = Some(done.facts);
@@ -419,7 +417,7 @@ impl Ops {
         let mut destroyed = 0;
         for material in &record.materials {
             let material = MaterialId { id: id.bytes(), generation: material.generation };
-            let done = token.destroy(&call, material).await.map_err(|e| token_error(e, &arn))?;
+            let done = token.destroy(&call, material).await.map_err(|e| effects.refused(e, &arn))?;
             effects.hsm = Some(done.facts);
             destroyed += done.value as u64;
         }

@@ -3,11 +3,13 @@
 
 mod aliases;
 mod attributes;
+mod audit_context;
 pub mod audit_keys;
 mod behalf;
 pub mod ciphertext;
 pub mod clock;
 mod crypto;
+pub mod effective;
 pub mod error;
 mod grants;
 pub mod iam;
@@ -30,6 +32,7 @@ mod sealed;
 pub mod settle;
 mod signing;
 mod simulate;
+pub mod state;
 pub mod store_key;
 pub mod sts;
 pub mod task;
@@ -46,6 +49,7 @@ use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenErr
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
+pub use audit_context::ContextForm;
 pub use audit_keys::*;
 pub use clock::ClockWatch;
 pub use error::OpError;
@@ -108,6 +112,10 @@ pub struct Ops {
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
+    /// Told when a backup was put back.
+    restored: tokio::sync::Notify,
+    /// What requests in work have changed, until their outcome is recorded.
+    changed: std::sync::Mutex<std::collections::HashMap<String, state::Parts>>,
 }
 
 /// What one task runs with. Time is a parameter.
@@ -137,6 +145,8 @@ pub struct Progress {
 #[derive(Debug, Clone, Default)]
 pub struct Effects {
     pub hsm: Option<Facts>,
+    /// The token's refusal: C function and return value, by name.
+    pub refused: Option<(&'static str, String)>,
     pub key_material_id: Option<Arc<str>>,
     pub source_key_material_id: Option<Arc<str>>,
     pub destination_key_material_id: Option<Arc<str>>,
@@ -150,6 +160,8 @@ pub struct Effects {
     pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
+    /// What became different of keys, identities and tokens (`state`).
+    pub state_change: Option<serde_json::Value>,
 }
 
 /// CloudTrail's members about a custom key store. The last three are JSON in a string, as AWS has them.
@@ -228,7 +240,14 @@ impl Ops {
             audit_keeper: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
+            restored: tokio::sync::Notify::new(),
+            changed: std::sync::Mutex::default(),
         })
+    }
+
+    /// Comes back when a backup was put back: no record says what became different.
+    pub async fn a_store_was_restored(&self) {
+        self.restored.notified().await;
     }
 
     pub fn store(&self) -> &Store {
@@ -243,7 +262,7 @@ impl Ops {
         &self.locality
     }
 
-    pub fn clock(&self) -> &ClockWatch {
+    pub fn clock(&self) -> &Arc<ClockWatch> {
         &self.clock
     }
 
@@ -270,7 +289,7 @@ impl Ops {
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
             // Nothing is looked up: the front opens it once the record of that is on disk.
             Task::Audit(AuditRequest::Stream(request)) => Ok(Answer::Audit(request.opened())),
-            Task::Audit(request) => Box::pin(self.audit(request, ctx)).await.map(Answer::Audit),
+            Task::Audit(request) => Box::pin(self.audit_call(request, ctx, &mut effects)).await.map(Answer::Audit),
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
                 .await
@@ -288,6 +307,7 @@ impl Ops {
                 Box::pin(self.rotate_by_timer(resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
         };
+        effects.state_change = self.state_change(&ctx.request_id);
         Acted { result, effects }
     }
 
@@ -434,6 +454,14 @@ fn refused_on(key: &KeyTarget, operation: Operation, reason: &str) -> OpError {
         (Some(_), _) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_CLOUDHSM" },
         (None, true) => OpError::WrongOrigin { arn: key.arn.clone(), origin: "AWS_KMS" },
         (None, false) => OpError::Unsupported(format!("{}: {reason}", operation.name())),
+    }
+}
+
+impl Effects {
+    /// An error of the token on a key, noted for the record.
+    fn refused(&mut self, error: TokenError, arn: &str) -> OpError {
+        self.refused = error.rv_name().map(|rv| (error.function, rv.into_owned()));
+        token_error(error, arn)
     }
 }
 

@@ -325,6 +325,28 @@ impl Operation {
         })
     }
 
+    /// AWS's cryptographic operations: those that use a key, or the token's randomness, for a caller.
+    pub fn is_cryptographic(self) -> bool {
+        matches!(
+            self,
+            Operation::Decapsulate
+                | Operation::Decrypt
+                | Operation::DeriveSharedSecret
+                | Operation::Encapsulate
+                | Operation::Encrypt
+                | Operation::GenerateDataKey
+                | Operation::GenerateDataKeyPair
+                | Operation::GenerateDataKeyPairWithoutPlaintext
+                | Operation::GenerateDataKeyWithoutPlaintext
+                | Operation::GenerateMac
+                | Operation::GenerateRandom
+                | Operation::ReEncrypt
+                | Operation::Sign
+                | Operation::Verify
+                | Operation::VerifyMac
+        )
+    }
+
     /// CloudTrail's `readOnly`: true for cryptographic operations too.
     pub fn is_read_only(self) -> bool {
         matches!(

@@ -8,7 +8,7 @@ use crate::ids::spec::{KeySpec, KeyUsage, MessageType, SigningAlgorithm};
 use crate::keystore::{Hash, SignMechanism};
 use crate::ops::crypto::{current, dry, key_ref, usable};
 use crate::ops::resolve::KeyTarget;
-use crate::ops::{Context, Effects, OpError, Ops, Response, token_error};
+use crate::ops::{Context, Effects, OpError, Ops, Response};
 use crate::secret::SecretBytes;
 
 impl Ops {
@@ -30,7 +30,7 @@ impl Ops {
             .token_of(key)?
             .sign(&self.call(ctx), &key_ref(key, material), mechanism(algorithm)?, input)
             .await
-            .map_err(|e| token_error(e, &key.arn))?;
+            .map_err(|e| effects.refused(e, &key.arn))?;
         effects.hsm = Some(done.facts);
         Ok(Response::Sign { key_arn: key.arn.clone(), signature: done.value, algorithm })
     }

@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditKeyRequest, AuditRequest, IamRequest, ManagedKey, OpError, Operation, Request, Response,
-    RotateGrants, RotationDone, StsRequest, StsResponse,
+    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, ExportRequest, IamRequest, ManagedKey, OpError,
+    Operation, ReportRequest, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -118,7 +118,19 @@ pub enum OperatorRequest {
     PolicySimulate(PolicySimulate),
     /// A new key with the console's policy for administrators and users.
     KeyCreate(KeyCreate),
+    /// Records of a range as files, signed and with their proof.
+    AuditExport(ExportRequest),
+    /// What records have instead of a value of an encryption context.
+    AuditHash {
+        value: String,
+    },
     AuditKey(AuditKeyRequest),
+    /// A report for auditors.
+    AuditReport(ReportRequest),
+    /// Somebody reviewed a report, or acknowledged a duty.
+    AttestReview(AttestReview),
+    /// A key ceremony was held.
+    Ceremony(Ceremony),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -245,7 +257,12 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.permission(),
             OperatorRequest::PolicySimulate(_) => "policy:simulate",
             OperatorRequest::KeyCreate(_) => "key:create",
+            OperatorRequest::AuditExport(_) => "audit:export",
+            OperatorRequest::AuditHash { .. } => "audit:hash",
             OperatorRequest::AuditKey(request) => request.permission(),
+            OperatorRequest::AuditReport(_) => "audit:report",
+            OperatorRequest::AttestReview(_) => "audit:attest-review",
+            OperatorRequest::Ceremony(_) => "audit:ceremony",
         }
     }
 
@@ -279,7 +296,12 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.name(),
             OperatorRequest::PolicySimulate(_) => "PolicySimulate",
             OperatorRequest::KeyCreate(_) => "CreateKey",
+            OperatorRequest::AuditExport(_) => "ExportAudit",
+            OperatorRequest::AuditHash { .. } => "AuditHash",
             OperatorRequest::AuditKey(request) => request.name(),
+            OperatorRequest::AuditReport(_) => "AuditReport",
+            OperatorRequest::AttestReview(_) => "AttestReview",
+            OperatorRequest::Ceremony(_) => "Ceremony",
         }
     }
 
@@ -290,6 +312,10 @@ impl OperatorRequest {
                 let mut recorded = request.recorded()?;
                 recorded.as_object_mut()?.insert("command".to_owned(), "iam".into());
                 serde_json::value::to_raw_value(&recorded).ok()
+            }
+            // The value is what is not to be in the log.
+            OperatorRequest::AuditHash { .. } => {
+                serde_json::value::to_raw_value(&serde_json::json!({ "command": "audit-hash" })).ok()
             }
             other => serde_json::value::to_raw_value(other).ok(),
         }
@@ -314,7 +340,12 @@ impl OperatorRequest {
             OperatorRequest::Iam(request) => request.changes(),
             OperatorRequest::AuditKey(request) => request.changes(),
             OperatorRequest::AuditPrune { dry_run } => !dry_run,
+            // What they change is the log.
+            OperatorRequest::AttestReview(_) | OperatorRequest::Ceremony(_) => true,
+            OperatorRequest::AuditReport(_) => false,
             OperatorRequest::PolicySimulate(_)
+            | OperatorRequest::AuditExport(_)
+            | OperatorRequest::AuditHash { .. }
             | OperatorRequest::KeyList
             | OperatorRequest::KeyShow { .. }
             | OperatorRequest::AccessKeyList
@@ -392,6 +423,13 @@ pub enum OperatorResponse {
     Tokens {
         tokens: Vec<serde_json::Value>,
     },
+    AuditHash {
+        hash: String,
+    },
+    /// An export or a report: what was made, and where.
+    AuditMade {
+        made: serde_json::Value,
+    },
     Reconciliation {
         report: serde_json::Value,
     },
@@ -448,6 +486,14 @@ pub enum OperatorResponse {
         key: Box<KeyDetails>,
     },
     /// What an `audit key` command shows or did.
+    /// A report: what was made of it and where.
+    AuditReport {
+        report: serde_json::Value,
+    },
+    /// It stands in the log.
+    AuditNoted {
+        what: String,
+    },
     AuditKeys {
         report: serde_json::Value,
     },

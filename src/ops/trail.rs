@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::authz::language::Values;
 use crate::authz::{Check, Resource};
 use crate::ids::AccountId;
-use crate::ops::{Context, OpError, Ops, Subject};
+use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops, Subject};
 use crate::store::BoxFuture;
 
 /// One question about the log.
@@ -121,6 +121,8 @@ pub struct ExportRequest {
     pub principal: Option<String>,
     pub event: Option<String>,
     pub errors_only: bool,
+    /// `1.8` (the default) or `1.9`.
+    pub ocsf_version: Option<String>,
     /// Where the operator wants the bundle; `None`: below `exports/` of the trail's bucket only.
     pub out: Option<PathBuf>,
 }
@@ -139,6 +141,45 @@ pub struct ReportRequest {
     /// `html`, `csv`, `json`, `jsonl`.
     pub formats: Vec<String>,
     pub out: Option<PathBuf>,
+}
+
+/// `hsm-bridge audit attest-review`: a sign-off, as its record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestReview {
+    /// What was reviewed or acknowledged.
+    pub subject: String,
+    /// Who did, in the words of whoever records it.
+    pub reviewer: String,
+    /// `approved`, `rejected`, `acknowledged`
+    pub decision: String,
+    pub comment: Option<String>,
+    /// The file that was reviewed, and its SHA-256 in hex.
+    pub file: Option<String>,
+    pub sha256: Option<String>,
+    /// Of a report of ours.
+    pub report_id: Option<String>,
+}
+
+impl AttestReview {
+    pub const DECISIONS: &[&str] = &["approved", "rejected", "acknowledged"];
+}
+
+/// `hsm-bridge audit ceremony`: a key ceremony, as its record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceremony {
+    pub id: String,
+    /// Of the script that was followed, hex.
+    pub script_sha256: String,
+    /// What was done, in its order.
+    pub steps: Vec<String>,
+    /// `NAME: DUTY`
+    pub participants: Vec<String>,
+    /// `2 of 3`
+    pub quorum: Option<String>,
+    /// Of the signed minutes, hex.
+    pub minutes_sha256: Option<String>,
 }
 
 /// What the log's readers are answered.
@@ -446,6 +487,38 @@ impl Ops {
         }
     }
 
+    /// Over the network: nobody there names files of this host.
+    pub(super) async fn audit_call(
+        &self,
+        request: &AuditRequest,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<AuditAnswer, OpError> {
+        match request {
+            AuditRequest::Export(ExportRequest { out: Some(_), .. })
+            | AuditRequest::Report(ReportRequest { out: Some(_), .. }) => {
+                Err(OpError::Validation("only the operator names a folder".to_owned()))
+            }
+            request => {
+                let answer = self.audit(request, ctx).await?;
+                Ok(noted(answer, effects))
+            }
+        }
+    }
+
+    /// `hsm-bridge audit export`: the same as over the network.
+    pub(super) async fn audit_command(
+        &self,
+        request: AuditRequest,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<OperatorResponse, OpError> {
+        match noted(self.audit(&request, ctx).await?, effects) {
+            AuditAnswer::Made(made) => Ok(OperatorResponse::AuditMade { made }),
+            other => Err(OpError::Internal(format!("unexpected answer {other:?}"))),
+        }
+    }
+
     pub(super) async fn audit(&self, request: &AuditRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
         let office = self.audit_office.get().ok_or_else(nobody)?;
         request.refused_to_all()?;
@@ -466,6 +539,14 @@ impl Ops {
         }
         Ok(answer)
     }
+}
+
+/// Who took what out of the log: its id, range and rows.
+fn noted(answer: AuditAnswer, effects: &mut Effects) -> AuditAnswer {
+    if let AuditAnswer::Made(made) = &answer {
+        effects.details = Some(made.clone());
+    }
+    answer
 }
 
 fn nobody() -> OpError {

@@ -158,6 +158,11 @@ impl CallError {
 }
 
 impl TokenError {
+    /// What the C function returned, by name; none where the bridge itself found the fault.
+    pub fn rv_name(&self) -> Option<std::borrow::Cow<'static, str>> {
+        (self.rv != 0).then(|| super::rv::name(self.rv))
+    }
+
     /// An error that no C function returned.
     pub fn own(class: ErrorClass, function: &'static str, detail: impl Into<String>) -> TokenError {
         TokenError { class, function, rv: 0, detail: detail.into(), failure: None }

@@ -40,7 +40,7 @@ pub fn unpacked(root: &Path, object: &str) -> io::Result<Vec<u8>> {
 }
 
 /// Hands out the sealed records with a seq from `from` on and below `below`, file by file: for readers that need what the
-/// journal no longer has. Records come in their order within a file; the files in the order of their time.
+/// journal no longer has. Records come in their order within a file; the files in the order of their minutes.
 pub fn records(dir: &Path, from: u64, below: u64, mut each: impl FnMut(u64, &[u8])) -> io::Result<()> {
     let root = dir.join("bucket");
     for object in objects(&root)? {

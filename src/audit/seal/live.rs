@@ -1,6 +1,6 @@
 //! The service around the sealer.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -13,8 +13,7 @@ use crate::audit::{Event, Journal};
 pub struct Live {
     pub journal: Journal,
     pub runtime: Handle,
-    /// Set once the audit keys are open.
-    pub signer: Arc<OnceLock<Arc<dyn SignAudit>>>,
+    pub signer: Arc<dyn SignAudit>,
     pub region: String,
     pub account: String,
     /// Milliseconds since the epoch.
@@ -32,12 +31,11 @@ impl Around for Live {
     }
 
     fn sign(&self, message: Vec<u8>) -> Result<Signed, SignError> {
-        let signer = self.signer.get().ok_or_else(|| SignError("there is no audit key".to_owned()))?;
-        self.runtime.block_on(signer.sign(KeyUse::Digest, message))
+        self.runtime.block_on(self.signer.sign(KeyUse::Digest, message))
     }
 
     fn keys(&self) -> Vec<Arc<AuditKey>> {
-        self.signer.get().map_or_else(Vec::new, |signer| signer.keys())
+        self.signer.keys()
     }
 
     fn now(&self) -> i64 {

@@ -42,6 +42,9 @@ pub struct SealedFile {
     pub records: u64,
     pub oldest_event_time: String,
     pub newest_event_time: String,
+    /// Fingerprint of a digest key that a record in it introduces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced_key: Option<String>,
 }
 
 /// Lines on their way into a file.
@@ -57,6 +60,7 @@ pub struct Draft {
     last_time: String,
     oldest: String,
     newest: String,
+    announced: Option<String>,
     /// The tree over the records before `first_seq`, as it is after the last line in the file, and with all lines so far.
     before: Option<Frontier>,
     after: Option<Frontier>,
@@ -76,6 +80,7 @@ impl Draft {
             last_time: String::new(),
             oldest: String::new(),
             newest: String::new(),
+            announced: None,
             before: tree.clone(),
             after: tree.clone(),
             tree,
@@ -110,6 +115,11 @@ impl Draft {
         self.body.extend_from_slice(line);
         self.records += 1;
         self.real |= !BOOKKEEPING.contains(&&*record.event_name);
+        if record.is_system("AuditKey") {
+            let details = record.additional_event_data.details.map_or("null", RawValue::get);
+            let key = serde_json::from_str::<Announced>(details).ok().filter(|key| key.key_use == "digest");
+            self.announced = key.map(|key| key.fingerprint).or_else(|| self.announced.take());
+        }
         self.last_seq = record.place().seq;
         self.last_time.clear();
         self.last_time.push_str(&record.place().time);
@@ -166,12 +176,21 @@ impl Draft {
             records: self.records,
             oldest_event_time: self.oldest,
             newest_event_time: self.newest,
+            announced_key: self.announced,
         };
         // Intents behind the last line are in the next file's range already, and in its tree.
         let next = Draft::new(self.last_seq + 1, self.tree);
         let next = Draft { before: self.after, ..next };
         (bytes, file, next)
     }
+}
+
+/// `details` of a record that introduces a key.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Announced {
+    key_use: String,
+    fingerprint: String,
 }
 
 #[derive(Deserialize)]

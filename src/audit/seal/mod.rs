@@ -48,7 +48,7 @@ pub struct Settings {
 }
 
 /// What sealing needs of the service around it. Tests let it die between any two of its steps.
-pub trait Around: Send {
+pub trait Around {
     /// A record of the log about itself, durable when this returns.
     fn append(&self, name: &str, details: Value) -> Result<u64, String>;
     /// Records on stable storage.
@@ -170,7 +170,7 @@ impl<A: Around> Sealer<A> {
         let durable = self.around.durable();
         let oldest = Follower::new(&dir, 0).oldest()?.unwrap_or(0);
         let position = found.position(oldest);
-        let tree = state::tree(&dir, &found, position, durable)?;
+        let tree = state::tree(&dir, found.digest.as_ref(), position, durable)?;
         let mut draft = Draft::new(position, tree);
         match state::orphan(&dir, draft.clone(), position, durable, &self.settings.bucket, &self.place)? {
             Orphan::None => {}
@@ -298,9 +298,9 @@ impl<A: Around> Sealer<A> {
         let current = of_digests().filter(|key| key.valid_until.is_none()).min_by_key(|key| key.generation);
         let mut fingerprint = current.map_or_else(String::new, |key| key.fingerprint.clone());
         for _ in 0..3 {
-            let generation = of_digests().find(|key| key.fingerprint == fingerprint).map_or(0, |key| key.generation);
-            let next = of_digests().find(|key| key.generation > generation && generation > 0);
-            let json = facts.json(&fingerprint, next.map(|key| key.fingerprint.as_str()));
+            // The old key's last digest covers the record that introduces the new one.
+            let next = facts.files.iter().rev().find_map(|file| file.announced_key.as_deref());
+            let json = facts.json(&fingerprint, next.filter(|next| *next != fingerprint));
             let signed = self.around.sign(facts.signed_text(&json).into_bytes())?;
             if signed.key.fingerprint == fingerprint {
                 return Ok((json, signed));
@@ -315,13 +315,13 @@ impl<A: Around> Sealer<A> {
         self.around.append("Digest", details).map_err(SealError::Log)?;
         self.status.last_digest.store(unix(&digest.end).unwrap_or(0), Ordering::Relaxed);
         let state = self.state()?;
-        state.files.clear();
+        state.files.retain(|file| file.first_seq >= digest.sealed_to);
         state.last = Some(digest);
         Ok(())
     }
 
     /// A digest that was written right before a crash has no record yet. It is ours where our key signed it, it continues
-    /// the chain, and it lists what waits to be listed.
+    /// the chain, and it lists the first files that wait to be listed: others may have been sealed since.
     fn adopt_digest(&mut self) -> Result<(), SealError> {
         let root = self.root();
         let state = self.state()?;
@@ -337,7 +337,7 @@ impl<A: Around> Sealer<A> {
             })
             .collect();
         for object in newer {
-            match self.read_orphan(&object) {
+            match self.read_orphan(&object)? {
                 Some(digest) => self.record_digest(digest)?,
                 None => {
                     self.set_aside(&object)?;
@@ -348,19 +348,28 @@ impl<A: Around> Sealer<A> {
         Ok(())
     }
 
-    fn read_orphan(&self, object: &str) -> Option<SignedDigest> {
-        let (state, root) = (self.state.as_ref()?, self.root());
-        let json = archive::unpacked(&root, object).ok()?;
-        let (read, signature) = retention::signed_digest(&root, object, &json, &self.around.keys())?;
+    fn read_orphan(&self, object: &str) -> Result<Option<SignedDigest>, SealError> {
+        let (Some(state), root) = (self.state.as_ref(), self.root()) else { return Ok(None) };
+        let Ok(json) = archive::unpacked(&root, object) else { return Ok(None) };
+        let Some((read, signature)) = retention::signed_digest(&root, object, &json, &self.around.keys()) else {
+            return Ok(None);
+        };
         let last = state.last.as_ref();
+        let waiting = state.files.get(..read.log_files.len()).unwrap_or_default();
         let listed = read.log_files.iter().map(|file| (&file.s3_object, &file.hash_value));
-        let waiting = state.files.iter().map(|file| (&file.object, &file.sha256));
         let continues = read.previous_digest_signature.as_ref() == last.map(|last| &last.signature)
             && last.is_none_or(|last| last.end == read.digest_start_time)
-            && listed.eq(waiting);
-        // Only what is sealed is in it, and nothing was sealed since.
-        let sealed_to = state.draft.first_seq();
-        continues.then(|| SignedDigest {
+            && listed.eq(waiting.iter().map(|file| (&file.object, &file.sha256)));
+        if !continues {
+            return Ok(None);
+        }
+        let before = match (last, state.files.first()) {
+            (Some(last), _) => last.sealed_to,
+            (None, first) => first.map_or(state.draft.first_seq(), |file| file.first_seq),
+        };
+        let sealed_to = waiting.last().map_or(before, |file| file.last_seq + 1);
+        let tree = state::tree(&self.settings.dir, last, sealed_to, self.around.durable())?;
+        Ok(Some(SignedDigest {
             bucket: read.digest_s3_bucket,
             object: read.digest_s3_object,
             sha256: logfile::sha256(&json),
@@ -369,8 +378,8 @@ impl<A: Around> Sealer<A> {
             start: read.digest_start_time,
             end: read.digest_end_time,
             sealed_to,
-            tree_peaks: state.draft.sealed_tree().map(|tree| tree.peaks().iter().map(hex::encode).collect()),
-        })
+            tree_peaks: tree.map(|tree| tree.peaks().iter().map(hex::encode).collect()),
+        }))
     }
 
     /// An object that stands where ours belongs, and is not what it says.

@@ -89,10 +89,11 @@ impl<A: Around> Sealer<A> {
             return Ok(());
         }
         let root = self.root();
-        self.around.remove(&root, name)?;
+        // The signature first: without its digest nobody would find it any more.
         if names::parse(name).is_some_and(|name| name.kind == Kind::Digest) {
             self.around.remove(&root, &format!("{name}.meta"))?;
         }
+        self.around.remove(&root, name)?;
         Ok(())
     }
 

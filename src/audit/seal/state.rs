@@ -65,9 +65,9 @@ fn mentions(line: &[u8], text: &[u8]) -> bool {
     line.windows(text.len()).any(|window| window == text)
 }
 
-/// The tree over all records below `position`.
-pub fn tree(dir: &Path, found: &Found, position: u64, durable: u64) -> io::Result<Option<Frontier>> {
-    let known = match &found.digest {
+/// The tree over all records below `position`, from where the digest `last` knows it.
+pub fn tree(dir: &Path, last: Option<&SignedDigest>, position: u64, durable: u64) -> io::Result<Option<Frontier>> {
+    let known = match last {
         Some(digest) => digest.tree(),
         None => Some(Frontier::default()),
     };

@@ -8,16 +8,23 @@ use aws_lc_rs::digest;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// `SHA-256(0x00 ‖ line)`, as lower-case hex: RFC 6962's leaf hash and the chain's link at once.
+use super::tree::{Frontier, Hash};
+
+/// `SHA-256(0x00 ‖ line)`: RFC 6962's leaf hash, and in lower-case hex the chain's link.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Leaf([u8; 64]);
+pub struct Leaf {
+    hash: Hash,
+    text: [u8; 64],
+}
 
 impl Leaf {
     pub fn of(line: &[u8]) -> Leaf {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(&[0]);
         context.update(line);
-        Leaf(hex(context.finish().as_ref()))
+        let mut hash = Hash::default();
+        hash.copy_from_slice(context.finish().as_ref());
+        Leaf { hash, text: hex(&hash) }
     }
 
     /// What the first record of a trail's chain has as `prev`.
@@ -25,12 +32,17 @@ impl Leaf {
         Leaf::of(format!("hsm-bridge/audit/v1 trail={trail_arn}").as_bytes())
     }
 
+    /// Raw, as the tree takes it.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.text
     }
 
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.text).unwrap_or_default()
     }
 }
 
@@ -40,7 +52,7 @@ impl fmt::Debug for Leaf {
     }
 }
 
-fn hex(hash: &[u8]) -> [u8; 64] {
+fn hex(hash: &Hash) -> [u8; 64] {
     let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
     let mut text = [b'0'; 64];
     for (pair, byte) in text.chunks_exact_mut(2).zip(hash) {
@@ -103,7 +115,7 @@ pub struct Place<'a> {
 }
 
 /// `additionalEventData.details` of a `SegmentStart`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SegmentStart {
     pub trail: String,
@@ -119,10 +131,34 @@ pub struct SegmentStart {
     /// Intents without an outcome at this moment, by seq.
     pub open_intents: Vec<u64>,
     pub last_store_version: Option<u64>,
+    /// Records before this one, and the tree over them. Absent in logs of 0.1. Only a writer that continues relies on them.
+    pub tree_size: Option<u64>,
+    pub tree_peaks: Option<Vec<String>>,
+}
+
+impl SegmentStart {
+    /// The tree before this segment, as the writer noted it; none where it did not, or where the two do not fit.
+    pub fn tree(&self) -> Option<Frontier> {
+        let peaks = self.tree_peaks.as_ref()?.iter().map(|peak| unhex(peak)).collect::<Option<Vec<Hash>>>()?;
+        Frontier::from_parts(self.tree_size?, peaks)
+    }
+}
+
+/// 64 lower-case hex digits.
+pub fn unhex(text: &str) -> Option<Hash> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<Vec<u8>>>()?;
+    bytes.try_into().ok()
 }
 
 pub const SEGMENT_START: &str = "SegmentStart";
 pub const SEGMENT_END: &str = "SegmentEnd";
+pub const CHECKPOINT: &str = "Checkpoint";
 pub const SYSTEM: &str = "HsmBridgeSystem";
 pub const INTENT: &str = "HsmBridgeIntent";
 
@@ -163,6 +199,11 @@ impl<'a> Line<'a> {
         self.event_type == INTENT
     }
 
+    /// A record that a checkpoint alone would not be made for.
+    pub fn is_bookkeeping(&self) -> bool {
+        self.event_type == SYSTEM && is_bookkeeping(&self.event_name)
+    }
+
     pub fn segment_start(&self) -> Result<SegmentStart, String> {
         let details = self.additional_event_data.details.map_or("null", RawValue::get);
         serde_json::from_str(details).map_err(|error| format!("the facts of `SegmentStart` do not parse: {error}"))
@@ -180,6 +221,11 @@ impl<'a> Line<'a> {
             _ => Err("the record's own digest (its eventID) does not match".into()),
         }
     }
+}
+
+/// Whether a system record of this name is only about the files: it needs no checkpoint of its own.
+pub fn is_bookkeeping(name: &str) -> bool {
+    matches!(name, SEGMENT_START | SEGMENT_END | CHECKPOINT)
 }
 
 /// Where the `eventID` of a `SegmentEnd` stands and what it must be: a UUID of version 8 from the SHA-256 of the line with
@@ -219,22 +265,22 @@ pub struct Link {
 
 impl Link {
     pub fn check(&self, line: &Line<'_>) -> Result<(), String> {
-        let place = line.place();
-        if place.seq > self.seq {
-            let last = place.seq - 1;
+        self.check_place(line.place().seq, &line.place().prev)
+    }
+
+    pub fn check_place(&self, seq: u64, prev: &str) -> Result<(), String> {
+        if seq > self.seq {
+            let last = seq - 1;
             return Err(if last == self.seq {
                 format!("record {last} is missing here")
             } else {
                 format!("records {} to {last} are missing here", self.seq)
             });
         }
-        if place.seq < self.seq {
-            return Err(format!(
-                "record {} stands where record {} should: repeated, or out of order",
-                place.seq, self.seq
-            ));
+        if seq < self.seq {
+            return Err(format!("record {seq} stands where record {} should: repeated, or out of order", self.seq));
         }
-        if place.prev != self.prev.as_str() {
+        if prev != self.prev.as_str() {
             return Err("`prev` is not the hash of the record before: one of the two was changed".into());
         }
         Ok(())

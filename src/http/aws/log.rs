@@ -19,6 +19,7 @@ pub(super) fn export(name: &str, body: &[u8]) -> Result<AuditRequest, WireError>
             principal: asked.principal,
             event: asked.event,
             errors_only: asked.errors_only,
+            ocsf_version: asked.ocsf_version,
             out: None,
         }));
     }
@@ -62,6 +63,7 @@ struct Export {
     principal: Option<String>,
     event: Option<String>,
     errors_only: bool,
+    ocsf_version: Option<String>,
 }
 
 #[derive(Deserialize)]
