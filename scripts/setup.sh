@@ -13,8 +13,8 @@ CARGO_DENY_VERSION=0.20.2
 BUILD_PACKAGES=(build-essential pkg-config)
 TOKEN_PACKAGES=(softhsm2 opensc openssl)
 CLIENT_PACKAGES=(python3 python3-venv ca-certificates curl)
-# Debian's AWS CLI beside the current one of .venv: both are tested.
-TEST_PACKAGES=(util-linux awscli faketime)
+# Debian's AWS CLI beside the current one of .venv: both are tested. rsyslog receives copies of the audit log.
+TEST_PACKAGES=(util-linux awscli faketime rsyslog rsyslog-gnutls)
 
 say() { printf '%s\n' "$*" >&2; }
 
