@@ -2,8 +2,10 @@
 //! end. Everything that can refuse to start refuses before the token's PIN is tried, where it can.
 
 mod access_key_uses;
+mod anchors;
 pub mod audit_keys;
 mod audit_office;
+mod audit_sinks;
 mod clock_file;
 pub mod dev;
 pub mod init;
@@ -12,9 +14,11 @@ mod last_use;
 mod operator_socket;
 mod pins;
 mod runtime;
+mod sealing;
 pub mod serve;
 mod session_keys;
 mod settle;
+mod state_snapshots;
 mod token_watch;
 mod tokens;
 
@@ -23,12 +27,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::audit::index::Index;
 use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Strangers};
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
 use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, TokenSelector};
-use crate::http::{Metrics, Services};
+use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
@@ -72,6 +77,8 @@ impl AppError {
         match self {
             // Another process serves this directory, whichever of the two locks says so.
             AppError::Store(StoreError::Locked { .. }) | AppError::Audit(AuditError::Locked { .. }) => 75,
+            // RULE audit.md §7.9: the same as `audit verify` says of such a log.
+            AppError::Audit(AuditError::Truncated(_)) => 2,
             AppError::Refused(_) | AppError::Store(_) => 1,
             AppError::Audit(_) | AppError::Io(_) => 74,
             AppError::Token(_) | AppError::Listen(_) => 69,
@@ -112,6 +119,8 @@ pub struct StartOptions {
     pub accept_store_rollback: Option<String>,
     /// Ticket for starting with another default token than the known one, for `token replace` only.
     pub accept_token_replacement: Option<String>,
+    /// Ticket for starting although records of the log that were signed are missing.
+    pub accept_loss: Option<String>,
 }
 
 /// The opened instance: both locks held, token logged in, store and journal agreed.
@@ -122,6 +131,11 @@ pub struct App {
     /// Seq of the first record of this run.
     boot_seq: u64,
     audit_keys: Arc<AuditKeys>,
+    /// Of the log; empty until somebody feeds it.
+    index: Index,
+    sealing: sealing::Sealing,
+    anchors: Arc<anchors::Anchors>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// The locks and the journal, before the token is touched.
@@ -134,7 +148,7 @@ struct Opened {
 impl App {
     /// Locks, journal, token, store, settlement: in this order.
     pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
-        let opened = open_files(&config)?;
+        let opened = open_files(&config, options)?;
         opened.journal.admit(Load::Administration)?;
         Self::open_token(config, opened, options).await
     }
@@ -167,6 +181,7 @@ impl App {
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        let index = Index::new(&audit_directory(&config));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
         let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
@@ -177,6 +192,19 @@ impl App {
             trail,
             config.token.generate_deadline,
         ));
+        let audited = audit_settings(&config);
+        let anchors = Arc::new(anchors::Anchors {
+            token: token.clone(),
+            signer: audit_keys.clone(),
+            journal: journal.clone(),
+            dir: audited.dir,
+            trail_arn: audited.trail_arn,
+            locality: config.server.locality.clone(),
+            deployment: ops.store().deployment_id().to_owned(),
+            in_token: config.audit.anchor_in_token,
+            timestamp_url: config.audit.timestamp_url.clone(),
+            state: anchors::State::default(),
+        });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
         let contexts = match config.audit.encryption_context {
             EncryptionContextMode::Plain => ops::ContextForm::Plain,
@@ -184,6 +212,9 @@ impl App {
             EncryptionContextMode::KeysOnly => ops::ContextForm::KeysOnly,
         };
         let info = token.info();
+        let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());
+        audit_keys.cover_with(Arc::new(sealing.clone()));
+        ops.keep_audit_with(Box::new(sealing.clone()));
         let services = Arc::new(Services {
             ops,
             journal,
@@ -201,6 +232,7 @@ impl App {
                 grants_suffice_cross_account: config.authz.grants_suffice_cross_account,
             },
             metrics: Arc::new(Metrics::new()),
+            streams: Streams::new(),
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
             now: now_ms,
@@ -211,12 +243,14 @@ impl App {
         let checkpoints =
             Arc::new(Checkpoints::new(services.journal.clone(), services.signer.clone(), recovery.signed.clone()));
         let exports = audit_office::Exports::new(&config, &services, checkpoints.clone());
-        services.ops.read_audit_with(Box::new(audit_office::Office::new(&config, exports)));
+        services.ops.read_audit_with(Box::new(audit_office::Office::new(&services, &config, index.clone(), exports)));
         let boot_seq = recovery.last_seq.map_or(0, |seq| seq + 1);
-        let app = App { config, services, token, boot_seq, audit_keys };
+        audit_keys.cover_with(checkpoints.coverer());
+        let app = App { config, services, token, boot_seq, audit_keys, sealing, index, anchors, checkpoints };
         last_use::begin(&app, recovery.last_seq.unwrap_or(0))?;
         settle::at_start(&app, recovery, options).await?;
         app.audit_keys.begin().await?;
+        app.anchors.at_start().await?;
         Ok(app)
     }
 
@@ -237,7 +271,9 @@ impl App {
     }
 
     /// Ends an instance that was opened for one command.
-    pub fn close(self) {
+    pub async fn close(self) {
+        // What it did is signed now, not when somebody serves again. A failure is logged already, and the next start tries.
+        let _ = self.checkpoints.write().await;
         self.services.journal.close();
         self.services.ops.keystore().close();
         self.token.close();
@@ -251,10 +287,10 @@ impl App {
 pub use crate::http::operator::Told;
 
 /// The store's lock first, then the journal's: whoever holds them serves this directory.
-fn open_files(config: &Config) -> Result<Opened, AppError> {
+fn open_files(config: &Config, options: &StartOptions) -> Result<Opened, AppError> {
     private_directory(&config.server.state_dir)?;
     let lock = Store::lock(&config.server.state_dir)?;
-    let settings = audit_settings(config);
+    let settings = audit::Settings { accept_loss: options.accept_loss.clone(), ..audit_settings(config) };
     audit::room(&settings)?;
     let (journal, recovery) = Journal::open(settings)?;
     Ok(Opened { lock, journal, recovery })

@@ -3,7 +3,9 @@
 
 mod alias;
 mod args;
+mod audit;
 mod audit_key;
+mod aws_data_path;
 mod ciphertext;
 mod iam;
 mod key;
@@ -14,6 +16,7 @@ mod reencrypt;
 mod rotate;
 mod show;
 mod token;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -79,8 +82,18 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         // These need no lock, no token and no configuration where a path is given.
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
         Command::Policy(command) => command.run(&config),
-        Command::Audit(AuditCommand::Verify { dir, trail, json }) => log::verify(&config.audit_dir(dir)?, trail, json),
+        Command::Audit(AuditCommand::Verify(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Prove(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Consistency(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Report(options)) => audit::report(&config.load()?, *options),
+        Command::Audit(AuditCommand::AttestReview(options)) => audit::attest_review(&config.load()?, *options),
+        Command::Audit(AuditCommand::Ceremony(options)) => audit::ceremony(&config.load()?, *options),
+        Command::Audit(AuditCommand::Repair { dir }) => log::repair(&config.audit_dir(dir)?),
         Command::Audit(AuditCommand::Key(command)) => command.run(&config),
+        Command::Audit(AuditCommand::AwsDataPath { out, endpoint }) => aws_data_path::write(&out, &endpoint),
+        Command::Audit(AuditCommand::Prune { dry_run, json }) => {
+            operate(&config.load()?, OperatorRequest::AuditPrune { dry_run }, json)
+        }
         Command::Audit(AuditCommand::Tail(options)) => log::tail(&config.audit_dir(options.dir.clone())?, &options),
 
         Command::Audit(AuditCommand::Hash { value, json }) => {
@@ -92,10 +105,11 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         }
 
         Command::Dev(options) => dev(options),
-        Command::Serve { accept_store_rollback } => {
+        Command::Serve { accept_store_rollback, accept_loss } => {
             let config = config.load()?;
             prepare(&config);
-            in_runtime(serve(config, StartOptions { accept_store_rollback, ..StartOptions::default() }, |_| Ok(())))?;
+            let options = StartOptions { accept_store_rollback, accept_loss, ..StartOptions::default() };
+            in_runtime(serve(config, options, |_| Ok(())))?;
             Ok(0)
         }
         Command::Init(options) => initialise(*options, config),
@@ -173,7 +187,7 @@ fn answer(config: &Config, request: OperatorRequest) -> Result<OperatorResponse,
                 let app = App::open(config, &options).await?;
                 let progress = Arc::new(Progress::default());
                 let answer = progress::watch(app.operate(request, uid, progress.clone()), &progress, bar).await;
-                app.close();
+                app.close().await;
                 Ok(answer)
             })?
         }

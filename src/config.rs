@@ -4,6 +4,7 @@
 
 mod document;
 mod pin;
+mod sinks;
 mod tokens;
 mod uri;
 
@@ -16,6 +17,7 @@ use crate::ids::spec::KeySpec;
 use crate::ids::{ClusterId, Locality, Region};
 use document::{Document, Section, nearest_word};
 pub use pin::PinSource;
+pub use sinks::{AuditSink, SinkTarget, SinkTrust};
 
 /// Random 96-bit IVs under one AES key are safe to this many encryptions (SP 800-38D §8.3).
 pub const GCM_ENCRYPTIONS: u64 = 1 << 32;
@@ -45,8 +47,12 @@ pub const OPERATOR_ACTIONS: &[&str] = &[
     "rotate:plan",
     "rotate:report",
     "rotate:retire",
+    "audit:prune",
     "key:create",
     "policy:simulate",
+    "audit:report",
+    "audit:attest-review",
+    "audit:ceremony",
     "audit:export",
     "audit:hash",
     "audit:key-show",
@@ -74,6 +80,8 @@ pub struct Config {
     pub rotation: Rotation,
     pub store: Store,
     pub audit: Audit,
+    /// `[[audit_sink]]`: where copies of the log go.
+    pub audit_sinks: Vec<AuditSink>,
     /// `[[token_log]]`: logs that tokens keep of themselves.
     pub token_logs: Vec<TokenLog>,
     pub authn: Authn,
@@ -230,6 +238,7 @@ pub struct Audit {
     pub retention: Duration,
     /// Above this size the oldest sealed files go, but none younger than `retention_floor`; `None`: no limit.
     pub retention_bytes: Option<u64>,
+    pub retention_floor: Duration,
     /// Sealed and verified journal segments stay at least this long.
     pub journal_retention: Duration,
     /// Nothing is deleted.
@@ -400,6 +409,7 @@ fn checked(text: &str, base_dir: &Path) -> Result<Config, Problem> {
         rotation: rotation(&document.section("rotation"))?,
         store: Store { recovery_key: path(&document.section("store"), "recovery_key", base_dir)? },
         audit: audit(&document.section("audit"), base_dir, &server.state_dir)?,
+        audit_sinks: sinks::audit_sinks(&document, base_dir)?,
         token_logs: token_logs(&document, base_dir)?,
         authn: Authn { debug_signature_errors: document.section("authn").flag("debug_signature_errors", false)? },
         authz: authz(&document.section("authz"))?,
@@ -554,6 +564,7 @@ fn audit(section: &Section<'_>, base_dir: &Path, state_dir: &Path) -> Result<Aud
             0 => None,
             bytes => Some(bytes),
         },
+        retention_floor: Duration::from_secs(section.integer("retention_floor_days", 1..=36_500, 90)? * DAY),
         journal_retention: Duration::from_secs(section.integer("journal_retention_days", 1..=36_500, 7)? * DAY),
         legal_hold: section.flag("legal_hold", false)?,
         encryption_context: match section.text("encryption_context")?.unwrap_or("plain") {

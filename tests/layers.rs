@@ -30,8 +30,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "token",
             "audit",
             "audit::verify",
-            // Keys of OIDC issuers are fetched as any client fetches.
+            "report",
+            // Keys of OIDC issuers are fetched as any client fetches; what sinks trust is a client's.
             "client",
+            "sinks",
         ],
     ),
     ("lib", &[]),
@@ -50,6 +52,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keystore", &["token", "store"]),
     ("store", &[]),
     ("token", &[]),
+    // Pure functions over the log's records and a state of `ops`, judged by the evaluator.
+    ("report", &["audit", "audit::verify", "ops"]),
+    // Copies of the log, over connections of their own.
+    ("sinks", &["audit", "client"]),
     ("audit", &["audit::verify"]),
     ("audit::verify", &[]),
 ];

@@ -3,12 +3,20 @@
 
 mod bucket;
 mod export;
+mod lookup;
+mod report;
 mod trail;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::{audit_directory, audit_settings};
+use crate::audit::Journal;
+use crate::audit::index::Index;
 use crate::config::Config;
+use crate::http::Services;
 use crate::ops::{
     AuditAnswer, AuditOffice, AuditRequest, BucketRequest, Context, OpError, TrailNames, TrailRefusal, TrailRequest,
 };
@@ -18,15 +26,26 @@ use bucket::Bucket;
 pub use export::Exports;
 use trail::Trail;
 
+/// The index takes in what came meanwhile at once.
+const BETWEEN_FEEDS: Duration = Duration::from_millis(100);
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
 pub struct Office {
     names: TrailNames,
     trail: Arc<Trail>,
     bucket: Arc<Bucket>,
+    journal: Journal,
+    index: Index,
     exports: Exports,
+    /// The services hold the office.
+    services: Weak<Services>,
+    config: Config,
+    /// One report at a time: each reads the whole log.
+    reporting: tokio::sync::Mutex<()>,
 }
 
 impl Office {
-    pub fn new(config: &Config, exports: Exports) -> Office {
+    pub fn new(services: &Arc<Services>, config: &Config, index: Index, exports: Exports) -> Office {
         let here = &config.server.locality;
         let dir = audit_directory(config);
         let names = TrailNames {
@@ -43,12 +62,26 @@ impl Office {
             key_prefix: config.audit.key_prefix.clone(),
             bucket: bucket.clone(),
         });
-        Office { names, trail, bucket, exports }
+        Office {
+            names,
+            trail,
+            bucket,
+            journal: services.journal.clone(),
+            index,
+            exports,
+            services: Arc::downgrade(services),
+            config: config.clone(),
+            reporting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn services(&self) -> Result<Arc<Services>, OpError> {
+        self.services.upgrade().ok_or_else(|| OpError::Internal("the service is ending".to_owned()))
     }
 
     async fn of_trail(&self, request: &TrailRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
-        if let TrailRequest::LookupEvents(_) = request {
-            return Err(OpError::Unsupported("LookupEvents is not there yet".to_owned()));
+        if let TrailRequest::LookupEvents(asked) = request {
+            return lookup::answer(&self.index, &self.journal, asked).await.map(AuditAnswer::Trail);
         }
         let (trail, request, now) = (self.trail.clone(), request.clone(), ctx.now);
         blocking(move || trail.answer(&request, now)).await.map(AuditAnswer::Trail)
@@ -93,11 +126,34 @@ impl AuditOffice for Office {
             match request {
                 AuditRequest::Trail(request) => self.of_trail(request, ctx).await,
                 AuditRequest::Bucket(request) => self.of_bucket(request).await,
-                AuditRequest::Stream(_) => Err(OpError::Unsupported("the stream is not there yet".to_owned())),
+                // `Ops` answers that itself: nothing is looked up.
+                AuditRequest::Stream(_) => Err(OpError::Internal("a stream was asked of the office".to_owned())),
                 AuditRequest::Export(request) => self.exports.make(request, ctx).await.map(AuditAnswer::Made),
-                AuditRequest::Report(_) => Err(OpError::Unsupported("reports are not there yet".to_owned())),
+                AuditRequest::Report(request) => report::answer(self, request, ctx).await,
             }
         })
+    }
+}
+
+/// Feeds the index while the service runs, behind the requests: it reads the log's files as anybody would.
+pub(super) async fn keep_index(index: Index, journal: Journal, mut stopped: watch::Receiver<bool>) {
+    let mut durable = journal.watch_durable();
+    loop {
+        let (fed, until, stop) = (index.clone(), *durable.borrow_and_update(), stopped.clone());
+        let done = tokio::task::spawn_blocking(move || fed.catch_up(until, &|| *stop.borrow())).await;
+        let mut wait = BETWEEN_FEEDS;
+        if let Ok(Err(error)) = done {
+            tracing::error!(%error, "the index of the log is behind, another try follows");
+            wait = AFTER_FAILURE;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stopped.changed() => return,
+        }
+        tokio::select! {
+            changed = durable.changed() => if changed.is_err() { return },
+            _ = stopped.changed() => return,
+        }
     }
 }
 

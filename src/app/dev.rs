@@ -343,8 +343,14 @@ fn configuration(dir: &Path, module: &Path, options: &DevOptions, custom: &Custo
         let specs: Vec<String> = options.custom_store_key_specs.iter().map(|spec| quote(spec.as_str())).collect();
         let _ = writeln!(text, "\n[key_stores]\ncustom_store_key_specs = [{}]", specs.join(", "));
     }
-    if let Some(extra) = &options.config_extra {
-        let _ = write!(text, "\n# From {}\n{}", extra.display(), read(extra)?);
+    let extra = options.config_extra.as_ref().map(|extra| read(extra)).transpose()?;
+    let has_own = |text: &String| toml::from_str::<toml::Table>(text).is_ok_and(|table| table.contains_key("audit"));
+    if !extra.as_ref().is_some_and(has_own) {
+        // So that the first requests can be looked at with `aws cloudtrail validate-logs` at once.
+        text.push_str("\n[audit]\ncheckpoint_seconds = 5\nseal_seconds = 5\ndigest_seconds = 60\n");
+    }
+    if let (Some(path), Some(extra)) = (&options.config_extra, extra) {
+        let _ = write!(text, "\n# From {}\n{extra}", path.display());
     }
     Ok(text)
 }

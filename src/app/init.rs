@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{App, AppError, audit_directory, connect, now_ms, open_files, settle, system_call};
+use super::{App, AppError, StartOptions, audit_directory, connect, now_ms, open_files, settle, system_call};
 use crate::audit::{Event, EventType, Load, UserIdentity};
 use crate::authn::Principal;
 use crate::config::Config;
@@ -28,7 +28,7 @@ pub async fn create(config: &Config, made_by: &'static str) -> Result<FirstKey, 
     if database.exists() {
         return Err(StoreError::Exists(database).into());
     }
-    let opened = open_files(config)?;
+    let opened = open_files(config, &StartOptions::default())?;
     opened.journal.admit(Load::Administration)?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let intent = operator_event(config, EventType::HsmBridgeIntent, "Init", &request_id, json!({ "by": made_by }));
@@ -78,7 +78,7 @@ pub async fn create(config: &Config, made_by: &'static str) -> Result<FirstKey, 
 
 /// Puts a backup in place of a store that is lost, and raises the budgets to what the journal shows.
 pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Result<(), AppError> {
-    let opened = open_files(&config)?;
+    let opened = open_files(&config, &StartOptions::default())?;
     opened.journal.admit(Load::Administration)?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let details = json!({ "path": backup, "ticket": ticket, "storeWasMissing": true });
@@ -97,9 +97,9 @@ pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Res
     opened.journal.close();
     token.close();
     drop(opened.journal);
-    let app = App::open(config, &Default::default()).await?;
+    let app = App::open(config, &StartOptions::default()).await?;
     settle::raise_budgets(&app.services.ops, audit_directory(&app.config)).await?;
-    app.close();
+    app.close().await;
     Ok(())
 }
 

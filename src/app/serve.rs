@@ -10,8 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{
-    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, clock_file, last_use, now_ms, open_files,
-    operator_socket, runtime, session_keys, settle, token_watch, tokens,
+    App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, audit_sinks, clock_file,
+    last_use, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
+    token_watch, tokens,
 };
 use crate::audit::{AuditError, Load};
 use crate::config::Config;
@@ -22,6 +23,7 @@ use crate::http::{
 use crate::ids::KeyId;
 use crate::keystore::Status;
 use crate::ops::clock::Look;
+use crate::sinks::Sinks;
 
 /// How often strangers are written down, and the length of their window.
 const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
@@ -69,7 +71,8 @@ pub async fn serve(
         None => None,
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
-    feed(&services, audit_directory(&config));
+    let sinks = audit_sinks::start(&config, &services)?;
+    feed(&app, audit_directory(&config), sinks.clone());
 
     let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
@@ -81,11 +84,20 @@ pub async fn serve(
         audit_directory(&config),
         stopped.clone(),
     ));
+    let index = tokio::spawn(audit_office::keep_index(app.index.clone(), services.journal.clone(), stopped.clone()));
+    let sealer = tokio::spawn(sealing::keep(app.sealing.clone(), config.clone(), stopped.clone()));
     let access_keys = tokio::spawn(access_key_uses::keep(services.clone(), stopped.clone()));
+    let (checkpoints, interval) = (app.checkpoints.clone(), config.audit.checkpoint_interval);
+    let checkpointer = tokio::spawn({
+        let stopped = stopped.clone();
+        async move { checkpoints.keep(interval, stopped).await }
+    });
     let strangers = tokio::spawn(write_strangers(services.clone(), stopped.clone()));
     let sessions = tokio::spawn(session_keys::keep(services.clone(), stopped.clone()));
+    let anchors = tokio::spawn(app.anchors.clone().keep(stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let mut watchers = Vec::new();
+    watchers.push(tokio::spawn(state_snapshots::keep(services.clone(), config.clone(), stopped.clone())));
     for log in &config.token_logs {
         let collected =
             token_watch::collect(services.clone(), config.clone(), log.clone(), app.boot_seq, stopped.clone());
@@ -141,13 +153,17 @@ pub async fn serve(
     let _ = sweeper.await;
     let _ = connector.await;
     let _ = rotator.await;
+    let _ = anchors.await;
     let _ = sessions.await;
     let _ = strangers.await;
     let _ = uses.await;
+    let _ = index.await;
     let _ = access_keys.await;
+    let _ = checkpointer.await;
     for watcher in watchers {
         let _ = watcher.await;
     }
+    let _ = sealer.await;
     last_use::save_at_end(&app);
     app.services.ops.write_access_key_uses().await;
     if let Some(admin) = admin {
@@ -156,15 +172,25 @@ pub async fn serve(
     let _ = std::fs::remove_file(operator_socket::socket_path(&config.server.state_dir));
     trust_clock(&services, &config, now_ms());
     match failed {
-        Some(reason) => Err(AppError::Audit(AuditError::Failed(reason))),
+        Some(reason) => {
+            // Waits for the writer's last record, which says why.
+            services.journal.close();
+            Err(AppError::Audit(AuditError::Failed(reason)))
+        }
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            app.sealing.at_end().await;
+            // Nothing of this run is left unsigned.
+            let _ = app.checkpoints.write().await;
+            // After the last checkpoint.
+            app.anchors.write(Duration::ZERO).await;
+            audit_sinks::finish(sinks).await;
             // Awaited: the file alone is the whole store then, without its write-ahead log, for whoever copies it.
             if let Err(error) = services.ops.store().clone().close().await {
                 tracing::warn!(%error, "closing the store failed; its log is read at the next start");
             }
-            app.close();
+            app.close().await;
             Ok(())
         }
     }
@@ -179,7 +205,7 @@ async fn open_when_there_is_room(
     let mut wait = NO_ROOM_FIRST;
     let mut health = None;
     loop {
-        let opened: Result<Opened, AppError> = open_files(config).and_then(|opened| {
+        let opened: Result<Opened, AppError> = open_files(config, options).and_then(|opened| {
             opened.journal.admit(Load::DataPlane)?;
             Ok(opened)
         });
@@ -312,13 +338,17 @@ fn probe(services: &Arc<Services>, stopped: &watch::Receiver<bool>) -> Arc<dyn F
 }
 
 /// Numbers that `/metrics` reads when it is asked.
-fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
-    let source = Arc::downgrade(services);
-    services.metrics.read_from(move || {
-        let Some(services) = source.upgrade() else { return Readings::default() };
+fn feed(app: &App, audit_dir: PathBuf, sinks: Arc<Sinks>) {
+    let (source, checkpoints) = (Arc::downgrade(&app.services), Arc::downgrade(&app.checkpoints));
+    let sealing = app.sealing.clone();
+    app.services.metrics.read_from(move || {
+        let (Some(services), Some(checkpoints)) = (source.upgrade(), checkpoints.upgrade()) else {
+            return Readings::default();
+        };
         let token = services.ops.keystore().token();
         let gauges = token.gauges();
         let budgets = services.ops.budget_use();
+        let sealed = sealing.numbers();
         Readings {
             token_queue: gauges.queued as u64,
             token_sessions: gauges.workers as u64,
@@ -326,7 +356,14 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
             token_errors: gauges.errors,
             token_ready: token.status() == Status::Ready,
             audit_failures: u64::from(services.journal.failure().is_some()),
+            audit_low_space: services.journal.is_low(),
+            audit_checkpoint_failures: checkpoints.failures(),
+            audit_records: services.journal.durable(),
+            audit_signed_records: checkpoints.covered(),
             audit_free_bytes: free_bytes(&audit_dir),
+            audit_last_seal: sealed.last_seal,
+            audit_last_digest: sealed.last_digest,
+            audit_seal_failures: sealed.failures,
             keys: services.ops.keys_by_state(),
             key_stores: services.ops.keystore().by_state(),
             gcm_usage: vec![
@@ -336,6 +373,8 @@ fn feed(services: &Arc<Services>, audit_dir: PathBuf) {
                 ("reached", budgets.at_limit),
             ],
             unsettled: services.ops.unsettled(),
+            streams: services.streams.open() as u64,
+            sinks: audit_sinks::readings(&sinks, services.journal.durable()),
         }
     });
 }

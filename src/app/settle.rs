@@ -82,6 +82,7 @@ async fn availability(app: &App) -> Result<(), AppError> {
     let version = app.services.ops.set_availability(changes.clone(), &request_id).await?;
     let mut outcome = event(EventType::HsmBridgeSystem);
     outcome.additional.store_version = Some(version);
+    outcome.additional.state_change = app.services.ops.state_change(&request_id);
     app.services.journal.append(outcome).await?;
     app.services.ops.outcome_recorded(&request_id);
     Ok(())

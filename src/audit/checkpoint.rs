@@ -3,8 +3,8 @@
 //! delays no request. Source: audit.md §7.5.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde_json::json;
@@ -15,7 +15,7 @@ use super::segment::now_micros;
 use super::verify::line::CHECKPOINT;
 use super::verify::note;
 use super::verify::tree::{Frontier, Hash};
-use super::{AuditError, AuditKey, Event, Journal, KeyUse, SignAudit, SignError, files};
+use super::{AuditError, AuditKey, BoxFuture, CoverAudit, Event, Journal, KeyUse, SignAudit, SignError, files};
 
 /// A signed tree head.
 #[derive(Debug, Clone)]
@@ -51,6 +51,7 @@ pub struct Checkpoints {
     state: Mutex<State>,
     last: watch::Sender<Option<Arc<Checkpoint>>>,
     failures: AtomicU64,
+    covered: AtomicU64,
 }
 
 struct State {
@@ -71,7 +72,15 @@ impl Checkpoints {
         let covered = signed.size();
         let signed = Grown::new(journal.settings().dir.join("journal"), signed);
         let state = Mutex::new(State { signed, covered, told: false });
-        Checkpoints { journal, signer, origin, state, last: watch::Sender::new(None), failures: AtomicU64::new(0) }
+        Checkpoints {
+            journal,
+            signer,
+            origin,
+            state,
+            last: watch::Sender::new(None),
+            failures: AtomicU64::new(0),
+            covered: AtomicU64::new(covered),
+        }
     }
 
     /// Signs the tree of what is on stable storage, if there are records that need it. `None`: there are none.
@@ -113,6 +122,7 @@ impl Checkpoints {
         let details = json!({"size": size, "root": hex::encode(root), "note": checkpoint.note});
         self.journal.append(self.event(CHECKPOINT, details)).await?;
         state.covered = size;
+        self.covered.store(size, Ordering::Relaxed);
         Ok(Some(checkpoint))
     }
 
@@ -160,6 +170,16 @@ impl Checkpoints {
         self.last.subscribe()
     }
 
+    /// Records that the newest one covers, of this run or an earlier one.
+    pub fn covered(&self) -> u64 {
+        self.covered.load(Ordering::Relaxed)
+    }
+
+    /// For the keeper of the keys, which it must not keep alive: it has its signer from there.
+    pub fn coverer(self: &Arc<Self>) -> Arc<dyn CoverAudit> {
+        Arc::new(Coverer(Arc::downgrade(self)))
+    }
+
     /// Tries that failed, for the metrics.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
@@ -168,6 +188,27 @@ impl Checkpoints {
     fn event(&self, name: &str, details: serde_json::Value) -> Event {
         let settings = self.journal.settings();
         Event::system(name, &settings.region, &settings.account, now_micros().div_euclid(1000), details)
+    }
+}
+
+struct Coverer(Weak<Checkpoints>);
+
+impl CoverAudit for Coverer {
+    fn cover(&self, key_use: KeyUse, seq: u64) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            // Digests have another maker.
+            if key_use != KeyUse::Checkpoint {
+                return Ok(());
+            }
+            let checkpoints = self.0.upgrade().ok_or("the service ends")?;
+            if checkpoints.covered() > seq {
+                return Ok(());
+            }
+            match checkpoints.write().await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("no checkpoint covers the record: {error}")),
+            }
+        })
     }
 }
 

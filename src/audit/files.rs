@@ -246,7 +246,7 @@ pub(super) fn checkpoint_path(dir: &Path, size: u64) -> PathBuf {
 }
 
 /// Renames checkpoints of records that a person gave up: they stay to be seen, and no start compares with them again.
-pub(super) fn set_aside(dir: &Path, sizes: &[u64], stamp: &str) -> io::Result<()> {
+pub(super) fn set_aside_checkpoints(dir: &Path, sizes: &[u64], stamp: &str) -> io::Result<()> {
     for size in sizes {
         let path = checkpoint_path(dir, *size);
         let mut aside = path.with_extension(format!("lost-{stamp}"));
@@ -287,6 +287,17 @@ pub(super) fn make_reserve(dir: &Path, bytes: u64) -> io::Result<()> {
 /// Gives the reserve's bytes back to the file system. Says whether there was one.
 pub(super) fn release_reserve(dir: &Path) -> bool {
     std::fs::remove_file(dir.join(RESERVE)).is_ok()
+}
+
+pub(super) fn ends_in_newline(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == [b'\n'])
 }
 
 /// Bytes cut from the end of a segment, as kept.
@@ -367,6 +378,76 @@ pub(super) fn rewrite(journal: &Path, name: &str, whole: u64) -> io::Result<()> 
     to.sync_all()?;
     std::fs::rename(&fresh, &path)?;
     sync_directory(journal)
+}
+
+/// Puts an object at `path` of the bucket `root`, in place of what is there: whole or not at all, and on stable storage.
+pub(super) fn publish(root: &Path, object: &str, bytes: &[u8]) -> io::Result<()> {
+    let path = root.join(object);
+    let folder = path.parent().unwrap_or(root);
+    make_synced(folder)?;
+    // Beside the bucket, so that nobody finds it there. One writer per trail: the name is nobody else's.
+    let fresh = root.with_file_name("sealing.new");
+    replace(&fresh, &path, bytes)
+}
+
+/// Writes and syncs `fresh`, then gives it the name `path`.
+fn replace(fresh: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(fresh)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| std::fs::rename(fresh, path)) {
+        let _ = std::fs::remove_file(fresh);
+        return Err(error);
+    }
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Moves an object out of the bucket, to `<trail>/aside/`, under its last name.
+pub(super) fn set_aside(root: &Path, object: &str, stamp: &str) -> io::Result<PathBuf> {
+    let aside = root.with_file_name("aside");
+    make_synced(&aside)?;
+    let path = root.join(object);
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let to = aside.join(format!("{name}.{stamp}"));
+    std::fs::rename(&path, &to)?;
+    sync_directory(&aside)?;
+    sync_directory(path.parent().unwrap_or(root))?;
+    Ok(to)
+}
+
+/// Deletes a file, and the folders that are empty without it, up to `root`. Harmless when repeated.
+pub(super) fn remove(root: &Path, name: &str) -> io::Result<()> {
+    let path = root.join(name);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut folder = path.parent();
+    while let Some(empty) = folder.filter(|folder| *folder != root && folder.starts_with(root)) {
+        if std::fs::remove_dir(empty).is_err() {
+            break;
+        }
+        folder = empty.parent();
+    }
+    match folder {
+        Some(folder) if folder.is_dir() => sync_directory(folder),
+        _ => Ok(()),
+    }
+}
+
+fn make_synced(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().unwrap_or(Path::new("."));
+    make_synced(parent)?;
+    DirBuilder::new().mode(0o750).create(folder)?;
+    sync_directory(parent)
+}
+
+/// A whole file under its name, or none: on stable storage when this returns. Makes its folder.
+pub fn place(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    make_synced(folder)?;
+    replace(&folder.join(format!("{name}.new")), &folder.join(name), bytes)
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

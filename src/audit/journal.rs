@@ -71,16 +71,19 @@ impl Journal {
             }
         })?;
         let lock = files::lock(&settings.dir)?;
-        Self::open_locked(settings, wrap, journal, lock)
+        Self::open_locked(settings, wrap, journal, lock, "boot")
     }
 
-    fn open_locked(
+    /// `reason`: what the new segment begins for.
+    pub(super) fn open_locked(
         settings: Settings,
         wrap: Wrap,
         journal: PathBuf,
         lock: File,
+        reason: &'static str,
     ) -> Result<(Journal, Recovery), AuditError> {
-        let found = recovery::recover(&journal, &settings)?;
+        let mut found = recovery::recover(&journal, &settings)?;
+        found.next.reason = reason;
         let origin = Arc::new(Origin::new(&settings, found.boot));
         let mut segments = Segments::new(
             origin.clone(),
@@ -96,7 +99,7 @@ impl Journal {
             Trouble::Failed(reason) => AuditError::Failed(reason),
         })?;
         // Only now is the loss recorded.
-        files::set_aside(&settings.dir, &found.lost, &stamp()).map_err(|error| {
+        files::set_aside_checkpoints(&settings.dir, &found.lost, &stamp()).map_err(|error| {
             AuditError::Failed(format!("cannot set checkpoints aside in `{}`: {error}", settings.dir.display()))
         })?;
         let space = Space::new(&settings);

@@ -5,16 +5,21 @@ pub mod checkpoint;
 pub mod export;
 mod files;
 pub mod follow;
+pub mod index;
 mod journal;
 mod leaves;
 mod record;
 mod recovery;
+pub mod repair;
 pub mod scan;
+pub mod seal;
 mod segment;
 pub mod signer;
+pub mod snapshots;
 mod space;
 mod strangers;
 pub mod tail;
+pub mod timestamp;
 pub mod token_log;
 pub mod verify;
 
@@ -26,6 +31,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
+pub use files::place;
 pub use journal::{Head, Journal, room};
 pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use space::Load;
@@ -338,6 +344,9 @@ pub struct Additional {
     /// The store's version after the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_version: Option<u64>,
+    /// What became different, as a merge patch on the state of keys, identities and tokens: reports replay it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_change: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -404,6 +413,8 @@ pub struct Recovery {
     /// The last segment had no `SegmentEnd`.
     pub unclean: bool,
     pub torn_bytes: u64,
+    /// Where they are kept, in the journal's directory.
+    pub torn_file: Option<String>,
     /// Highest `storeVersion` in the journal.
     pub last_store_version: Option<u64>,
     /// Seq of the last record; `None`: the log is new.

@@ -300,9 +300,13 @@ fn shrink(event: &mut Event) -> bool {
     let parameters = event.request_parameters.as_ref().map_or(0, |value| value.get().len());
     let response = event.response_elements.as_ref().map_or(0, |value| value.get().len());
     let details = event.additional.details.as_ref().map_or(0, |value| value.to_string().len());
-    let largest = parameters.max(response).max(details);
+    let change = event.additional.state_change.as_ref().map_or(0, |value| value.to_string().len());
+    let largest = parameters.max(response).max(details).max(change);
     if largest > MAX_TEXT {
-        if largest == details {
+        if largest == change {
+            event.additional.state_change =
+                event.additional.state_change.take().map(|value| truncated(&value.to_string()));
+        } else if largest == details {
             event.additional.details = event.additional.details.take().map(|value| truncated(&value.to_string()));
         } else {
             let value =

@@ -334,6 +334,7 @@ impl LastSegment {
                 existed: true,
                 unclean,
                 torn_bytes: torn.as_ref().map_or(0, |torn| torn.bytes),
+                torn_file: torn.as_ref().map(|torn| torn.file.clone()),
                 last_store_version: self.store_version,
                 last_seq: self.link.seq.checked_sub(1),
                 dangling,

@@ -170,3 +170,68 @@ impl Space {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::record::tests::settings;
+
+    #[test]
+    fn each_line_is_told_of_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut space = Space::new(&Settings { warn_below_free: 1.01, ..settings(dir.path()) });
+        assert!(!space.is_low());
+        // Until it has been recorded.
+        assert_eq!((space.look(), space.look()), (Some(Crossed::Low), Some(Crossed::Low)));
+        space.crossed(Crossed::Low);
+        assert_eq!((space.look(), space.is_low()), (None, true));
+        space.warn_below = space.free() - MARGIN / 2.0;
+        assert_eq!(space.look(), None);
+        space.warn_below = 0.0;
+        space.free.store(MARGIN.to_bits(), Ordering::Relaxed);
+        assert_eq!(space.look(), Some(Crossed::Enough));
+        space.crossed(Crossed::Enough);
+        assert_eq!((space.look(), space.is_low()), (None, false));
+    }
+
+    #[test]
+    fn the_reserve_is_given_up_once_and_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("RESERVE");
+        let space = Space::new(&Settings { reserve_bytes: 1 << 20, ..settings(dir.path()) });
+        assert!(!space.release_reserve());
+        space.admit(Load::DataPlane).unwrap();
+        space.keep_reserve();
+        use std::os::unix::fs::MetadataExt;
+        let facts = file.metadata().unwrap();
+        assert_eq!(facts.len(), 1 << 20);
+        assert!(facts.blocks() * 512 >= 1 << 20, "it takes no room: {} blocks", facts.blocks());
+        assert!(space.release_reserve());
+        assert!(!file.exists());
+        // Nothing new is begun, and what is left of the room is not taken back.
+        for load in [Load::DataPlane, Load::Administration] {
+            assert!(matches!(space.admit(load), Err(AuditError::NoSpace { .. })));
+        }
+        space.keep_reserve();
+        assert!(!file.exists() && !space.release_reserve());
+        // There is room again.
+        space.look();
+        space.admit(Load::DataPlane).unwrap();
+        space.keep_reserve();
+        assert!(file.exists());
+        // A later run takes over what is there.
+        let space = Space::new(&Settings { reserve_bytes: 1 << 20, ..settings(dir.path()) });
+        space.keep_reserve();
+        assert!(space.release_reserve());
+    }
+
+    #[test]
+    fn a_reserve_never_takes_the_last_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Space::new(&Settings { reserve_bytes: 1 << 20, refuse_below_free: 1.0, ..settings(dir.path()) });
+        space.keep_reserve();
+        assert!(!dir.path().join("RESERVE").exists());
+        space.admit(Load::Administration).unwrap();
+        assert!(matches!(space.admit(Load::DataPlane), Err(AuditError::LowSpace { .. })));
+    }
+}

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::encoding::Pkcs8V1Der;
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256};
-use aws_lc_rs::{digest, encoding::Pkcs8V1Der};
 
 use super::{AuditKey, BoxFuture, KeyUse, SignAudit, SignError, Signed};
 
@@ -41,11 +41,7 @@ impl SoftwareSigner {
             *key = Arc::new(AuditKey { valid_until: Some(at), ..AuditKey::clone(key) });
         }
         let (secret, spki, certificate) = generate(key_use);
-        let fingerprint = match key_use {
-            KeyUse::Checkpoint => hex::encode(digest::digest(&digest::SHA256, &spki)),
-            // RULE audit.md §2: CloudTrail's is an MD5, which nothing in this program but the token's side needs.
-            KeyUse::Digest => hex::encode(&digest::digest(&digest::SHA256, &spki).as_ref()[..16]),
-        };
+        let fingerprint = key_use.fingerprint(&spki).unwrap();
         let key = AuditKey { key_use, generation, fingerprint, spki, certificate, valid_from: at, valid_until: None };
         keys.push((Arc::new(key), secret));
     }

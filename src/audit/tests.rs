@@ -20,16 +20,16 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-fn open(settings: &Settings) -> (Journal, Recovery) {
+pub(super) fn open(settings: &Settings) -> (Journal, Recovery) {
     Journal::open(settings.clone()).unwrap()
 }
 
-fn call(request: u32) -> Event {
+pub(super) fn call(request: u32) -> Event {
     event(EventType::AwsApiCall, "Encrypt", &format!("request-{request}"))
 }
 
 /// Appends one after the other; returns the seqs.
-fn append(journal: &Journal, events: impl IntoIterator<Item = Event>) -> Vec<u64> {
+pub(super) fn append(journal: &Journal, events: impl IntoIterator<Item = Event>) -> Vec<u64> {
     let append = async {
         let mut seqs = Vec::new();
         for event in events {
@@ -128,7 +128,7 @@ fn a_trail_is_bound_into_its_chain() {
     let (journal, _) = open(&settings);
     drop(journal);
     let with = |arn: &str| {
-        let options = verify::Options { trail_arn: Some(arn.into()) };
+        let options = verify::Options { trail_arn: Some(arn.into()), ..verify::Options::default() };
         verify::directory(dir.path(), &options, &mut |_| {}).verdict
     };
     assert_eq!(with(&settings.trail_arn), Verdict::Ok);
@@ -311,6 +311,47 @@ fn a_torn_tail_is_kept_cut_and_noted() {
 }
 
 #[test]
+fn repair_cuts_a_torn_tail_and_nothing_else() {
+    use super::repair::{Repaired, repair};
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&settings(dir.path()));
+    append(&journal, (0..3).map(call));
+    assert!(matches!(repair(dir.path()), Err(AuditError::Locked { .. })));
+    let killed = copy(dir.path());
+    // Unfinished, but whole: for the next start.
+    assert!(matches!(repair(killed.path()).unwrap(), Repaired::Nothing));
+    assert_eq!(segments(killed.path()).len(), 1);
+
+    let path = &segments(killed.path())[0];
+    let whole = std::fs::read(path).unwrap();
+    std::fs::write(path, [&whole[..], &whole[..50]].concat()).unwrap();
+    match repair(killed.path()).unwrap() {
+        Repaired::Cut { bytes: 50, kept_in, segment } => {
+            assert_eq!(std::fs::read(killed.path().join("journal").join(kept_in)).unwrap(), &whole[..50]);
+            assert!(segments(killed.path())[1].ends_with(segment));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(names(killed.path())[4..], ["SegmentStart", "SegmentEnd"]);
+    let lines = lines(killed.path());
+    assert_eq!((&details(&lines[4])["reason"], &details(&lines[4])["tornBytes"]), (&"repair".into(), &50.into()));
+    assert_ok(killed.path());
+    assert!(matches!(repair(killed.path()).unwrap(), Repaired::Nothing));
+
+    // A torn tail of a log that was changed as well.
+    let text = String::from_utf8(whole).unwrap().replacen("request-1", "request-7", 1);
+    let before = text.clone() + "{";
+    let changed = copy(dir.path());
+    std::fs::write(&segments(changed.path())[0], &before).unwrap();
+    match repair(changed.path()).unwrap() {
+        Repaired::Refused(report) => assert_eq!(report.verdict, Verdict::Tampered),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(std::fs::read_to_string(&segments(changed.path())[0]).unwrap(), before);
+    assert!(matches!(repair(&dir.path().join("missing")), Err(AuditError::Failed(_))));
+}
+
+#[test]
 fn a_changed_last_segment_is_refused_at_start() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(&settings(dir.path()));
@@ -452,6 +493,44 @@ fn no_space_before_the_first_byte_fails_the_batch_only() {
     assert_ok(dir.path());
     let (_journal, recovery) = open(&settings(dir.path()));
     assert!(recovery.dangling.is_empty(), "an intent that was never written is not open");
+}
+
+#[test]
+fn the_reserve_takes_the_last_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { reserve_bytes: 1 << 16, ..settings(dir.path()) };
+    let faults = Faults::default();
+    let (journal, _) = Journal::open_with(settings.clone(), faults.wrap()).unwrap();
+    append(&journal, [call(1)]);
+    faults.writes.lock().unwrap().push_back(Fault::NoSpace);
+    // With the reserve's room it is written, at the same place.
+    assert_eq!(append(&journal, [call(2)]), [2]);
+    faults.writes.lock().unwrap().extend([Fault::NoSpace, Fault::NoSpace]);
+    assert!(matches!(runtime().block_on(journal.append(call(3))), Err(AuditError::NoSpace { .. })));
+    drop(journal);
+    assert_ok(dir.path());
+    // A log that fails says why in the room of the reserve.
+    let (journal, _) = Journal::open_with(settings, faults.wrap()).unwrap();
+    assert!(dir.path().join("RESERVE").exists());
+    faults.writes.lock().unwrap().push_back(Fault::Short(7));
+    assert!(runtime().block_on(journal.append(call(4))).is_err());
+    journal.close();
+    assert!(!dir.path().join("RESERVE").exists());
+    assert_eq!(names(dir.path()).last().unwrap(), "AuditFailure");
+    assert_ok(dir.path());
+}
+
+#[test]
+fn little_space_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&Settings { warn_below_free: 1.01, ..settings(dir.path()) });
+    let mut durable = journal.watch_durable();
+    runtime().block_on(durable.wait_for(|records| *records > 1)).unwrap();
+    drop(journal);
+    let lines = lines(dir.path());
+    assert_eq!(lines[1]["eventName"], "AuditDiskLow");
+    assert_eq!((&details(&lines[1])["low"], &details(&lines[1])["warnBelowPercent"]), (&true.into(), &101.0.into()));
+    assert_ok(dir.path());
 }
 
 #[test]

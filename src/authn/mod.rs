@@ -9,6 +9,7 @@ mod opened;
 pub mod query;
 pub mod session_token;
 pub mod sigv4;
+mod still;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ pub use access_key::{new_access_key_id, new_secret, new_temporary_key_id, new_un
 pub use authenticator::{Authenticator, claimed_access_key};
 pub use behalf::{EndCaller, NotForThem, NotOnBehalf, Source, is_on_behalf};
 pub use session_token::{Holder, SealError, SessionClaims, SessionKey, SessionKeyId};
+pub use still::still_valid;
 
 use crate::ids::{AccessKeyId, AccountId, IamPath, PolicyArn, PolicyDocument, RoleName, ServiceName, UserName};
 use crate::secret::SecretString;

@@ -17,8 +17,8 @@ use crate::ids::spec::KeySpec;
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
 
 const AFTER: &str = "\
-Exit codes: 0 done; 1 refused or failed; 64 wrong usage; 69 token or address not available; 74 log or file cannot be
-written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
+Exit codes: 0 done; 1 refused or failed; 2 records of the audit log that were signed are missing; 64 wrong usage; 69 token
+or address not available; 74 log or file cannot be written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
 
 Examples:
   hsm-bridge dev --env-file dev.env          try it: a SoftHSM token, keys and credentials in one place
@@ -54,6 +54,9 @@ pub enum Command {
         /// Start although the store is older than the audit log says; TICKET stands in the log.
         #[arg(long, value_name = "TICKET")]
         accept_store_rollback: Option<String>,
+        /// Start although records of the audit log that were signed are missing, or are others; TICKET stands in the log.
+        #[arg(long, value_name = "TICKET")]
+        accept_loss: Option<String>,
     },
     /// A self-contained instance for trying things out. Not for production.
     #[command(
@@ -166,6 +169,13 @@ pub enum StoreCommand {
 pub enum AuditCommand {
     /// Print the log as it grows. Needs no server, no token and no lock.
     Tail(TailOptions),
+    /// Check the log and its signatures. Needs no server, no token and no lock.
+    #[command(after_help = super::verify::EXIT_CODES)]
+    Verify(Box<super::verify::VerifyOptions>),
+    /// Prove to somebody who does not get the log that one record is in it.
+    Prove(super::verify::ProveOptions),
+    /// Check that one head of the log continues another. Exit code 3: it does not.
+    Consistency(super::verify::ConsistencyOptions),
     /// Write records of a range as files: signed, and with the proof that they are in the log.
     #[command(
         after_help = "The folder has the records byte for byte, the formats asked for, a manifest, the signature, the proof and the \
@@ -179,22 +189,43 @@ pub enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Check the chain. Needs no server, no token and no lock.
-    #[command(
-        after_help = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 6 incomplete input, 64 usage. What is not proven is always said."
-    )]
-    Verify {
-        /// The trail's directory; by default the configuration's.
-        dir: Option<PathBuf>,
-        /// ARN that the trail must have.
-        #[arg(long, value_name = "ARN")]
-        trail: Option<String>,
+    /// Delete sealed files and journal segments whose retention has ended. The service does it every hour.
+    #[command(after_help = "What goes is recorded first. Nothing goes while `audit.legal_hold` is set.")]
+    Prune {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
         #[arg(long)]
         json: bool,
+    },
+    /// Cut what an unfinished write left at the end of the log, where the service cannot be started. Needs the lock.
+    #[command(
+        after_help = "What is cut is kept beside the journal, and the log says so. Everything else that `audit verify` finds is \
+        refused with its exit code. A start of the service does the same by itself."
+    )]
+    Repair {
+        /// The trail's directory; by default the configuration's.
+        dir: Option<PathBuf>,
     },
     /// The keys that sign the log: certificates, rotation.
     #[command(subcommand)]
     Key(AuditKeyCommand),
+    /// Make a report for auditors, R1 to R14, with the verifier's verdict on top.
+    #[command(after_help = super::audit::REPORTS)]
+    Report(Box<super::audit::ReportOptions>),
+    /// Put a sign-off into the log: a reviewed report, an acknowledged duty.
+    AttestReview(Box<super::audit::AttestOptions>),
+    /// Put a key ceremony into the log.
+    Ceremony(Box<super::audit::CeremonyOptions>),
+    /// Write what points `aws s3` and `aws cloudtrail validate-logs` of an AWS CLI older than 2.13 here: a directory for
+    /// AWS_DATA_PATH.
+    AwsDataPath {
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Where the service is.
+        #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL")]
+        endpoint: String,
+    },
 }
 
 #[derive(Args)]

@@ -1,12 +1,13 @@
-//! `audit tail` and `audit verify`, from the files alone; what `audit export` asks of the server.
+//! `audit tail` and `audit repair`, from the files alone; what `audit export` asks of the server.
 
-use std::io::Write;
 use std::path::Path;
 
 use super::Failed;
 use super::args::{ExportArguments, TailOptions};
+use crate::app::AppError;
+use crate::audit;
+use crate::audit::repair::Repaired;
 use crate::audit::tail::{Filter, Format, Options};
-use crate::audit::verify::{self, Progress};
 use crate::ops::ExportRequest;
 
 pub fn tail(dir: &Path, options: &TailOptions) -> Result<u8, Failed> {
@@ -31,6 +32,22 @@ pub fn tail(dir: &Path, options: &TailOptions) -> Result<u8, Failed> {
     }
 }
 
+pub fn repair(dir: &Path) -> Result<u8, Failed> {
+    let repaired = audit::repair::repair(dir).map_err(AppError::from)?;
+    match repaired {
+        Repaired::Nothing => println!("nothing to repair: the log ends with a complete record"),
+        Repaired::Cut { bytes, kept_in, segment } => {
+            println!("cut        {bytes} bytes of an unfinished write\nkept in    {kept_in}\nrecorded   {segment}");
+        }
+        Repaired::Refused(report) => {
+            print!("{report}");
+            eprintln!("error: not repaired: only what an unfinished write left at the end can be cut");
+            return Ok(report.verdict.exit_code());
+        }
+    }
+    Ok(0)
+}
+
 pub fn export(options: ExportArguments) -> Result<ExportRequest, Failed> {
     Ok(ExportRequest {
         from: options.from,
@@ -44,28 +61,4 @@ pub fn export(options: ExportArguments) -> Result<ExportRequest, Failed> {
         // The server runs somewhere else.
         out: Some(super::absolute(options.out)?),
     })
-}
-
-pub fn verify(dir: &Path, trail: Option<String>, json: bool) -> Result<u8, Failed> {
-    let options = verify::Options { trail_arn: trail };
-    let mut shown = 0;
-    let mut progress = |now: Progress| {
-        // A line for every tenth of a large log.
-        let tenth = (now.bytes * 10).checked_div(now.total).unwrap_or(10);
-        if now.total > 256 << 20 && tenth > shown {
-            shown = tenth;
-            eprintln!("{} % of {} MiB", tenth * 10, now.total >> 20);
-        }
-    };
-    let report = verify::directory(dir, &options, &mut progress);
-    let text = if json {
-        serde_json::to_string(&report).map_err(|e| Failed::new(74, e.to_string()))? + "\n"
-    } else {
-        report.to_string()
-    };
-    // The verdict counts, whether or not the reader wants the whole text.
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failed::new(74, error.to_string())),
-        _ => Ok(report.verdict.exit_code()),
-    }
 }

@@ -22,8 +22,11 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
     }
     match response {
         OperatorResponse::Iam { report } => iam::report(&mut out, report),
+        OperatorResponse::AuditReport { report } => audit_report(&mut out, report),
+        OperatorResponse::AuditNoted { what } => writeln!(out, "in the log: {what}"),
         OperatorResponse::Simulation { report } => simulation::report(&mut out, report),
         OperatorResponse::KeyCreated { key } => key_details(&mut out, key),
+        OperatorResponse::Pruned { plan } => pruned(&mut out, plan),
         OperatorResponse::Keys { keys } => {
             let rows = keys.iter().map(|k| {
                 [
@@ -113,10 +116,29 @@ pub fn first_key(config: &Path, key: &FirstKey, json: bool) -> io::Result<()> {
     writeln!(out, "  AWS_SECRET_ACCESS_KEY={}", key.secret.expose())
 }
 
+/// Files of the audit log that went, or would go.
+fn pruned(out: &mut dyn Write, plan: &Value) -> io::Result<()> {
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let gone = plan.get("gone").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let done = if plan.get("dryRun").and_then(Value::as_bool) == Some(true) { "would go" } else { "deleted" };
+    for file in gone {
+        writeln!(out, "{:7}  {}", text(file, "why"), text(file, "name"))?;
+    }
+    for why in plan.get("kept").and_then(Value::as_array).into_iter().flatten() {
+        writeln!(out, "kept     {}", why.as_str().unwrap_or_default())?;
+    }
+    let begins = plan.get("journalBegins").and_then(Value::as_u64).unwrap_or(0);
+    writeln!(out, "{} files {done}; the journal begins with record {begins}", gone.len())
+}
+
 /// What a machine reads: the answer's own member, without the envelope of the socket.
 fn plain(response: &OperatorResponse) -> io::Result<Value> {
     Ok(match response {
-        OperatorResponse::Iam { report } | OperatorResponse::Simulation { report } => report.clone(),
+        OperatorResponse::Pruned { plan } => plan.clone(),
+        OperatorResponse::Iam { report }
+        | OperatorResponse::Simulation { report }
+        | OperatorResponse::AuditReport { report } => report.clone(),
+        OperatorResponse::AuditNoted { what } => json!({ "recorded": what }),
         OperatorResponse::KeyCreated { key } => serde_json::to_value(key)?,
         OperatorResponse::Keys { keys } => json!({ "keys": keys }),
         OperatorResponse::Key { key } => serde_json::to_value(key)?,
@@ -208,6 +230,22 @@ fn table<const N: usize>(out: &mut dyn Write, head: [&str; N], rows: Vec<[String
 }
 
 /// A JSON value as indented lines.
+fn audit_report(out: &mut dyn Write, report: &Value) -> io::Result<()> {
+    let text = |name: &str| report.get(name).map(scalar).unwrap_or_default();
+    writeln!(out, "{}  the log that the report was made from", text("verdict"))?;
+    writeln!(out, "report    {} {} ({})", text("number"), text("report"), text("reportId"))?;
+    writeln!(out, "rows      {}", text("rows"))?;
+    writeln!(out, "records   {} to {}", text("firstSeq"), text("lastSeq"))?;
+    let files = report.get("files").and_then(Value::as_array).into_iter().flatten();
+    for file in files.filter_map(|file| file.get("name")) {
+        writeln!(out, "file      {}/{}", text("out"), scalar(file))?;
+    }
+    for note in report.get("notes").and_then(Value::as_array).into_iter().flatten() {
+        writeln!(out, "note: {}", scalar(note))?;
+    }
+    Ok(())
+}
+
 fn tree(out: &mut dyn Write, value: &Value, depth: usize) -> io::Result<()> {
     let indent = "  ".repeat(depth);
     match value {

@@ -51,14 +51,14 @@ async fn discovered(issuer: &str, roots: &Arc<RootCertStore>, largest: usize) ->
 }
 
 /// A URL that may be asked.
-struct Location {
-    url: String,
-    endpoint: Endpoint,
-    path: String,
+pub(super) struct Location {
+    pub url: String,
+    pub endpoint: Endpoint,
+    pub path: String,
 }
 
 impl Location {
-    fn parse(url: &str) -> Result<Self, String> {
+    pub fn parse(url: &str) -> Result<Self, String> {
         let bad = |why: &str| format!("`{url}` {why}");
         let uri: http::Uri = url.parse().map_err(|_| bad("is no URL"))?;
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {

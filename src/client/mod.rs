@@ -3,7 +3,9 @@
 
 mod connection;
 mod environment;
+pub mod https;
 pub mod https_get;
+pub mod timestamp;
 
 use std::time::{Duration, SystemTime};
 
@@ -86,7 +88,7 @@ impl KmsClient {
             Some(connection) if connection.is_open() => connection,
             _ => Connection::open(&endpoint, &self.environment.roots).await.map_err(told)?,
         };
-        let (status, answer) = connection.post(&headers, body).await.map_err(told)?;
+        let (status, answer) = connection.post("/", &headers, body).await.map_err(told)?;
         self.connection = Some(connection);
         let answer: Value = if answer.is_empty() {
             Value::Null

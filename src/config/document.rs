@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 
-/// Every section and its keys. `[[listener]]` and `[[custom_token]]` may stand several times; `token.environment` takes keys of any name.
+/// Every section and its keys. `[[listener]]`, `[[custom_token]]` and `[[audit_sink]]` may stand several times; `token.environment` takes keys of any name.
 pub(super) const KNOWN: &[(&str, &[&str])] = &[
     ("server", &["state_dir", "account", "region", "accepted_regions"]),
     ("listener", &["address", "certificate", "key"]),
@@ -99,6 +99,28 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "deadline_ms",
         ],
     ),
+    (
+        "audit_sink",
+        &[
+            "name",
+            "kind",
+            "address",
+            "tls",
+            "url",
+            "ca",
+            "certificate",
+            "key",
+            "format",
+            "secret_file",
+            "authorization_file",
+            "intents",
+            "start",
+            "max_message_bytes",
+            "enterprise_number",
+            "batch_records",
+            "batch_bytes",
+        ],
+    ),
     ("token_log", &["name", "file", "format", "window_seconds"]),
     ("authn", &["debug_signature_errors"]),
     ("authz", &["allow_unknown_accounts", "hide_policy_type", "grants_suffice_cross_account"]),
@@ -109,7 +131,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// Sections that are written `[[name]]`.
-const REPEATED: &[&str] = &["listener", "custom_token", "token_log"];
+const REPEATED: &[&str] = &["listener", "custom_token", "token_log", "audit_sink"];
 
 pub(super) struct Document {
     values: toml::Table,

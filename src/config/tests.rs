@@ -300,6 +300,7 @@ fn what_the_example_leaves_out_is_valid_too() {
     const TOGETHER: &[&[&str]] = &[
         &["[[listener]]", "certificate", "key"],
         &["[[custom_token]]", "name", "label"],
+        &["[[audit_sink]]", "name", "kind", "address", "url", "secret_file", "certificate", "key"],
         &["[[token_log]]", "name", "file", "format"],
     ];
     let unset = |line: &str| line.starts_with('#') && !line.starts_with("# ");
@@ -331,5 +332,56 @@ fn what_the_example_leaves_out_is_valid_too() {
         parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 33);
+    assert_eq!(count, 57);
+}
+
+fn sinks(text: &str) -> Result<Vec<AuditSink>, ConfigError> {
+    parse(&format!("{EXAMPLE}\n{text}")).map(|config| config.audit_sinks)
+}
+
+#[test]
+fn sinks_of_the_log() {
+    assert_eq!(sinks("").unwrap(), []);
+    let target = |text: &str| sinks(&format!("[[audit_sink]]\nname = 'x'\n{text}")).unwrap().remove(0).target;
+    for (address, tls, expected) in [
+        ("siem.example.net", "true", ("siem.example.net", 6514)),
+        ("siem.example.net:10514", "true", ("siem.example.net", 10514)),
+        ("[2001:db8::1]", "true", ("2001:db8::1", 6514)),
+        ("[::1]:601", "false", ("::1", 601)),
+    ] {
+        match target(&format!("kind = 'syslog'\naddress = '{address}'\ntls = {tls}")) {
+            SinkTarget::Syslog { host, port, trust, .. } => {
+                assert_eq!((host.as_str(), port), expected);
+                assert_eq!(trust.is_some(), tls == "true");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for (text, expected) in [
+        ("name = 'A'\nkind = 'syslog'\naddress = 'x'", "is not a name"),
+        ("name = '../x'\nkind = 'syslog'\naddress = 'x'", "is not a name"),
+        ("name = 'x'\nkind = 'kafka'", "is `kafka`: write `syslog`, `webhook` or `otlp`"),
+        ("name = 'x'\nkind = 'syslog'", "`audit_sink[0].address` is missing"),
+        ("name = 'x'\nkind = 'syslog'\naddress = 'x'\ntls = false", "has no port"),
+        ("name = 'x'\nkind = 'syslog'\naddress = 'x:0'", "write `host` or `host:port`"),
+        ("name = 'x'\nkind = 'syslog'\naddress = 'x:99999'", "write `host` or `host:port`"),
+        ("name = 'x'\nkind = 'syslog'\naddress = '[::1'", "write `host` or `host:port`"),
+        ("name = 'x'\nkind = 'syslog'\naddress = 'x:1'\ntls = false\nca = 'y'", "certificates are for TLS"),
+        ("name = 'x'\nkind = 'syslog'\naddress = 'x'\nurl = 'https://x/'", "is nothing for a sink of kind `syslog`"),
+        ("name = 'x'\nkind = 'syslog'\naddress = 'x'\nmax_message_bytes = 100", "write a number from 2048"),
+        ("name = 'x'\nkind = 'webhook'\nurl = 'https://x/'", "`audit_sink[0].secret_file` is missing"),
+        ("name = 'x'\nkind = 'webhook'\nurl = 'http://x/'\nsecret_file = 's'", "write https"),
+        ("name = 'x'\nkind = 'webhook'\nurl = 'https://a:b@x/'\nsecret_file = 's'", "holds credentials"),
+        ("name = 'x'\nkind = 'webhook'\nurl = 'https://x/'\nsecret = 'canary'", "unknown key `audit_sink[0].secret`"),
+        ("name = 'x'\nkind = 'otlp'\nurl = 'https://x/'\nsecret_file = 's'", "is nothing for a sink of kind `otlp`"),
+        ("name = 'x'\nkind = 'otlp'\nurl = 'https://x/'\ncertificate = 's'", "`certificate` is set"),
+        ("name = 'x'\nkind = 'otlp'\nurl = 'https://x/'\nstart = 'then'", "write `oldest` or `now`"),
+        (
+            "name = 'x'\nkind = 'otlp'\nurl = 'https://x/'\n[[audit_sink]]\nname = 'x'\nkind = 'otlp'\nurl = 'https://y/'",
+            "another sink has the same",
+        ),
+    ] {
+        let refused = sinks(&format!("[[audit_sink]]\n{text}")).unwrap_err().to_string();
+        assert!(refused.contains(expected) && !refused.contains("canary"), "{text}: {refused}");
+    }
 }

@@ -11,8 +11,9 @@ use crate::audit::{AuditError, EventType, Recorded};
 use crate::authn::{AuthnError, Caller, NotOnBehalf, PlainRequest, claimed_access_key, is_on_behalf};
 use crate::cloudtrail::{self, TrailError};
 use crate::http::pipeline::{Failure, Front, Services, run};
-use crate::http::request::{Handler, WireReply, WireRequest};
+use crate::http::request::{Handler, Reply, WireReply, WireRequest};
 use crate::http::sheet::Scene;
+use crate::http::stream;
 use crate::kms::{self, WireError};
 use crate::ops::identity::{SnapshotDirectory, SnapshotProviders};
 use crate::ops::{self, Answer, AuditAnswer, AuditRequest, BucketRequest, StsRequest, Task};
@@ -28,9 +29,12 @@ const JSON: &str = "application/x-amz-json-1.1";
 pub struct AwsHandler(pub Arc<Services>);
 
 impl Handler for AwsHandler {
-    async fn handle(&self, request: WireRequest) -> WireReply {
+    async fn handle(&self, request: WireRequest) -> Reply {
+        if request.path.starts_with(stream::PATHS) {
+            return stream::open(&self.0, request).await;
+        }
         let front = AwsFront::new(request, self.0.ops.locality().region.to_string());
-        run(&self.0, &front).await
+        run(&self.0, &front).await.into()
     }
 }
 
@@ -239,7 +243,7 @@ impl Front for AwsFront {
         Err(match self.door {
             Door::Kms | Door::Export(_) => self.json_error(&kms::authn_error(&error)),
             Door::Sts => self.xml_error(&StsError::from(error)),
-            Door::CloudTrail | Door::Log => self.trail_error(&TrailError::from(&error)),
+            Door::CloudTrail => self.trail_error(&TrailError::from(&error)),
             Door::S3 => self.s3_error(&S3Error::from(&error)),
         })
     }
@@ -274,7 +278,6 @@ impl Front for AwsFront {
                 }
                 Ok(Task::Audit(AuditRequest::Bucket(request)))
             }
-            Door::Log => log::stream(&self.request).map(Task::Audit).map_err(Failure::Trail),
             Door::Export(name) => log::export(name, body).map(Task::Audit).map_err(Failure::Front),
         }
     }
@@ -304,8 +307,8 @@ impl Front for AwsFront {
                 (Door::Kms | Door::Export(_), failure) => self.json_error(&failure.wire()),
                 (Door::Sts, Failure::Denied(message)) => self.xml_error(&StsError::denied(message)),
                 (Door::Sts, failure) => self.xml_error(&StsError::Internal(format!("{failure:?}"))),
-                (Door::CloudTrail | Door::Log, Failure::Denied(text)) => self.trail_error(&TrailError::denied(text)),
-                (Door::CloudTrail | Door::Log, _) => self.trail_error(&TrailError::internal()),
+                (Door::CloudTrail, Failure::Denied(text)) => self.trail_error(&TrailError::denied(text)),
+                (Door::CloudTrail, _) => self.trail_error(&TrailError::internal()),
                 (Door::S3, Failure::Denied(text)) => self.s3_error(&S3Error::denied(text)),
                 (Door::S3, _) => self.s3_error(&S3Error::internal()),
             },
@@ -316,14 +319,14 @@ impl Front for AwsFront {
         match self.door {
             Door::Kms | Door::Export(_) => self.json_error(&not_recorded(error)),
             Door::Sts => self.xml_error(&StsError::Internal(error.to_string())),
-            Door::CloudTrail | Door::Log => self.trail_error(&TrailError::internal()),
+            Door::CloudTrail => self.trail_error(&TrailError::internal()),
             Door::S3 => self.s3_error(&S3Error::internal()),
         }
     }
 }
 
 /// Where space is short the operator has to learn where: the message names the directory. Nothing else is told.
-fn not_recorded(error: &AuditError) -> WireError {
+pub(super) fn not_recorded(error: &AuditError) -> WireError {
     match error {
         AuditError::NoSpace { dir } | AuditError::LowSpace { dir, .. } => {
             kms::audit_unavailable(Some(&dir.display().to_string()))

@@ -92,6 +92,9 @@ pub(super) struct Arrival {
     /// KiB of bodies that the connection may still have in flight; HTTP/2 only.
     pub bodies: Option<Arc<Semaphore>>,
     pub alive: Alive,
+    /// For answers that do not end by themselves.
+    pub activity: Arc<Activity>,
+    pub mode: watch::Receiver<Mode>,
 }
 
 /// HTTP/2 streams that a client may have open at a time.
@@ -157,7 +160,7 @@ where
     let noted = refusals.clone();
     let refused: OnRefusal = Box::new(move |code| noted.note(code, source_ip));
     let io = TokioIo::new(Watched::new(stream, activity.clone(), Some(refused)));
-    let service = service(shared, Arc::new(origin), activity.clone(), None, alive);
+    let service = service(shared, Arc::new(origin), activity.clone(), None, alive, mode.clone());
     let mut connection = http1::Builder::new()
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(limits.max_header_bytes.max(SMALLEST_BUFFER))
@@ -187,6 +190,7 @@ where
                     std::pin::Pin::new(&mut connection).graceful_shutdown();
                 }
             },
+            () = activity.was_cut() => return,
             () = &mut timer => {
                 match activity.deadline(limits.header_timeout, limits.idle_timeout) {
                     None => timer.as_mut().reset((Instant::now() + limits.header_timeout.min(limits.idle_timeout)).into()),
@@ -215,7 +219,7 @@ where
     let activity = Arc::new(Activity::new(true));
     let io = TokioIo::new(Watched::new(stream, activity.clone(), None));
     let bodies = Arc::new(Semaphore::new(guard::kib(limits.max_body_bytes) as usize * LARGE_BODIES));
-    let service = service(shared, Arc::new(origin), activity.clone(), Some(bodies), alive);
+    let service = service(shared, Arc::new(origin), activity.clone(), Some(bodies), alive, mode.clone());
     // Heads between our limit and four times as much get our answer with its request id; larger ones the library's bare 431.
     let largest_head = u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX).saturating_mul(4);
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -241,6 +245,7 @@ where
                 _ if changed.is_err() => return,
                 _ => connection.as_mut().graceful_shutdown(),
             },
+            () = activity.was_cut() => return,
             () = &mut timer => {
                 match activity.deadline(limits.header_timeout, limits.idle_timeout) {
                     None => timer.as_mut().reset((Instant::now() + limits.idle_timeout).into()),
@@ -265,6 +270,7 @@ fn service(
     activity: Arc<Activity>,
     bodies: Option<Arc<Semaphore>>,
     alive: Alive,
+    mode: watch::Receiver<Mode>,
 ) -> impl hyper::service::Service<
     hyper::Request<Incoming>,
     Response = Response,
@@ -275,7 +281,7 @@ fn service(
 + Send {
     service_fn(move |request: hyper::Request<Incoming>| -> Answer {
         let (shared, activity) = (shared.clone(), activity.clone());
-        let (origin, bodies, alive) = (origin.clone(), bodies.clone(), alive.clone());
+        let (origin, bodies, alive, mode) = (origin.clone(), bodies.clone(), alive.clone(), mode.clone());
         Box::pin(async move {
             let _busy = activity.request();
             let (received, request_id) = (Instant::now(), new_request_id());
@@ -286,7 +292,10 @@ fn service(
                 Err(refusal) => refused(&shared.refusals, &refusal, origin.source_ip, &request_id, parts.version),
                 Ok(declared_length) => {
                     let request_id = request_id.clone();
-                    parts.extensions.insert(Arrival { origin, request_id, received, declared_length, bodies, alive });
+                    let activity = activity.clone();
+                    let arrival =
+                        Arrival { origin, request_id, received, declared_length, bodies, alive, activity, mode };
+                    parts.extensions.insert(arrival);
                     let request = hyper::Request::from_parts(parts, Body::new(body));
                     let Ok(response) = shared.router.clone().call(request).await;
                     response

@@ -31,6 +31,8 @@ pub(super) struct Activity {
     multiplexed: bool,
     /// The connection was refused while the peer may still be sending.
     refused: AtomicBool,
+    /// The peer takes nothing any more.
+    cut: tokio::sync::Notify,
 }
 
 impl Activity {
@@ -43,6 +45,7 @@ impl Activity {
             touched: AtomicBool::new(false),
             multiplexed,
             refused: AtomicBool::new(false),
+            cut: tokio::sync::Notify::new(),
         }
     }
 
@@ -94,6 +97,21 @@ impl Activity {
 
     pub fn was_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection, unless requests are in flight on it.
+    pub fn cut(&self) {
+        self.cut.notify_one();
+    }
+
+    /// Resolves when somebody wants the connection ended on which nothing is in flight.
+    pub async fn was_cut(&self) {
+        loop {
+            self.cut.notified().await;
+            if self.requests.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
     }
 
     fn note(&self) {

@@ -43,8 +43,21 @@ pub struct Readings {
     pub token_errors: Vec<(&'static str, u64)>,
     pub token_ready: bool,
     pub audit_failures: u64,
+    /// Below the line to a warning.
+    pub audit_low_space: bool,
+    /// Checkpoints that could not be made.
+    pub audit_checkpoint_failures: u64,
+    /// Of the whole log, on stable storage.
+    pub audit_records: u64,
+    /// Covered by a checkpoint.
+    pub audit_signed_records: u64,
     /// Of the journal's file system; absent where it cannot be told.
     pub audit_free_bytes: Option<u64>,
+    /// When records were last sealed, and the newest digest's end: seconds since the epoch, 0 for never.
+    pub audit_last_seal: u64,
+    pub audit_last_digest: u64,
+    /// Sealing, signing a digest or deleting old files that failed; tried again.
+    pub audit_seal_failures: u64,
     /// By key state.
     pub keys: Vec<(&'static str, u64)>,
     /// Custom key stores by connection state.
@@ -53,6 +66,21 @@ pub struct Readings {
     pub gcm_usage: Vec<(&'static str, u64)>,
     /// Audit changes whose outcome is not settled yet.
     pub unsettled: u64,
+    /// Open streams of the log.
+    pub streams: u64,
+    pub sinks: Vec<SinkReading>,
+}
+
+/// One sink of the log. Names are from the configuration: a closed set.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SinkReading {
+    pub name: String,
+    /// Records of the trail up to which all are acknowledged.
+    pub acknowledged: u64,
+    /// Records that are not.
+    pub lag: u64,
+    pub failures: u64,
+    pub failing: bool,
 }
 
 type Source = Box<dyn Fn() -> Readings + Send + Sync>;
@@ -192,15 +220,26 @@ impl Collector for Scrape {
         gauge("token_sessions", "Session workers", readings.token_sessions)?;
         gauge("token_ready", "1 where the token can be used", u64::from(readings.token_ready))?;
         gauge("unsettled_changes", "Changes whose outcome is not settled yet", readings.unsettled)?;
+        let low = u64::from(readings.audit_low_space);
+        gauge("audit_low_space", "1 while free space of the audit log is below the line to a warning", low)?;
+        gauge("audit_records", "Records of the audit log", readings.audit_records)?;
+        gauge("audit_signed_records", "Records that a signed checkpoint covers", readings.audit_signed_records)?;
+        gauge("audit_streams", "Open streams of the audit log", readings.streams)?;
         if let Some(free) = readings.audit_free_bytes {
             gauge("audit_free_bytes", "Free space of the journal's file system", free)?;
         }
+        gauge("audit_last_seal_seconds", "When records were last sealed, Unix time", readings.audit_last_seal)?;
+        gauge("audit_last_digest_seconds", "End of the newest digest, Unix time", readings.audit_last_digest)?;
         let mut counter = |name: &str, help: &str, value: u64| {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)
         };
         counter("token_sessions_replaced", "Sessions lost and replaced", readings.token_sessions_replaced)?;
+        let failures = readings.audit_checkpoint_failures;
+        counter("audit_checkpoint_failures", "Checkpoints that could not be made", failures)?;
         counter("audit_failures", "Records that could not be written", readings.audit_failures)?;
+
+        counter("audit_seal_failures", "Sealing, digests and pruning that failed", readings.audit_seal_failures)?;
 
         let mut family = encoder.encode_descriptor("token_errors", "Token errors", None, MetricType::Counter)?;
         for (class, count) in readings.token_errors {
@@ -220,8 +259,31 @@ impl Collector for Scrape {
         for (share, count) in readings.gcm_usage {
             ConstGauge::new(signed(count)).encode(family.encode_family(&[("share", share)])?)?;
         }
-        Ok(())
+        sinks(&mut encoder, &readings.sinks)
     }
+}
+
+fn sinks(encoder: &mut DescriptorEncoder<'_>, sinks: &[SinkReading]) -> Result<(), fmt::Error> {
+    type Read = fn(&SinkReading) -> u64;
+    let gauges: [(&str, &str, Read); 3] = [
+        ("audit_sink_acknowledged", "Records of the trail up to which the sink acknowledged all", |sink| {
+            sink.acknowledged
+        }),
+        ("audit_sink_lag", "Records that the sink has not acknowledged", |sink| sink.lag),
+        ("audit_sink_failing", "1 while the sink's last try failed", |sink| u64::from(sink.failing)),
+    ];
+    for (name, help, read) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for sink in sinks {
+            ConstGauge::new(signed(read(sink))).encode(family.encode_family(&[("sink", sink.name.as_str())])?)?;
+        }
+    }
+    let help = "Tries to send to the sink that failed";
+    let mut family = encoder.encode_descriptor("audit_sink_failures", help, None, MetricType::Counter)?;
+    for sink in sinks {
+        ConstCounter::new(sink.failures).encode(family.encode_family(&[("sink", sink.name.as_str())])?)?;
+    }
+    Ok(())
 }
 
 fn signed(value: u64) -> i64 {
@@ -248,6 +310,9 @@ mod tests {
             key_stores: vec![("CONNECTED", 2)],
             gcm_usage: vec![("half", 1)],
             audit_free_bytes: Some(1 << 40),
+            audit_low_space: true,
+            audit_checkpoint_failures: 3,
+            sinks: vec![SinkReading { name: "siem".to_owned(), acknowledged: 7, lag: 2, failures: 3, failing: true }],
             ..Readings::default()
         });
         let text = metrics.text();
@@ -257,7 +322,7 @@ mod tests {
             let (set, _) = rest.split_once('}').unwrap();
             labels.extend(set.split(',').map(|pair| pair.split_once('=').unwrap().0.to_owned()));
         }
-        let known = ["class", "code", "le", "operation", "share", "state"];
+        let known = ["class", "code", "le", "operation", "share", "sink", "state"];
         assert_eq!(labels.into_iter().collect::<Vec<_>>(), known, "{text}");
         for line in [
             r#"hsm_bridge_requests_total{operation="Encrypt",code="OK"} 1"#,
@@ -265,8 +330,14 @@ mod tests {
             r#"hsm_bridge_token_errors_total{class="Session"} 2"#,
             r#"hsm_bridge_keys{state="Enabled"} 10"#,
             r#"hsm_bridge_key_stores{state="CONNECTED"} 2"#,
+            r#"hsm_bridge_audit_sink_acknowledged{sink="siem"} 7"#,
+            r#"hsm_bridge_audit_sink_lag{sink="siem"} 2"#,
+            r#"hsm_bridge_audit_sink_failing{sink="siem"} 1"#,
+            r#"hsm_bridge_audit_sink_failures_total{sink="siem"} 3"#,
             "hsm_bridge_connections 1",
             "hsm_bridge_audit_free_bytes 1099511627776",
+            "hsm_bridge_audit_low_space 1",
+            "hsm_bridge_audit_checkpoint_failures_total 3",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} in\n{text}");
         }

@@ -16,18 +16,21 @@ pub mod metrics;
 pub mod operator;
 mod parse_errors;
 pub mod pipeline;
+mod pump;
 pub mod request;
 pub mod server;
 mod sheet;
+pub mod stream;
 pub mod tls;
 
 pub use aws::AwsHandler;
 pub use health::Readiness;
 pub use metrics::Metrics;
 pub use pipeline::Services;
-pub use request::{Handler, TlsFacts, WireReply, WireRequest};
+pub use request::{Handler, Reply, Source, StreamReply, TlsFacts, WireReply, WireRequest};
 pub use server::{Drained, ServeError, Server, ServerSettings, TlsReloader};
 pub use server::{ListenerSettings, TlsFiles};
+pub use stream::Streams;
 
 /// Content type of AWS JSON 1.1 answers, error answers included.
 pub const AMZ_JSON: &str = "application/x-amz-json-1.1";

@@ -15,6 +15,7 @@ use crate::cloudtrail::TrailError;
 use crate::http::first_use;
 use crate::http::metrics::Metrics;
 use crate::http::sheet::{Scene, Sheet};
+use crate::http::stream::Streams;
 use crate::ids::KeyId;
 use crate::kms::{self, WireError};
 use crate::ops::{
@@ -35,6 +36,8 @@ pub struct Services {
     pub strangers: Strangers,
     pub rules: Rules,
     pub metrics: Arc<Metrics>,
+    /// Readers of the log.
+    pub streams: Streams,
     /// Where the journal is: what is counted in it outlives a store that was put back.
     pub audit_dir: std::path::PathBuf,
     /// How long a call may wait for the token and be worked on there.
@@ -311,7 +314,7 @@ fn new_key_id(task: &Task) -> KeyId {
 }
 
 /// Whom the token's queue counts this call for, and whose ClientTokens these are.
-fn fair_share_of(caller: &Caller) -> Arc<str> {
+pub(super) fn fair_share_of(caller: &Caller) -> Arc<str> {
     match caller.principal() {
         Principal::Root => caller.account().as_str().into(),
         Principal::Bridge => "service".into(),

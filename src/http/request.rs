@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,6 +34,13 @@ pub struct WireRequest {
     pub received: Instant,
 }
 
+impl WireRequest {
+    /// The first header of this name, which is in lower case.
+    pub fn value(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
+    }
+}
+
 /// What was negotiated, in CloudTrail's words (`tlsDetails`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFacts {
@@ -54,9 +62,33 @@ pub struct WireReply {
     pub extra_headers: Vec<(Cow<'static, str>, String)>,
 }
 
+/// What a handler gives back.
+pub enum Reply {
+    Whole(WireReply),
+    Stream(StreamReply),
+}
+
+impl From<WireReply> for Reply {
+    fn from(reply: WireReply) -> Self {
+        Reply::Whole(reply)
+    }
+}
+
+/// An answer of status 200 that goes on until its source, its reader or the service ends.
+pub struct StreamReply {
+    pub content_type: &'static str,
+    pub source: Box<dyn Source>,
+}
+
+/// Makes a stream's bytes, piece by piece.
+pub trait Source: Send {
+    /// Waits for the next piece, of at most about 320 KiB; `None`: that was all.
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Bytes>> + Send + '_>>;
+}
+
 /// Answers requests. Implemented by the pipeline. Runs in a task of its own, to its end, whatever the client does.
 pub trait Handler: Send + Sync + 'static {
-    fn handle(&self, request: WireRequest) -> impl Future<Output = WireReply> + Send;
+    fn handle(&self, request: WireRequest) -> impl Future<Output = Reply> + Send;
 }
 
 /// Where a request came from; the same for all requests of a connection.

@@ -15,7 +15,8 @@ use super::guard::{self, Refusal};
 use super::health::{self, Probe};
 use super::listeners::Listener;
 use super::metrics::Metrics;
-use super::request::{Handler, http_response, wire_request};
+use super::pump;
+use super::request::{Handler, Reply, http_response, wire_request};
 use super::tls::{Certificate, TlsError};
 
 pub use super::tls::TlsFiles;
@@ -258,6 +259,7 @@ impl<H: Handler> Api<H> {
 
         // A task of its own: the work and its audit record are finished even if the client hangs up or time is over.
         let handler = self.handler.clone();
+        let (activity, mode) = (arrival.activity, arrival.mode);
         // Boxed: the runtime moves a new task several times, and this one has the whole pipeline's state.
         let task = tokio::spawn(Box::pin(async move {
             let (_alive, _room) = (arrival.alive, room);
@@ -265,7 +267,8 @@ impl<H: Handler> Api<H> {
             handler.handle(request).await
         }));
         match tokio::time::timeout(self.limits.request_timeout, task).await {
-            Ok(Ok(reply)) => http_response(reply),
+            Ok(Ok(Reply::Whole(reply))) => http_response(reply),
+            Ok(Ok(Reply::Stream(reply))) => pump::response(reply, activity, mode),
             Ok(Err(error)) => {
                 tracing::error!(request_id = &*request_id, "handler failed: {}", panic_text(error));
                 refuse(Refusal::INTERNAL)

@@ -182,6 +182,7 @@ impl<'a> Sheet<'a> {
             hsm: effects.refused.as_ref().map(refused).or_else(|| effects.hsm.as_ref().map(info)),
             grant_id: effects.grant.as_ref().map(ToString::to_string),
             store_version: effects.store_version,
+            state_change: effects.state_change.clone(),
             details: effects.details.clone(),
             ..event.additional
         };

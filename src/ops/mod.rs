@@ -9,6 +9,7 @@ mod behalf;
 pub mod ciphertext;
 pub mod clock;
 mod crypto;
+pub mod effective;
 pub mod error;
 mod grants;
 pub mod iam;
@@ -31,6 +32,7 @@ mod sealed;
 pub mod settle;
 mod signing;
 mod simulate;
+pub mod state;
 pub mod store_key;
 pub mod sts;
 pub mod task;
@@ -105,9 +107,15 @@ pub struct Ops {
     watched: officer::watch::Watched,
     /// Who keeps the trail's own keys.
     audit_keys: std::sync::OnceLock<Box<dyn AuditKeyOffice>>,
+    /// Who deletes old files of the log.
+    audit_keeper: std::sync::OnceLock<Box<dyn AuditKeeper>>,
     session_keys: Arc<SessionKeys>,
     /// Requests whose outcome is recorded and whose marker may go.
     finished: std::sync::Mutex<Vec<String>>,
+    /// Told when a backup was put back.
+    restored: tokio::sync::Notify,
+    /// What requests in work have changed, until their outcome is recorded.
+    changed: std::sync::Mutex<std::collections::HashMap<String, state::Parts>>,
 }
 
 /// What one task runs with. Time is a parameter.
@@ -152,6 +160,8 @@ pub struct Effects {
     pub forget: Vec<crate::ids::AccessKeyId>,
     /// Facts of a service event or an operator's call.
     pub details: Option<serde_json::Value>,
+    /// What became different of keys, identities and tokens (`state`).
+    pub state_change: Option<serde_json::Value>,
 }
 
 /// CloudTrail's members about a custom key store. The last three are JSON in a string, as AWS has them.
@@ -227,9 +237,17 @@ impl Ops {
             audit_office: std::sync::OnceLock::new(),
             watched: officer::watch::Watched::default(),
             audit_keys: std::sync::OnceLock::new(),
+            audit_keeper: std::sync::OnceLock::new(),
             session_keys,
             finished: std::sync::Mutex::default(),
+            restored: tokio::sync::Notify::new(),
+            changed: std::sync::Mutex::default(),
         })
+    }
+
+    /// Comes back when a backup was put back: no record says what became different.
+    pub async fn a_store_was_restored(&self) {
+        self.restored.notified().await;
     }
 
     pub fn store(&self) -> &Store {
@@ -269,6 +287,8 @@ impl Ops {
                 .await
                 .map(Answer::Operator),
             Task::Sts(request) => Box::pin(self.sts(request, permit.caller(), resolved, ctx)).await.map(Answer::Sts),
+            // Nothing is looked up: the front opens it once the record of that is on disk.
+            Task::Audit(AuditRequest::Stream(request)) => Ok(Answer::Audit(request.opened())),
             Task::Audit(request) => Box::pin(self.audit_call(request, ctx, &mut effects)).await.map(Answer::Audit),
             Task::Timer(TimerRequest::DeleteKey { key }) => self
                 .destroy_key(key, resolved.key_arn().unwrap_or_default(), ctx, &mut effects)
@@ -287,6 +307,7 @@ impl Ops {
                 Box::pin(self.rotate_by_timer(resolved, ctx, &mut effects)).await.map(|()| Answer::Timer)
             }
         };
+        effects.state_change = self.state_change(&ctx.request_id);
         Acted { result, effects }
     }
 

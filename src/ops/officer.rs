@@ -2,6 +2,7 @@
 
 mod adopt;
 mod attest;
+mod audit_keys;
 mod doctor;
 mod expected;
 mod pin;

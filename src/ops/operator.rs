@@ -8,8 +8,8 @@ use crate::ops::key_policy::shown;
 use crate::ops::officer::{object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
-    AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError, OperatorRequest,
-    OperatorResponse, Ops, SweeperStatus, store_error,
+    AttestReview, AuditAnswer, AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError,
+    OperatorRequest, OperatorResponse, Ops, SweeperStatus, store_error,
 };
 use crate::store::{Lifecycle, Snapshot};
 
@@ -55,6 +55,7 @@ impl Ops {
                 self.budgets.forget();
                 self.keystore.follow(&replaced, &self.store.snapshot());
                 self.store_was_replaced();
+                self.restored.notify_one();
                 effects.store_version = Some(self.store.snapshot().version);
                 effects.details = Some(serde_json::json!({ "path": path, "ticket": ticket, "versionBefore": before }));
                 Ok(OperatorResponse::Restored { facts })
@@ -84,6 +85,27 @@ impl Ops {
                 Box::pin(self.audit_command(AuditRequest::Export(request.clone()), ctx, effects)).await
             }
             OperatorRequest::AuditKey(request) => self.audit_key(request, ctx, effects).await,
+            OperatorRequest::AuditReport(request) => {
+                let asked = AuditRequest::Report(request.clone());
+                match self.audit(&asked, ctx).await? {
+                    AuditAnswer::Made(report) => {
+                        effects.details = Some(report.clone());
+                        Ok(OperatorResponse::AuditReport { report })
+                    }
+                    other => Err(OpError::Internal(format!("a report was answered with {other:?}"))),
+                }
+            }
+            // The record is what they are about: it holds the request.
+            OperatorRequest::AttestReview(review) => {
+                if !AttestReview::DECISIONS.contains(&review.decision.as_str()) {
+                    let known = AttestReview::DECISIONS.join("`, `");
+                    return Err(OpError::Validation(format!("`{}` is no decision: `{known}`", review.decision)));
+                }
+                Ok(OperatorResponse::AuditNoted { what: format!("{} by {}", review.decision, review.reviewer) })
+            }
+            OperatorRequest::Ceremony(ceremony) => {
+                Ok(OperatorResponse::AuditNoted { what: format!("ceremony {}", ceremony.id) })
+            }
             OperatorRequest::PolicySimulate(request) => self.simulate(request, snapshot, ctx),
             OperatorRequest::KeyCreate(request) => match resolved.subject() {
                 Subject::NewKey { id, arn } => {
@@ -91,6 +113,9 @@ impl Ops {
                 }
                 other => Err(OpError::Internal(format!("key create was resolved to {other:?}"))),
             },
+            OperatorRequest::AuditPrune { dry_run } => {
+                Ok(OperatorResponse::Pruned { plan: self.prune_audit(*dry_run).await? })
+            }
             OperatorRequest::SweeperConfirm { ticket } => {
                 self.clock.confirm();
                 effects.details = Some(serde_json::json!({ "ticket": ticket }));

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use crate::ids::AccountId;
 use crate::ids::{KeyId, KeyStoreId};
 use crate::keystore::{CallContext, MaterialId, Token};
+use crate::ops::state::Parts;
 use crate::ops::{Context, OpError, Ops, RESTORED_DELETIONS_WAIT_MS, store_error, update_error};
 use crate::store::{
     AppliedRecord, Decision, KeyRecord, Lifecycle, Snapshot, TokenRecord, UpdateError, Write, brought_back,
@@ -72,21 +73,34 @@ impl Ops {
             finished.split_off(from)
         };
         let forgotten = done.clone();
+        let (asked_by, here) = (request_id.clone(), self.locality.clone());
         let outcome = self
             .store
             .update(move |snapshot| {
                 let (mut writes, value) = decide(snapshot)?;
+                let parts = Parts::of(snapshot, &writes, &here);
                 if !writes.is_empty() {
                     writes.extend(forgotten.into_iter().map(Write::DeleteApplied));
                     writes.push(Write::PutApplied(AppliedRecord { request_id }));
                 }
-                Ok((writes, value))
+                Ok((writes, (value, parts)))
             })
             .await;
         if outcome.is_err() {
             self.finished.lock().unwrap_or_else(PoisonError::into_inner).extend(done);
         }
-        outcome.map_err(update_error)
+        let ((value, parts), version) = outcome.map_err(update_error)?;
+        if !parts.is_empty() {
+            let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+            changed.entry(asked_by).or_default().and(parts, version);
+        }
+        Ok((value, version))
+    }
+
+    /// What a request has changed so far, for its record; handed out once.
+    pub fn state_change(&self, request_id: &str) -> Option<serde_json::Value> {
+        let parts = self.changed.lock().unwrap_or_else(PoisonError::into_inner).remove(request_id)?;
+        (!parts.is_empty()).then(|| parts.recorded())
     }
 
     /// The outcome record of this change is durable: its marker is not needed any more.

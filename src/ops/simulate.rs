@@ -14,7 +14,7 @@ use crate::authz::{Check, Environment, Identity, NoQuestion, Resource, with_ques
 use crate::ids::{AccountId, AliasName, Arn, RoleName, ServiceName, UserName};
 use crate::ops::principals::{PrincipalKind, known_principal, known_service};
 use crate::ops::resolve::{KeyTarget, find_key};
-use crate::ops::{Context, OpError, Operation, OperatorResponse, Ops, PolicySimulate};
+use crate::ops::{Context, OpError, Operation, OperatorResponse, Ops, PolicySimulate, READER_ACTIONS, TrailNames};
 use crate::store::{PolicyDocument, Snapshot};
 
 /// How long the session of a simulated role lasts, seconds.
@@ -51,6 +51,7 @@ impl Ops {
                 region: self.locality.region.clone(),
             },
             grants_suffice: self.grants_suffice_cross_account,
+            trail: self.trail_names(),
         };
         Ok(OperatorResponse::Simulation { report: asked.report(&self.locality)? })
     }
@@ -63,6 +64,8 @@ struct Asked<'a> {
     own: &'a AccountId,
     environment: Environment,
     grants_suffice: bool,
+    /// What the log is called.
+    trail: Option<&'a TrailNames>,
 }
 
 /// What the action is asked of.
@@ -78,6 +81,9 @@ impl Asked<'_> {
         let identity = Identity::of(&caller, self.snapshot).map_err(|_| {
             wrong(format!("`{}` cannot sign in: its root user is disabled, or its sessions were revoked", caller.arn()))
         })?;
+        if let Some(action) = READER_ACTIONS.iter().find(|known| known.eq_ignore_ascii_case(&self.request.action)) {
+            return self.of_the_log(action, &caller, &identity);
+        }
         let (action, operation) = action(&self.request.action)?;
         let named = self.named(operation, caller.account(), here)?;
         let mut answers = Vec::new();
@@ -88,11 +94,7 @@ impl Asked<'_> {
                     let message = (!verdict.allowed).then(|| verdict.message(question));
                     answer(&check, question.target.shown(), &verdict, &trace, message)
                 });
-            answers.push(asked.map_err(|why| match why {
-                NoQuestion::UnreadablePolicy => wrong("the key's policy cannot be read: everything is denied"),
-                NoQuestion::TooCostly => wrong("the policies' patterns take too much comparing: everything is denied"),
-                _ => OpError::Internal(format!("a simulation asked nothing: {why:?}")),
-            })?);
+            answers.push(asked.map_err(not_asked)?);
         }
         // As in a request: the first check that does not pass is the refusal.
         let deciding = answers.iter().find(|a| a["allowed"] == json!(false)).or(answers.last());
@@ -102,6 +104,30 @@ impl Asked<'_> {
             if answers.len() > 1 {
                 members.insert("checks".to_owned(), Value::Array(answers));
             }
+        }
+        Ok(report)
+    }
+
+    /// Actions of those who read the log, which is asked of the trail, the bucket or an object. `--key` may name it.
+    fn of_the_log(&self, action: &'static str, caller: &Caller, identity: &Identity<'_>) -> Result<Value, OpError> {
+        let names = self.trail.ok_or_else(|| OpError::Internal("nobody answers questions about the log".to_owned()))?;
+        let own = match action {
+            "s3:GetObject" => format!("arn:aws:s3:::{}/*", names.bucket),
+            _ if action.starts_with("s3:") => format!("arn:aws:s3:::{}", names.bucket),
+            _ => names.trail_arn.clone(),
+        };
+        let arn = self.request.key.clone().unwrap_or(own);
+        let mut check = Check::new(action, Resource::OfTheLog { arn: &arn, account: &names.account });
+        check.conditions.request = self.given();
+        let (environment, suffice) = (&self.environment, self.grants_suffice);
+        let asked = with_question(identity, &check, self.snapshot, environment, suffice, |question| {
+            let (verdict, trace) = evaluate_traced(question);
+            let message = (!verdict.allowed).then(|| verdict.message(question));
+            answer(&check, question.target.shown(), &verdict, &trace, message)
+        });
+        let mut report = asked.map_err(not_asked)?;
+        if let Some(members) = report.as_object_mut() {
+            members.insert("principal".to_owned(), json!(caller.arn()));
         }
         Ok(report)
     }
@@ -138,19 +164,7 @@ impl Asked<'_> {
 
     /// Those given by hand come first and win; then what every such request has.
     fn conditions(&self, operation: Operation, named: &Named) -> Vec<(Cow<'_, str>, Values<'_>)> {
-        let mut given: BTreeMap<&str, Vec<Cow<'_, str>>> = BTreeMap::new();
-        for (key, value) in &self.request.condition_keys {
-            given.entry(key).or_default().push(Cow::Borrowed(value));
-        }
-        let one_or_many = |(key, mut values): (&'_ str, Vec<Cow<'_, str>>)| {
-            let many = values.len() > 1 || MULTI_VALUED.iter().any(|known| known.eq_ignore_ascii_case(key));
-            match values.pop() {
-                Some(value) if !many => Values::One(Cow::Owned(value.into_owned())),
-                last => Values::Many(values.into_iter().chain(last).map(|v| Cow::Owned(v.into_owned())).collect()),
-            }
-        };
-        let mut all: Vec<(Cow<'_, str>, Values<'_>)> =
-            given.into_iter().map(|(key, values)| (Cow::Borrowed(key), one_or_many((key, values)))).collect();
+        let mut all = self.given();
         let symmetric = named.key.as_ref().is_some_and(|key| key.record.spec.is_symmetric());
         let default = match operation {
             Operation::Encrypt
@@ -171,6 +185,22 @@ impl Asked<'_> {
         };
         all.extend(default.map(|(key, value)| (Cow::Borrowed(key), Values::One(Cow::Borrowed(value)))));
         all
+    }
+
+    /// Condition keys given by hand.
+    fn given(&self) -> Vec<(Cow<'_, str>, Values<'_>)> {
+        let mut given: BTreeMap<&str, Vec<Cow<'_, str>>> = BTreeMap::new();
+        for (key, value) in &self.request.condition_keys {
+            given.entry(key).or_default().push(Cow::Borrowed(value));
+        }
+        let one_or_many = |(key, mut values): (&'_ str, Vec<Cow<'_, str>>)| {
+            let many = values.len() > 1 || MULTI_VALUED.iter().any(|known| known.eq_ignore_ascii_case(key));
+            match values.pop() {
+                Some(value) if !many => Values::One(Cow::Owned(value.into_owned())),
+                last => Values::Many(values.into_iter().chain(last).map(|v| Cow::Owned(v.into_owned())).collect()),
+            }
+        };
+        given.into_iter().map(|(key, values)| (Cow::Borrowed(key), one_or_many((key, values)))).collect()
     }
 
     fn named(&self, operation: Operation, account: &AccountId, here: &crate::ids::Locality) -> Result<Named, OpError> {
@@ -296,6 +326,14 @@ impl Asked<'_> {
     }
 }
 
+fn not_asked(why: NoQuestion) -> OpError {
+    match why {
+        NoQuestion::UnreadablePolicy => wrong("the key's policy cannot be read: everything is denied"),
+        NoQuestion::TooCostly => wrong("the policies' patterns take too much comparing: everything is denied"),
+        _ => OpError::Internal(format!("a simulation asked nothing: {why:?}")),
+    }
+}
+
 /// The action as KMS spells it, with the operation that asks for it.
 fn action(text: &str) -> Result<(&'static str, Operation), OpError> {
     const MORE: &[(&str, Operation)] = &[("kms:ReEncryptTo", Operation::ReEncrypt)];
@@ -403,6 +441,30 @@ mod tests {
         }
     }
 
+    fn log() -> TrailNames {
+        TrailNames {
+            account: account(),
+            trail_arn: "arn:aws:cloudtrail:eu-central-1:111122223333:trail/hsm-bridge".to_owned(),
+            bucket: "hsm-audit".to_owned(),
+        }
+    }
+
+    #[test]
+    fn readers_of_the_log() {
+        let snapshot = snapshot(ALICE_ID);
+        for (action, key, on) in [
+            ("cloudtrail:lookupevents", None, "arn:aws:cloudtrail:eu-central-1:111122223333:trail/hsm-bridge"),
+            ("s3:GetObject", None, "arn:aws:s3:::hsm-audit/*"),
+            ("s3:ListBucket", None, "arn:aws:s3:::hsm-audit"),
+            ("s3:GetObject", Some("arn:aws:s3:::hsm-audit/a"), "arn:aws:s3:::hsm-audit/a"),
+        ] {
+            let by_root = ask(&snapshot, &request(ROOT, action, key)).unwrap();
+            assert_eq!((&by_root["allowed"], &by_root["resource"]), (&json!(true), &json!(on)), "{action}");
+            let by_user = ask(&snapshot, &request(ALICE, action, key)).unwrap();
+            assert_eq!(by_user["allowed"], json!(false), "{action}");
+        }
+    }
+
     fn ask(snapshot: &Snapshot, request: &PolicySimulate) -> Result<Value, String> {
         let own = account();
         let environment = Environment {
@@ -412,7 +474,7 @@ mod tests {
             user_agent: None,
             region: here().region,
         };
-        let asked = Asked { request, snapshot, own: &own, environment, grants_suffice: true };
+        let asked = Asked { request, snapshot, own: &own, environment, grants_suffice: true, trail: Some(&log()) };
         asked.report(&here()).map_err(|error| error.to_string())
     }
 
@@ -490,7 +552,7 @@ mod tests {
             (request("user/bob", "kms:Decrypt", Some("alias/app")), "principal `user/bob` does not exist"),
             (request("arn:aws:iam::444455556666:root", "kms:ListKeys", None), "does not exist"),
             (request("arn:aws:sts::111122223333:federated-user/carol", "kms:ListKeys", None), "--federated-by"),
-            (request(ALICE, "s3:GetObject", None), "no action of KMS"),
+            (request(ALICE, "s3:PutObject", None), "no action of KMS"),
             (request(ALICE, "kms:RetireGrant", Some("alias/app")), "decided by the grant"),
             (request(ALICE, "kms:Decrypt", None), "name it with `--key`"),
             (request(ALICE, "kms:CreateKey", Some("alias/app")), "leave `--key` out"),
@@ -514,7 +576,14 @@ mod tests {
         let own = account();
         let environment =
             Environment { now: 0, source_ip: None, secure_transport: true, user_agent: None, region: here().region };
-        let asked = Asked { request: &request, snapshot: &snapshot, own: &own, environment, grants_suffice: true };
+        let asked = Asked {
+            request: &request,
+            snapshot: &snapshot,
+            own: &own,
+            environment,
+            grants_suffice: true,
+            trail: Some(&log()),
+        };
         let named = asked.named(Operation::Decrypt, &own, &here()).unwrap();
         let conditions = asked.conditions(Operation::Decrypt, &named);
         let first =

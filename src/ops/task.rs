@@ -9,8 +9,8 @@ use crate::authn::Caller;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, KeyStoreId, UserName};
 use crate::ops::{
-    AuditAnswer, AuditKeyRequest, AuditRequest, ExportRequest, IamRequest, ManagedKey, OpError, Operation, Request,
-    Response, RotateGrants, RotationDone, StsRequest, StsResponse,
+    AttestReview, AuditAnswer, AuditKeyRequest, AuditRequest, Ceremony, ExportRequest, IamRequest, ManagedKey, OpError,
+    Operation, ReportRequest, Request, Response, RotateGrants, RotationDone, StsRequest, StsResponse,
 };
 use crate::secret::SecretString;
 use crate::store::BackupFacts;
@@ -55,6 +55,10 @@ pub enum OperatorRequest {
     },
     Doctor,
     SweeperShow,
+    /// Deletes audit files whose retention has ended.
+    AuditPrune {
+        dry_run: bool,
+    },
     /// Lets the sweeper go on after a jump of the clock.
     SweeperConfirm {
         ticket: String,
@@ -121,6 +125,12 @@ pub enum OperatorRequest {
         value: String,
     },
     AuditKey(AuditKeyRequest),
+    /// A report for auditors.
+    AuditReport(ReportRequest),
+    /// Somebody reviewed a report, or acknowledged a duty.
+    AttestReview(AttestReview),
+    /// A key ceremony was held.
+    Ceremony(Ceremony),
 }
 
 /// `hsm-bridge policy simulate`.
@@ -230,6 +240,7 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "doctor",
             OperatorRequest::SweeperShow => "sweeper:show",
             OperatorRequest::SweeperConfirm { .. } => "sweeper:confirm",
+            OperatorRequest::AuditPrune { .. } => "audit:prune",
             OperatorRequest::TokenList => "token:list",
             OperatorRequest::TokenReconcile { .. } => "token:reconcile",
             OperatorRequest::TokenPin { .. } => "token:pin",
@@ -249,6 +260,9 @@ impl OperatorRequest {
             OperatorRequest::AuditExport(_) => "audit:export",
             OperatorRequest::AuditHash { .. } => "audit:hash",
             OperatorRequest::AuditKey(request) => request.permission(),
+            OperatorRequest::AuditReport(_) => "audit:report",
+            OperatorRequest::AttestReview(_) => "audit:attest-review",
+            OperatorRequest::Ceremony(_) => "audit:ceremony",
         }
     }
 
@@ -265,6 +279,7 @@ impl OperatorRequest {
             OperatorRequest::Doctor => "Doctor",
             OperatorRequest::SweeperShow => "SweeperShow",
             OperatorRequest::SweeperConfirm { .. } => "SweeperConfirm",
+            OperatorRequest::AuditPrune { .. } => "AuditPrune",
             OperatorRequest::TokenList => "TokenList",
             OperatorRequest::TokenReconcile { .. } => "TokenReconcile",
             OperatorRequest::TokenPin { .. } => "TokenPin",
@@ -284,6 +299,9 @@ impl OperatorRequest {
             OperatorRequest::AuditExport(_) => "ExportAudit",
             OperatorRequest::AuditHash { .. } => "AuditHash",
             OperatorRequest::AuditKey(request) => request.name(),
+            OperatorRequest::AuditReport(_) => "AuditReport",
+            OperatorRequest::AttestReview(_) => "AttestReview",
+            OperatorRequest::Ceremony(_) => "Ceremony",
         }
     }
 
@@ -321,6 +339,10 @@ impl OperatorRequest {
             | OperatorRequest::KeyCreate(_) => true,
             OperatorRequest::Iam(request) => request.changes(),
             OperatorRequest::AuditKey(request) => request.changes(),
+            OperatorRequest::AuditPrune { dry_run } => !dry_run,
+            // What they change is the log.
+            OperatorRequest::AttestReview(_) | OperatorRequest::Ceremony(_) => true,
+            OperatorRequest::AuditReport(_) => false,
             OperatorRequest::PolicySimulate(_)
             | OperatorRequest::AuditExport(_)
             | OperatorRequest::AuditHash { .. }
@@ -456,10 +478,22 @@ pub enum OperatorResponse {
     Simulation {
         report: serde_json::Value,
     },
+    /// Audit files that were deleted, or would be.
+    Pruned {
+        plan: serde_json::Value,
+    },
     KeyCreated {
         key: Box<KeyDetails>,
     },
     /// What an `audit key` command shows or did.
+    /// A report: what was made of it and where.
+    AuditReport {
+        report: serde_json::Value,
+    },
+    /// It stands in the log.
+    AuditNoted {
+        what: String,
+    },
     AuditKeys {
         report: serde_json::Value,
     },

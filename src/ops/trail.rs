@@ -143,6 +143,45 @@ pub struct ReportRequest {
     pub out: Option<PathBuf>,
 }
 
+/// `hsm-bridge audit attest-review`: a sign-off, as its record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestReview {
+    /// What was reviewed or acknowledged.
+    pub subject: String,
+    /// Who did, in the words of whoever records it.
+    pub reviewer: String,
+    /// `approved`, `rejected`, `acknowledged`
+    pub decision: String,
+    pub comment: Option<String>,
+    /// The file that was reviewed, and its SHA-256 in hex.
+    pub file: Option<String>,
+    pub sha256: Option<String>,
+    /// Of a report of ours.
+    pub report_id: Option<String>,
+}
+
+impl AttestReview {
+    pub const DECISIONS: &[&str] = &["approved", "rejected", "acknowledged"];
+}
+
+/// `hsm-bridge audit ceremony`: a key ceremony, as its record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceremony {
+    pub id: String,
+    /// Of the script that was followed, hex.
+    pub script_sha256: String,
+    /// What was done, in its order.
+    pub steps: Vec<String>,
+    /// `NAME: DUTY`
+    pub participants: Vec<String>,
+    /// `2 of 3`
+    pub quorum: Option<String>,
+    /// Of the signed minutes, hex.
+    pub minutes_sha256: Option<String>,
+}
+
 /// What the log's readers are answered.
 #[derive(Debug, Clone)]
 pub enum AuditAnswer {
@@ -250,6 +289,18 @@ pub trait AuditOffice: Send + Sync {
     -> BoxFuture<'a, Result<AuditAnswer, OpError>>;
 }
 
+impl StreamRequest {
+    pub(super) fn opened(&self) -> AuditAnswer {
+        AuditAnswer::Stream { from_seq: self.from_seq.unwrap_or(0), ndjson: self.ndjson }
+    }
+}
+
+/// Keeps the log's sealed files.
+pub trait AuditKeeper: Send + Sync {
+    /// Deletes what is beyond its retention; with `dry_run` it only tells what would go.
+    fn prune(&self, dry_run: bool) -> BoxFuture<'_, Result<serde_json::Value, OpError>>;
+}
+
 impl AuditRequest {
     /// The permission that it needs. RULE audit.md §2.7: one of its own, apart from key use and key administration.
     pub fn action(&self) -> &'static str {
@@ -340,7 +391,10 @@ impl AuditRequest {
     /// `requestParameters` of what has no front of its own: stream, export, report.
     pub fn recorded(&self) -> Option<Box<serde_json::value::RawValue>> {
         let said = match self {
-            AuditRequest::Stream(stream) => serde_json::json!({ "fromSeq": stream.from_seq, "ndjson": stream.ndjson }),
+            AuditRequest::Stream(stream) => {
+                let format = if stream.ndjson { "ndjson" } else { "sse" };
+                serde_json::json!({ "fromSeq": stream.from_seq, "format": format })
+            }
             AuditRequest::Export(export) => serde_json::to_value(export).ok()?,
             AuditRequest::Report(report) => serde_json::to_value(report).ok()?,
             AuditRequest::Trail(_) | AuditRequest::Bucket(_) => return None,
@@ -421,6 +475,18 @@ impl Ops {
         let _ = self.audit_office.set(office);
     }
 
+    /// Who deletes old files of the log. Once, by `app`.
+    pub fn keep_audit_with(&self, keeper: Box<dyn AuditKeeper>) {
+        let _ = self.audit_keeper.set(keeper);
+    }
+
+    pub(super) async fn prune_audit(&self, dry_run: bool) -> Result<serde_json::Value, OpError> {
+        match self.audit_keeper.get() {
+            Some(keeper) => keeper.prune(dry_run).await,
+            None => Err(OpError::Internal("nobody keeps the log's files".to_owned())),
+        }
+    }
+
     /// Over the network: nobody there names files of this host.
     pub(super) async fn audit_call(
         &self,
@@ -453,7 +519,7 @@ impl Ops {
         }
     }
 
-    async fn audit(&self, request: &AuditRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
+    pub(super) async fn audit(&self, request: &AuditRequest, ctx: &Context) -> Result<AuditAnswer, OpError> {
         let office = self.audit_office.get().ok_or_else(nobody)?;
         request.refused_to_all()?;
         let AuditRequest::Trail(TrailRequest::LookupEvents(lookup)) = request else {

@@ -229,6 +229,7 @@ pub struct Settings {
 
 mod adopt;
 mod connection;
+mod data;
 mod error;
 mod fingerprint;
 mod gcm;
@@ -263,6 +264,7 @@ mod worker;
 
 pub use adopt::Adopted;
 pub use connection::{Gauges, Token};
+pub use data::DataName;
 pub use error::{OpenFailure, TokenError};
 pub use keeper::login_attempts;
 pub use look::{Looked, certificate, look};

@@ -72,6 +72,11 @@ def refusal(instance, operation, params):
     return reply
 
 
+def metric(instance, name):
+    (found,) = re.findall(rf"^{name} (\S+)$", instance.admin("/metrics")[1], re.MULTILINE)
+    return float(found)
+
+
 def test_little_room_refuses_and_room_again_serves(disk, on_disk):
     spy = Spy(on_disk)
     on_disk.sections["token"] = spy.token
@@ -82,23 +87,28 @@ def test_little_room_refuses_and_room_again_serves(disk, on_disk):
     disk.fill(leave=SIZE // 25)
     until("requests are refused", lambda: on_disk.raw().call("Decrypt", {"CiphertextBlob": blob}).status == 500)
     records, calls = len(on_disk.journal()), spy.calls()
-    for operation, params in (("Decrypt", {"CiphertextBlob": blob}), ("CreateKey", {}), ("ListKeys", {})):
+    for operation, params in (("Decrypt", {"CiphertextBlob": blob}), ("GenerateRandom", {"NumberOfBytes": 16}), ("NoSuchThing", {})):
         reply = refusal(on_disk, operation, params)
         assert str(on_disk.trail_dir) in reply.text, reply
         assert b"cGxhaW50ZXh0" not in reply.body
     assert len(on_disk.journal()) == records
-    for name in ("C_Decrypt", "C_GenerateKey"):
-        assert spy.calls()[name] == calls[name], "what cannot be recorded is not begun"
+    for name in ("C_Decrypt", "C_GenerateRandom"):
+        assert spy.calls().get(name) == calls.get(name), "what cannot be recorded is not begun"
     status, text = on_disk.admin("/readyz")
     assert status == 503 and "audit" in text
-    # The operator's commands are no exception, and are told the same.
-    done = on_disk.run("key", "list", expect=1)
-    assert str(on_disk.trail_dir) in done.stderr
+    # Who manages the instance, or makes room, is still served, and it is recorded.
+    assert len(on_disk.call("ListKeys")["Keys"]) == 1
+    on_disk.call("DescribeKey", {"KeyId": on_disk.new_key()})
+    on_disk.run("key", "list")
+    assert {"ListKeys", "CreateKey", "DescribeKey", "KeyList"} <= {record["eventName"] for record in on_disk.journal()[records:]}
+    assert metric(on_disk, "hsm_bridge_audit_low_space") == 1
     disk.empty()
     until("requests are served again", lambda: on_disk.raw().call("Decrypt", {"CiphertextBlob": blob}).status == 200)
     assert on_disk.admin("/readyz")[0] == 200
-    assert len(on_disk.call("ListKeys")["Keys"]) == 1
+    until("room is told of", lambda: metric(on_disk, "hsm_bridge_audit_low_space") == 0)
     on_disk.stop()
+    low = [record["additionalEventData"]["details"]["low"] for record in on_disk.journal() if record["eventName"] == "AuditDiskLow"]
+    assert low == [True, False]
     assert on_disk.verify()["verdict"] == "OK"
 
 
@@ -174,7 +184,12 @@ def test_a_full_disk_in_mid_run_loses_nothing_that_was_acknowledged(disk, on_dis
     disk.empty()
     if on_disk.process.poll() is None:
         # Either nothing of a batch had reached the file and the writer goes on, or the log failed and the process drains.
-        until("it serves or has ended", lambda: on_disk.process.poll() is not None or on_disk.admin("/readyz")[0] == 200)
+        def decided():
+            try:
+                return on_disk.process.poll() is not None or on_disk.admin("/readyz")[0] == 200
+            except OSError:
+                return False  # Its listeners are closed, and it is about to end.
+        until("it serves or has ended", decided)
     if on_disk.process.poll() is None:
         on_disk.call("DescribeKey", {"KeyId": key})
         on_disk.kill()
@@ -186,6 +201,44 @@ def test_a_full_disk_in_mid_run_loses_nothing_that_was_acknowledged(disk, on_dis
     assert on_disk.verify()["verdict"] == "OK"
     for blob in acknowledged.values():
         assert on_disk.call("Decrypt", {"CiphertextBlob": blob})["Plaintext"] == "eA=="
+
+
+def test_the_reserve_takes_what_was_begun(disk, make):
+    instance = make(audit_dir=disk.path / "audit", sections={"audit": {"reserve_bytes": MIB}}).init()
+    instance.start()
+    reserve = instance.trail_dir / "RESERVE"
+    assert reserve.stat().st_size == MIB and reserve.stat().st_blocks * 512 >= MIB
+    key = instance.new_key()
+    raw, acknowledged = instance.raw(), set()
+    disk.fill(leave=0)
+
+    def refused():
+        try:
+            reply = raw.call("Encrypt", {"KeyId": key, "Plaintext": "eA=="})
+        except OSError:
+            return True
+        if reply.status == 200:
+            acknowledged.add(reply.request_id)
+        return reply.status == 500
+
+    until("requests are refused", refused)
+    until("the reserve is given up", lambda: not reserve.exists())
+    # Either not one byte of the record was taken, or a part of it: then the log has failed.
+    if "the audit log failed" not in instance.said():
+        # All that fits is for what was begun: not even administration begins something.
+        refusal(instance, "ListKeys", {})
+        disk.empty()
+        until("it serves", lambda: instance.admin("/readyz")[0] == 200)
+        until("the reserve is made again", reserve.exists)
+        instance.stop()
+    else:
+        assert instance.wait_for_exit() == 74
+        assert instance.records("AuditFailure"), "there was room for it"
+        disk.empty()
+        instance.start()
+        instance.stop()
+    assert acknowledged <= {record.get("requestID") for record in instance.journal()}
+    assert instance.verify()["verdict"] == "OK"
 
 
 # -- a log that fails: these need no file system of their own --------------------------------------------------------------
@@ -243,6 +296,9 @@ def test_a_log_that_fails_ends_the_process_with_74(patient, fault):
     until("requests are refused", refused)
     assert patient.wait_for_exit() == 74
     assert "the audit log failed" in patient.said()
+    if fault is short_write:
+        (said,) = patient.records("AuditFailure")
+        assert "short write" in said["additionalEventData"]["details"]["reason"]
     if fault is directory_gone:
         patient.trail_dir.with_name("elsewhere").rename(patient.trail_dir)
     patient.start()

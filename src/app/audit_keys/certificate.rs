@@ -240,3 +240,85 @@ impl DynSignatureAlgorithmIdentifier for Signer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+
+    use super::*;
+
+    const ARN: &str = "arn:aws:cloudtrail:eu-central-1:111122223333:trail/a-trail-with-a-name-beyond-the-bound";
+    const NOW: i64 = 1_790_000_000_000;
+
+    fn pair() -> (EcdsaKeyPair, Vec<u8>) {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let spki = pair.public_key().as_der().unwrap().as_ref().to_vec();
+        (pair, spki)
+    }
+
+    fn sign(pair: &EcdsaKeyPair, message: &[u8]) -> Vec<u8> {
+        pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+    }
+
+    fn certificate(pair: &EcdsaKeyPair, spki: &[u8], now: i64) -> Vec<u8> {
+        let holder = Holder { key_use: KeyUse::Checkpoint, generation: 3, spki, trail_arn: ARN };
+        let unsigned = self_signed(&holder, now, [0xff; 16]).unwrap();
+        let signature = sign(pair, &unsigned.message);
+        unsigned.signed(&signature).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_signed_by_its_own_key() {
+        let (pair, spki) = pair();
+        let made = Certificate::from_der(&certificate(&pair, &spki, NOW)).unwrap();
+        let facts = made.tbs_certificate();
+        let message = facts.to_der().unwrap();
+        assert!(KeyUse::Checkpoint.verifies(&spki, &message, made.signature().raw_bytes()));
+        assert_eq!(facts.subject(), facts.issuer());
+        // RULE X.520: 64 characters; the whole ARN is an alternative name.
+        assert_eq!(facts.subject().to_string(), format!("OU=audit checkpoint key 3,CN={}", &ARN[..64]));
+        let (_, names) = facts.get_extension::<SubjectAltName>().unwrap().unwrap();
+        assert!(matches!(names.0.as_slice(), [GeneralName::UniformResourceIdentifier(uri)] if uri.as_str() == ARN));
+        let (critical, basic) = facts.get_extension::<BasicConstraints>().unwrap().unwrap();
+        assert!(critical && !basic.ca);
+        let (_, usage) = facts.get_extension::<KeyUsage>().unwrap().unwrap();
+        assert_eq!(usage.0, KeyUsages::DigitalSignature | KeyUsages::NonRepudiation);
+        assert!(facts.serial_number().as_bytes().len() <= 20);
+    }
+
+    #[test]
+    fn a_request_is_signed_by_its_own_key() {
+        let (pair, spki) = pair();
+        let holder = Holder { key_use: KeyUse::Checkpoint, generation: 1, spki: &spki, trail_arn: ARN };
+        let unsigned = request(&holder).unwrap();
+        let signature = sign(&pair, &unsigned.message);
+        let message = unsigned.message.clone();
+        let pem = unsigned.signed(&signature).unwrap();
+        assert!(pem.starts_with("-----BEGIN CERTIFICATE REQUEST-----\n"), "{pem}");
+        assert!(KeyUse::Checkpoint.verifies(&spki, &message, &signature));
+    }
+
+    #[test]
+    fn what_is_installed_is_for_this_key_and_valid_now() {
+        let (own, spki) = pair();
+        let (other, other_spki) = pair();
+        let good = pem(&certificate(&own, &spki, NOW));
+        assert_eq!(chain(&good, &spki, NOW).unwrap().len(), 1);
+        let refused = |text: &str, now: i64| chain(text, &spki, now).unwrap_err();
+        assert!(refused(&pem(&certificate(&other, &other_spki, NOW)), NOW).contains("another public key"));
+        assert!(refused(&good, NOW - 3_600_000).contains("not valid now"));
+        assert!(refused(&good, NOW + 11 * YEAR_MS).contains("not valid now"));
+        assert!(refused("", NOW).contains("no certificate"));
+        assert!(
+            refused("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", NOW).contains("no certificate")
+        );
+        // A chain of names: the next one has to be the issuer.
+        let holder = Holder { key_use: KeyUse::Digest, generation: 9, spki: &other_spki, trail_arn: ARN };
+        let unsigned = self_signed(&holder, NOW, [1; 16]).unwrap();
+        let signature = sign(&other, &unsigned.message);
+        let stranger = pem(&unsigned.signed(&signature).unwrap());
+        assert!(refused(&format!("{good}{stranger}"), NOW).contains("no chain"));
+    }
+}

@@ -2,10 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use x509_cert::der::Decode;
-use x509_cert::spki::SubjectPublicKeyInfoRef;
-
 use super::*;
 use crate::audit::testing::SoftwareSigner;
 use crate::audit::verify::line::Leaf;
@@ -150,10 +146,7 @@ fn a_checkpoint_is_a_note_that_others_can_verify() {
     assert_eq!((note.origin.as_str(), note.size, note.root), (ORIGIN, 4, made.root));
     let [signature] = note.signatures.as_slice() else { panic!("{note:?}") };
     assert_eq!((signature.name.as_str(), signature.key_id), (ORIGIN, note::key_id(&made.key.spki)));
-    let spki = SubjectPublicKeyInfoRef::from_der(&made.key.spki).unwrap();
-    let point = spki.subject_public_key.raw_bytes();
-    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
-    key.verify(note.text.as_bytes(), &signature.signature).unwrap();
+    assert!(KeyUse::Checkpoint.verifies(&made.key.spki, note.text.as_bytes(), &signature.signature));
 
     // The log has it too, and a checkpoint alone is no reason for the next.
     let line = &lines(dir.path())[4];
@@ -198,6 +191,35 @@ fn a_signer_that_is_away_is_asked_again() {
     assert_eq!(append(&journal, [call(1)]), [2]);
     signer.away.store(false, Ordering::Relaxed);
     assert_eq!(write(&checkpoints).unwrap().unwrap().size, 3);
+}
+
+#[test]
+fn a_key_covers_the_record_of_its_successor() {
+    let dir = tempfile::tempdir().unwrap();
+    let signer = SoftwareSigner::new();
+    let (journal, recovery) = open(&settings(dir.path()));
+    let checkpoints = Arc::new(checkpoints(&journal, &recovery, &signer));
+    let cover = |key_use, seq| runtime().block_on(checkpoints.coverer().cover(key_use, seq));
+    let old = signer.current(KeyUse::Checkpoint);
+    let [seq] = append(&journal, [call(0)])[..] else { panic!() };
+    cover(KeyUse::Digest, seq).unwrap();
+    assert_eq!(checkpoints.covered(), 0);
+    cover(KeyUse::Checkpoint, seq).unwrap();
+    assert_eq!((checkpoints.covered(), &checkpoints.last().unwrap().key), (seq + 1, &old));
+    // Covered already: nothing is signed for it again.
+    cover(KeyUse::Checkpoint, seq).unwrap();
+    assert_eq!(signer.asked.load(Ordering::Relaxed), 1);
+    signer.rotate(KeyUse::Checkpoint, 2_000);
+    append(&journal, [call(1)]);
+    let made = write(&checkpoints).unwrap().unwrap();
+    assert_eq!(made.key, signer.current(KeyUse::Checkpoint));
+    let note = Note::parse(&made.note).unwrap();
+    assert_eq!(note.signatures[0].key_id, note::key_id(&made.key.spki));
+    assert_ne!(made.key.spki, old.spki);
+    // The keeper of the keys does not keep the journal open.
+    let coverer = checkpoints.coverer();
+    drop(checkpoints);
+    assert!(runtime().block_on(coverer.cover(KeyUse::Checkpoint, 9)).is_err());
 }
 
 #[test]

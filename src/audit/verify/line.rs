@@ -115,7 +115,7 @@ pub struct Place<'a> {
 }
 
 /// `additionalEventData.details` of a `SegmentStart`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SegmentStart {
     pub trail: String,
@@ -265,22 +265,22 @@ pub struct Link {
 
 impl Link {
     pub fn check(&self, line: &Line<'_>) -> Result<(), String> {
-        let place = line.place();
-        if place.seq > self.seq {
-            let last = place.seq - 1;
+        self.check_place(line.place().seq, &line.place().prev)
+    }
+
+    pub fn check_place(&self, seq: u64, prev: &str) -> Result<(), String> {
+        if seq > self.seq {
+            let last = seq - 1;
             return Err(if last == self.seq {
                 format!("record {last} is missing here")
             } else {
                 format!("records {} to {last} are missing here", self.seq)
             });
         }
-        if place.seq < self.seq {
-            return Err(format!(
-                "record {} stands where record {} should: repeated, or out of order",
-                place.seq, self.seq
-            ));
+        if seq < self.seq {
+            return Err(format!("record {seq} stands where record {} should: repeated, or out of order", self.seq));
         }
-        if place.prev != self.prev.as_str() {
+        if prev != self.prev.as_str() {
             return Err("`prev` is not the hash of the record before: one of the two was changed".into());
         }
         Ok(())

@@ -12,10 +12,17 @@ pub enum Verdict {
     Ok,
     /// Files are missing or cannot be read, so part of the chain was not seen.
     Incomplete,
-    /// The end of the last segment is cut inside a record.
+    /// The newest records wait for a signature or a digest for too long.
+    Stale,
+    /// A signature is wrong, or by a key that the log did not introduce for that time.
+    #[serde(rename = "BAD SIGNATURE")]
+    BadSignature,
+    /// The end of the log is cut: inside a record, or below what was signed or remembered.
     Truncated,
-    /// A record was changed, removed, repeated or moved.
+    /// A record or a file was changed, removed, repeated or moved.
     Tampered,
+    /// It is another log than the one that was signed or remembered.
+    Forked,
 }
 
 /// Wrong arguments, for the command line.
@@ -27,6 +34,9 @@ impl Verdict {
             Verdict::Ok => 0,
             Verdict::Tampered => 1,
             Verdict::Truncated => 2,
+            Verdict::Forked => 3,
+            Verdict::Stale => 4,
+            Verdict::BadSignature => 5,
             Verdict::Incomplete => 6,
         }
     }
@@ -37,7 +47,10 @@ impl fmt::Display for Verdict {
         f.write_str(match self {
             Verdict::Ok => "OK",
             Verdict::Incomplete => "INCOMPLETE",
+            Verdict::Stale => "STALE",
+            Verdict::BadSignature => "BAD SIGNATURE",
             Verdict::Truncated => "TRUNCATED",
+            Verdict::Forked => "FORKED",
             Verdict::Tampered => "TAMPERED",
         })
     }
@@ -95,6 +108,47 @@ pub struct Report {
     pub finding_count: u64,
     pub notes: Vec<String>,
     pub not_proven: Vec<String>,
+    /// What cannot be changed any more without this verifier seeing it, and what by.
+    pub fixed: Vec<String>,
+    /// Signed heads that fit.
+    pub checkpoints: u64,
+    pub digests: u64,
+    pub log_files: u64,
+    /// Log files that the next digest will list.
+    pub unlisted: u64,
+    pub keys: Vec<String>,
+    /// The newest head that is signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Signed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsigned_tail: Option<Tail>,
+    /// The first segment that is here, and the one before it that is not.
+    #[serde(skip)]
+    pub(super) begins_after: Option<(String, String)>,
+    /// The caller asked for a part only.
+    #[serde(skip)]
+    pub(super) partial: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Signed {
+    pub size: u64,
+    /// Hex.
+    pub root: String,
+    pub by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+}
+
+/// Records behind the newest signed head.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tail {
+    pub records: u64,
+    /// Time of the first that waits for a checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    pub age_ms: i64,
 }
 
 /// Findings, notes and open intents beyond this many are only counted.
@@ -123,7 +177,21 @@ impl Report {
             finding_count: 0,
             notes: Vec::new(),
             not_proven: Vec::new(),
+            fixed: Vec::new(),
+            checkpoints: 0,
+            digests: 0,
+            log_files: 0,
+            unlisted: 0,
+            keys: Vec::new(),
+            signed: None,
+            unsigned_tail: None,
+            begins_after: None,
+            partial: false,
         }
+    }
+
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial || self.begins_after.is_some()
     }
 
     pub(super) fn find(&mut self, verdict: Verdict, file: &str, line: u64, seq: Option<u64>, what: impl Into<String>) {
@@ -169,6 +237,13 @@ impl fmt::Display for Report {
         for intent in &self.open_intents {
             writeln!(f, "  open: seq {} {} request {}", intent.seq, printable(&intent.event_name), intent.request_id)?;
         }
+        if !self.keys.is_empty() {
+            let (heads, digests, files) = (self.checkpoints, self.digests, self.log_files);
+            writeln!(f, "signed    {heads} heads that fit, {digests} digests, {files} log files")?;
+        }
+        for key in &self.keys {
+            writeln!(f, "key       {}", printable(key))?;
+        }
         for finding in &self.findings {
             write!(f, "{}: {}", finding.verdict, printable(&finding.file))?;
             if finding.line > 0 {
@@ -185,6 +260,12 @@ impl fmt::Display for Report {
         }
         for note in &self.notes {
             writeln!(f, "note: {}", printable(note))?;
+        }
+        if !self.fixed.is_empty() {
+            writeln!(f, "fixed:")?;
+        }
+        for text in &self.fixed {
+            writeln!(f, "  - {}", printable(text))?;
         }
         writeln!(f, "not proven:")?;
         for text in &self.not_proven {

@@ -1,5 +1,5 @@
 //! Which of the port's services a request is for. RULE audit.md §2.7: KMS and CloudTrail are told by X-Amz-Target, STS by its
-//! form, the stream by its path, and S3 has all other paths.
+//! form, and S3 has all other paths; the stream's own were taken before.
 
 use ::http::Method;
 
@@ -11,16 +11,11 @@ use crate::kms;
 use crate::ops::Operation;
 use crate::{s3, sts};
 
-/// Where the stream and what is of its kind live.
-const LOG_PATHS: &str = "/audit/v1/";
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Door {
     Kms,
     Sts,
     CloudTrail,
-    /// `/audit/v1/…`: ours, signed as for CloudTrail.
-    Log,
     /// `X-Amz-Target: HsmBridge.ExportAudit` and `HsmBridge.AuditReport`, signed as for KMS.
     Export(&'static str),
     S3,
@@ -41,8 +36,6 @@ impl Door {
         let root = matches!(request.path.as_str(), "/" | "");
         if root && (form || (request.method == Method::GET && asks)) {
             Door::Sts
-        } else if request.path.starts_with(LOG_PATHS) {
-            Door::Log
         } else if !root || signed_for_s3(request) {
             Door::S3
         } else {
@@ -55,7 +48,7 @@ impl Door {
         match self {
             Door::Kms | Door::Export(_) => Service::Kms,
             Door::Sts => Service::Sts,
-            Door::CloudTrail | Door::Log => Service::CloudTrail,
+            Door::CloudTrail => Service::CloudTrail,
             Door::S3 => Service::S3,
         }
     }
@@ -66,7 +59,7 @@ impl Door {
             Door::Sts => "sts.amazonaws.com",
             Door::CloudTrail => "cloudtrail.amazonaws.com",
             Door::S3 => "s3.amazonaws.com",
-            Door::Log | Door::Export(_) => "hsm-bridge",
+            Door::Export(_) => "hsm-bridge",
         }
     }
 
@@ -78,7 +71,6 @@ impl Door {
             Door::Sts => sts::action_name(method, &request.query, &request.body),
             Door::CloudTrail => target.and_then(cloudtrail::target)?.name(),
             Door::S3 => s3::operation_name(method, &request.path, &request.query),
-            Door::Log => Some("StreamAudit"),
             Door::Export(name) => Some(name),
         }
     }

@@ -1,41 +1,10 @@
-//! What is ours alone of the questions about the log: the stream, exports and reports.
+//! Exports and reports of the log, which are ours alone.
 
-use ::http::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::value;
-use crate::cloudtrail::TrailError;
-use crate::http::request::WireRequest;
 use crate::kms::{self, WireError};
-use crate::ops::{AuditRequest, ExportRequest, ReportRequest, StreamRequest};
-
-const STREAM: &str = "/audit/v1/stream";
-
-/// `GET /audit/v1/stream?fromSeq=N`; `Last-Event-ID` is the record after which it goes on.
-pub(super) fn stream(request: &WireRequest) -> Result<AuditRequest, TrailError> {
-    if request.path != STREAM {
-        return Err(TrailError { status: 404, ..TrailError::unknown_operation() });
-    }
-    if request.method != Method::GET {
-        return Err(TrailError { status: 405, ..TrailError::new("ValidationException", "The stream is read by GET.") });
-    }
-    let wrong = || TrailError::new("ValidationException", "The place to begin at is not the number of a record.");
-    let mut from_seq = None;
-    for pair in request.query.split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("fromSeq", number)) => from_seq = Some(number.parse().map_err(|_| wrong())?),
-            _ => return Err(TrailError::new("ValidationException", "The stream has one parameter: fromSeq.")),
-        }
-    }
-    if let Some(last) = value(request, "last-event-id") {
-        let last: u64 = std::str::from_utf8(last).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(wrong)?;
-        from_seq = Some(last.saturating_add(1));
-    }
-    let accepts = value(request, "accept").unwrap_or_default();
-    let ndjson = accepts.windows(20).any(|part| part == b"application/x-ndjson");
-    Ok(AuditRequest::Stream(StreamRequest { from_seq, ndjson }))
-}
+use crate::ops::{AuditRequest, ExportRequest, ReportRequest};
 
 /// `HsmBridge.ExportAudit` and `HsmBridge.AuditReport`: members in CamelCase. Unlike those of KMS, members that nobody knows are
 /// refused: an export without the filter that was meant is worse than none.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::super::request::{TlsFacts, WireReply, WireRequest};
+use super::super::request::{self, TlsFacts, WireReply, WireRequest};
 use super::super::tls::self_signed;
 use super::super::{Readiness, tls};
 use super::*;
@@ -39,7 +39,7 @@ struct Seen {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, request: WireRequest) -> WireReply {
+    async fn handle(&self, request: WireRequest) -> request::Reply {
         self.seen.lock().unwrap().push(Seen {
             id: request.request_id.to_string(),
             headers: request.headers.iter().map(|(n, v)| (n.clone(), String::from_utf8_lossy(v).into())).collect(),
@@ -55,12 +55,13 @@ impl Handler for Echo {
             _ => {}
         }
         self.finished.fetch_add(1, Ordering::SeqCst);
-        WireReply {
+        let reply = WireReply {
             status: 200,
             content_type: crate::http::AMZ_JSON,
             body: SecretBytes::new(request.body.to_vec()),
             extra_headers: vec![("x-test".into(), "yes".to_owned())],
-        }
+        };
+        reply.into()
     }
 }
 

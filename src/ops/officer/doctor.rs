@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::audit_keys;
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::{NamedToken, merge, pin_flags};
 use crate::ids::spec::KeySpec;
@@ -97,7 +98,7 @@ impl Ops {
             Ok(objects) => objects,
             Err(error) => return json!(format!("not compared: {}", error.detail)),
         };
-        let facts: Vec<ObjectFacts> = objects
+        let mut facts: Vec<ObjectFacts> = objects
             .into_iter()
             .map(|object| ObjectFacts {
                 class: object.class.filter(|class| !class.is_empty()),
@@ -106,7 +107,14 @@ impl Ops {
                 ..ObjectFacts::default()
             })
             .collect();
-        compare(&facts, &self.held_by(named, snapshot), &system_labels(token), named.is_default()).glance()
+        let all = facts.len();
+        let trail = match named.is_default() {
+            true => audit_keys::split(&mut facts, snapshot),
+            false => audit_keys::OfTheTrail::default(),
+        };
+        let mut found = compare(&facts, &self.held_by(named, snapshot), &system_labels(token), named.is_default());
+        found.beside(trail, all);
+        found.glance()
     }
 
     /// All slots of each module, with their tokens.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::expected::{self, PRIVATE, PUBLIC, SECRET};
 use super::tokens::NamedToken;
-use super::{PREFIX, material_id, object_id, object_label};
+use super::{PREFIX, audit_keys, material_id, object_id, object_label};
 use crate::ids::spec::KeySpec;
 use crate::keystore::{KeyRef, MaterialId, ObjectFacts, Status, SystemKey, Token};
 use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops, Progress};
@@ -96,11 +96,20 @@ impl Ops {
             shown.done.store(before + done, Ordering::Relaxed);
         };
         let call = self.generate_call(ctx);
-        let objects = token.inventory(&call, Arc::new(tell)).await.map_err(|e| OpError::Token(e.to_string()))?;
+        let mut objects = token.inventory(&call, Arc::new(tell)).await.map_err(|e| OpError::Token(e.to_string()))?;
         // Keys that were made while the token was read are in the newest snapshot.
         let snapshot = self.store.snapshot();
         let records = self.held_by(named, &snapshot);
+        let all = objects.len();
+        let mut trail = match named.is_default() {
+            true => audit_keys::split(&mut objects, &snapshot),
+            false => audit_keys::OfTheTrail::default(),
+        };
+        if named.is_default() {
+            trail.faults.extend(self.check_audit_keys(token, &snapshot, ctx).await);
+        }
         let mut found = compare(&objects, &records, &system_labels(token), named.is_default());
+        found.beside(trail, all);
         let pairs: Vec<(&KeyRecord, &Material)> = records
             .iter()
             .filter(|record| record.spec.is_key_pair() && judged(record))
@@ -278,6 +287,13 @@ impl Found {
     fn is_whole(&self, id: &str) -> bool {
         let named = |list: &[Value]| list.iter().any(|entry| entry.get("ckaId").and_then(Value::as_str) == Some(id));
         !named(&self.without_object) && !named(&self.duplicates)
+    }
+
+    /// The trail's own keys were judged apart; `objects`: all that the token has.
+    pub(super) fn beside(&mut self, trail: audit_keys::OfTheTrail, objects: usize) {
+        self.objects = objects;
+        self.system_keys.extend(trail.labels);
+        self.system_faults.extend(trail.faults);
     }
 
     /// What ids and labels alone tell, short.

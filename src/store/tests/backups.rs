@@ -146,6 +146,30 @@ async fn a_restore_keeps_what_is_known_of_the_tokens() {
 }
 
 #[tokio::test]
+async fn a_restore_keeps_the_keys_of_the_log() {
+    use super::identities::audit_key;
+    let (state, store) = new_store().await;
+    put(&store, vec![Write::PutAuditKey(audit_key(1, AuditKeyStage::Current))]).await;
+    put(&store, vec![Write::PutAuditKey(audit_key(2, AuditKeyStage::Made))]).await;
+    let path = state.path().join("backup");
+    store.backup(&path).await.unwrap();
+    let rotated = [(1, AuditKeyStage::Retired), (2, AuditKeyStage::Current)]
+        .map(|(n, stage)| Write::PutAuditKey(audit_key(n, stage)));
+    put(&store, rotated.into()).await;
+    let stages =
+        |store: &Store| store.snapshot().audit_keys.values().map(|key| key.stage).collect::<Vec<AuditKeyStage>>();
+    store.restore(&path, &FakeWrap::default(), 0, i64::MIN).await.unwrap();
+    assert_eq!(stages(&store), [AuditKeyStage::Retired, AuditKeyStage::Current]);
+    store.close().await.unwrap();
+
+    // In place of a missing store there is the backup alone: what was being made then may sign since, and is not touched.
+    std::fs::remove_dir_all(state.path().join("store")).unwrap();
+    let lock = Store::lock(state.path()).unwrap();
+    let store = Store::restore_new(lock, &path, &FakeWrap::default(), 0, i64::MIN).await.unwrap();
+    assert_eq!(stages(&store), [AuditKeyStage::Current, AuditKeyStage::Abandoned]);
+}
+
+#[tokio::test]
 async fn a_restored_count_is_the_higher_of_both() {
     let (state, store) = new_store().await;
     put(&store, vec![Write::PutKey(key(1)), Write::PutUsage(usage(1, 900))]).await;

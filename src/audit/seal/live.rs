@@ -1,0 +1,44 @@
+//! The service around the sealer.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use super::Around;
+use crate::audit::signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
+use crate::audit::{Event, Journal};
+
+/// The running service. The sealer's thread must not be one that drives the runtime.
+pub struct Live {
+    pub journal: Journal,
+    pub runtime: Handle,
+    pub signer: Arc<dyn SignAudit>,
+    pub region: String,
+    pub account: String,
+    /// Milliseconds since the epoch.
+    pub clock: fn() -> i64,
+}
+
+impl Around for Live {
+    fn append(&self, name: &str, details: Value) -> Result<u64, String> {
+        let event = Event::system(name, &self.region, &self.account, (self.clock)(), details);
+        self.runtime.block_on(self.journal.append(event)).map(|done| done.seq()).map_err(|error| error.to_string())
+    }
+
+    fn durable(&self) -> u64 {
+        self.journal.durable()
+    }
+
+    fn sign(&self, message: Vec<u8>) -> Result<Signed, SignError> {
+        self.runtime.block_on(self.signer.sign(KeyUse::Digest, message))
+    }
+
+    fn keys(&self) -> Vec<Arc<AuditKey>> {
+        self.signer.keys()
+    }
+
+    fn now(&self) -> i64 {
+        (self.clock)()
+    }
+}
