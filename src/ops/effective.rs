@@ -204,7 +204,7 @@ impl World {
         let identity = Identity::of(caller, snapshot).ok()?;
         let mut check = check.clone();
         check.encryption_context = Cow::Borrowed(&[]);
-        with_question(&identity, &check, snapshot, &self.environment, true, |question| evaluate(question)).ok()
+        with_question(&identity, &check, snapshot, &self.environment, true, evaluate).ok()
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::super::Made;
@@ -30,10 +33,11 @@ pub fn page(made: &Made) -> String {
     let _ = write!(
         out,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{1}'\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{0}</title>\n<style>{STYLE}</style>\n</head>\n\
          <body>\n<main>\n<h1>{0}</h1>\n",
-        escaped(&title)
+        escaped(&title),
+        STANDARD.encode(digest::digest(&digest::SHA256, STYLE.as_bytes()))
     );
     verdict(&mut out, made);
     facts(&mut out, made);
