@@ -217,7 +217,7 @@ impl AuditKeys {
         Ok(record)
     }
 
-    /// The key's introduction in the chain, before its first use.
+    /// The key's introduction in the chain, before its first use; and once more when it has another certificate.
     async fn name(
         &self,
         record: &AuditKeyRecord,
@@ -230,7 +230,7 @@ impl AuditKeys {
             "generation": key.generation,
             "fingerprint": key.fingerprint,
             "spki": base64(&key.spki),
-            "certificate": certificate::pem(&key.certificate),
+            "certificate": certificates(record).iter().map(|one| certificate::pem(one)).collect::<String>(),
             "previousFingerprint": previous,
             "label": record.label,
             "token": self.token.info().serial,
@@ -272,6 +272,14 @@ impl AuditKeys {
             let details = json!({ "file": "keys/keys.json", "differences": differences });
             self.journal.append(self.event("AuditTampering", None, details)).await?;
         }
+        // A crash came between a certificate's way into the store and its way into the chain, maybe: told twice is no harm.
+        let snapshot = self.store.snapshot();
+        let others = files::other_certificates(&self.trail.dir, &entries);
+        for record in others.iter().filter_map(|name| snapshot.audit_keys.get(name)) {
+            if let Err(KeyError::Audit(error)) = self.name(record, self.fingerprint_before(record), None).await {
+                return Err(error.into());
+            }
+        }
         self.write_files();
         Ok(())
     }
@@ -296,6 +304,13 @@ impl AuditKeys {
     fn last_fingerprint(&self, key_use: KeyUse) -> Option<String> {
         let keys = self.published().into_iter().map(|(key, _)| key);
         keys.filter(|key| key.key_use == key_use).max_by_key(|key| key.generation).map(|key| key.fingerprint)
+    }
+
+    /// Of the generation that signed before this one.
+    fn fingerprint_before(&self, record: &AuditKeyRecord) -> Option<String> {
+        let keys = self.published().into_iter().map(|(key, _)| key);
+        let before = keys.filter(|key| key.key_use.as_str() == record.key_use && key.generation < record.generation);
+        before.max_by_key(|key| key.generation).map(|key| key.fingerprint)
     }
 
     /// Above all that the store knows, and free in the token: an older store may know fewer.

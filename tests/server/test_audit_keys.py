@@ -125,6 +125,7 @@ def test_an_authority_issues_the_certificate(serving, use):
     assert issued.returncode == 0, issued.stderr
     (root / "chain.pem").write_text((root / "leaf.pem").read_text() + (root / "ca.pem").read_text())
 
+    self_signed = (serving.trail_dir / "keys" / "keys.json").read_text()
     # Another key's certificate, and certificates that are no chain.
     refused = serving.run("audit", "key", "install", "--use", use, "--certificate", root / "ca.pem", expect=1)
     assert "another public key" in refused.stderr
@@ -143,9 +144,19 @@ def test_an_authority_issues_the_certificate(serving, use):
     assert key["certificate"]["selfSigned"] is False and key["state"] == "signs"
     (intent, outcome) = serving.records("AuditKeyInstall")[-2:]
     assert is_intent(intent) and outcome["additionalEventData"]["details"]["certificate"] == (root / "leaf.pem").read_text()
+    told = named(serving)[-1]
+    assert told["keyUse"] == use and told["generation"] == 1 and told["certificate"] == (root / "chain.pem").read_text()
     # It is kept, and the log stays whole.
     serving.stop()
     serving.start()
+    assert len(named(serving)) == 3
+    assert openssl("verify", "-CAfile", root / "ca.pem", published).returncode == 0
+    assert serving.verify()["verdict"] == "OK"
+    # As if it had been killed before the chain and the files knew: told again.
+    serving.stop()
+    (serving.trail_dir / "keys" / "keys.json").write_text(self_signed)
+    serving.start()
+    assert named(serving)[-1] == told and len(named(serving)) == 4
     assert openssl("verify", "-CAfile", root / "ca.pem", published).returncode == 0
     assert serving.verify()["verdict"] == "OK"
 

@@ -102,7 +102,8 @@ impl AuditKeys {
             AuditKeyRecord { certificates: chain.iter().map(|one| base64(one)).collect(), ..record.as_ref().clone() };
         let key = public(&new).ok_or_else(|| OpError::Internal("the record cannot be read".to_owned()))?;
         let (subject, issuer, until) = certificate::shown(&key.certificate).unwrap_or_default();
-        let version = self.put(vec![new], Some(&ctx.request_id)).await.map_err(told)?;
+        let version = self.put(vec![new.clone()], Some(&ctx.request_id)).await.map_err(told)?;
+        self.name(&new, self.fingerprint_before(&new), None).await.map_err(told)?;
         self.write_files();
         let facts = json!({
             "keyUse": key.key_use.as_str(),

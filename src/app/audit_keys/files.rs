@@ -54,6 +54,21 @@ pub(super) fn differences(dir: &Path, entries: &[Value]) -> Vec<String> {
     differences
 }
 
+/// Keys (use and generation) whose certificate in the list is not the store's.
+pub(super) fn other_certificates(dir: &Path, entries: &[Value]) -> Vec<(String, u32)> {
+    let Ok(text) = fs::read(dir.join("keys").join(LIST)) else { return Vec::new() };
+    let found = serde_json::from_slice::<Vec<Value>>(&text).unwrap_or_default();
+    let differs = |entry: &&Value| {
+        let same = |name: &str, key: &Value| entry.get(name) == key.get(name);
+        found.iter().any(|key| same("keyUse", key) && same("generation", key) && !same("certificate", key))
+    };
+    let names = entries.iter().filter(differs).filter_map(|entry| {
+        let generation = entry.get("generation").and_then(Value::as_u64)?;
+        Some((text_of(entry, "keyUse").to_owned(), u32::try_from(generation).ok()?))
+    });
+    names.collect()
+}
+
 fn text_of<'a>(key: &'a Value, member: &str) -> &'a str {
     key.get(member).and_then(Value::as_str).unwrap_or("nameless")
 }
