@@ -130,6 +130,13 @@ pub(super) fn read(follower: &mut Follower, durable: u64, most: Batches, intents
     let mut bytes = 0;
     while batch.records.len() < most.records && bytes < most.bytes {
         let Some(followed) = follower.next(durable)? else { break };
+        if followed.seq > batch.next {
+            tracing::error!(
+                from = batch.next,
+                to = followed.seq - 1,
+                "a sink was away for longer than the journal keeps these records"
+            );
+        }
         batch.next = follower.position();
         if followed.kind == Kind::Intent && !intents {
             continue;
