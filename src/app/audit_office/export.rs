@@ -36,7 +36,8 @@ impl Exports {
             account: settings.account,
             region: settings.region,
             key_prefix: config.audit.key_prefix.clone(),
-            keep_free: f64::from(config.audit.warn_below_free_percent) / 100.0,
+            // A percent above the line below which requests are refused.
+            keep_free: f64::from(config.audit.refuse_below_free_percent.saturating_add(1)) / 100.0,
             journal: services.journal.clone(),
             clock: services.ops.clock().clone(),
             signer: services.signer.clone(),
