@@ -212,8 +212,8 @@ fn event() -> Event {
         additional: Additional {
             key_material_id: Some("9d".repeat(32)),
             hsm: Some(HsmFacts {
-                token_serial: "0aa1c4f27d3e9b55".into(),
-                slot: 3,
+                token_serial: Some("0aa1c4f27d3e9b55".into()),
+                slot: Some(3),
                 mechanism: "CKM_AES_GCM",
                 micros: 41,
             }),

@@ -194,8 +194,8 @@ impl BuilderProfile for SelfSigned {
         certificate: &TbsCertificate,
     ) -> builder::Result<Vec<Extension>> {
         let subject = certificate.subject();
-        let mut extensions = Vec::new();
-        extensions.push(BasicConstraints { ca: false, path_len_constraint: None }.to_extension(subject, &extensions)?);
+        let constraints = BasicConstraints { ca: false, path_len_constraint: None };
+        let mut extensions = vec![constraints.to_extension(subject, &[])?];
         extensions.push(usage().to_extension(subject, &extensions)?);
         extensions.push(SubjectKeyIdentifier::try_from(own)?.to_extension(subject, &extensions)?);
         extensions.push(AuthorityKeyIdentifier::try_from(issuer)?.to_extension(subject, &extensions)?);

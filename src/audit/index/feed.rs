@@ -80,7 +80,7 @@ impl Feed {
         }
         let follower = Follower::new(dir, at.next);
         let mut feed = Feed { dir: dir.to_owned(), sql, follower, at };
-        feed.from_sealed_files()?;
+        feed.take_sealed_files()?;
         feed.raise_floor()?;
         Ok(feed)
     }
@@ -129,7 +129,7 @@ impl Feed {
     }
 
     /// What the journal has no more is taken from the sealed files, where those are still there.
-    fn from_sealed_files(&mut self) -> Result<(), IndexError> {
+    fn take_sealed_files(&mut self) -> Result<(), IndexError> {
         let oldest = match self.follower.oldest() {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             oldest => oldest?,

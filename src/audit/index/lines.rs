@@ -18,12 +18,15 @@ use crate::audit::verify::lines::MAX_LINE;
 /// A sealed file holds some 32 MiB of lines; more than this is none of ours.
 const LARGEST: u64 = 256 * 1024 * 1024;
 
+/// An open sealed file: its object, and its lines by seq.
+type SealedLines = (String, Vec<(u64, Vec<u8>)>);
+
 pub(super) struct LogLines {
     dir: PathBuf,
     segments: Option<Vec<String>>,
     /// Pages are of neighbours: one open segment and one open sealed file are enough.
     segment: Option<(u64, BufReader<File>)>,
-    sealed: Option<(String, Vec<(u64, Vec<u8>)>)>,
+    sealed: Option<SealedLines>,
 }
 
 impl LogLines {
