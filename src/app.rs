@@ -206,11 +206,11 @@ impl App {
             state: anchors::State::default(),
         });
         ops.keep_audit_keys_with(Box::new(audit_keys::Office(audit_keys.clone())));
-        let contexts = match config.audit.encryption_context {
+        ops.show_contexts_as(match config.audit.encryption_context {
             EncryptionContextMode::Plain => ops::ContextForm::Plain,
             EncryptionContextMode::Hmac => ops.hashed_contexts(),
             EncryptionContextMode::KeysOnly => ops::ContextForm::KeysOnly,
-        };
+        });
         let info = token.info();
         let sealing = sealing::Sealing::new(&config, journal.clone(), audit_keys.clone());
         audit_keys.cover_with(Arc::new(sealing.clone()));
@@ -236,7 +236,6 @@ impl App {
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
             now: now_ms,
-            contexts,
             token_serial: info.serial,
             token_slot: info.slot,
         });

@@ -45,8 +45,12 @@ pub(super) async fn make(services: &Arc<Services>, config: &Config) -> Result<()
     let dir = audit_directory(config);
     let now = now_ms();
     let version = snapshot.version;
+    let contexts = services.ops.contexts().clone();
     let written = tokio::task::spawn_blocking(move || {
         let mut state = State::of(&snapshot, &here, now);
+        for grant in state.grants.values_mut() {
+            contexts.constraints(&mut grant.constraints);
+        }
         state.hsms = tokens.into_iter().map(|(hsm, module)| Hsm { library_sha256: sha256(&module), ..hsm }).collect();
         let json = serde_json::to_vec(&state)?;
         audit::snapshots::write(&dir, seq, &json)

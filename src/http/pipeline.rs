@@ -44,8 +44,6 @@ pub struct Services {
     pub token_deadline: Duration,
     /// Milliseconds since the epoch.
     pub now: fn() -> i64,
-    /// What records show of encryption contexts.
-    pub contexts: ops::ContextForm,
     /// For the records.
     pub token_serial: String,
     pub token_slot: u64,
@@ -138,7 +136,7 @@ async fn steps<F: Front>(
         Ok(task) => task,
         Err(failure) => return refuse(services, sheet, failure).await,
     };
-    sheet.asked(&task, &services.contexts);
+    sheet.asked(&task, services.ops.contexts());
     Span::current().record("call", sheet.name());
     let words = Words::of(&task);
     let task = match task.asked_by(&caller) {

@@ -101,6 +101,8 @@ pub struct Ops {
     unsettled: arc_swap::ArcSwap<std::collections::BTreeSet<crate::ids::KeyId>>,
     /// Who reads PINs for `token pin`.
     pins: std::sync::OnceLock<Box<dyn ReadPin>>,
+    /// How records show encryption contexts.
+    contexts: std::sync::OnceLock<ContextForm>,
     /// Who answers questions about the log.
     audit_office: std::sync::OnceLock<Box<dyn AuditOffice>>,
     /// The tokens' objects as last seen.
@@ -234,6 +236,7 @@ impl Ops {
             first_use: tokio::sync::Mutex::default(),
             unsettled: arc_swap::ArcSwap::default(),
             pins: std::sync::OnceLock::new(),
+            contexts: std::sync::OnceLock::new(),
             audit_office: std::sync::OnceLock::new(),
             watched: officer::watch::Watched::default(),
             audit_keys: std::sync::OnceLock::new(),

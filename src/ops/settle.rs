@@ -100,7 +100,7 @@ impl Ops {
     /// What a request has changed so far, for its record; handed out once.
     pub fn state_change(&self, request_id: &str) -> Option<serde_json::Value> {
         let parts = self.changed.lock().unwrap_or_else(PoisonError::into_inner).remove(request_id)?;
-        (!parts.is_empty()).then(|| parts.recorded())
+        (!parts.is_empty()).then(|| self.contexts().state_change(parts.recorded()))
     }
 
     /// The outcome record of this change is durable: its marker is not needed any more.

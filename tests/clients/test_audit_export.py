@@ -171,6 +171,19 @@ def test_the_proof(exported, tmp_path):
         assert proves(part, tmp_path).returncode != 0
 
 
+def test_our_own_verifier(exported, tmp_path):
+    bridge, out, _ = exported
+    good = bridge.run("audit", "verify", out, "--json")
+    assert json.loads(good.stdout)["verdict"] == "OK", good
+    for name in ("leaves.bin", "records.jsonl.gz", "manifest.json", "result_1.csv.gz"):
+        copy = tmp_path / name
+        shutil.copytree(out, copy)
+        changed = bytearray((copy / name).read_bytes())
+        changed[len(changed) // 2] ^= 1
+        (copy / name).write_bytes(changed)
+        assert bridge.run("audit", "verify", copy, check=False).returncode == 1, name
+
+
 def test_nothing_is_written_over(exported):
     bridge, out, _ = exported
     done = bridge.run("audit", "export", "--out", out, check=False)
