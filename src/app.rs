@@ -5,6 +5,7 @@ mod access_key_uses;
 mod anchors;
 pub mod audit_keys;
 mod audit_office;
+pub mod audit_serve;
 mod audit_sinks;
 mod clock_file;
 pub mod dev;

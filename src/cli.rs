@@ -83,6 +83,12 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
         Command::Ciphertext(CiphertextCommand::Inspect { file, json }) => ciphertext::inspect(&file, json),
         Command::Policy(command) => command.run(&config),
         Command::Audit(AuditCommand::Verify(options)) => options.run(&config),
+        Command::Audit(AuditCommand::Serve(options)) => {
+            let dir = config.audit_dir(options.dir.or(options.bundle))?;
+            app::harden();
+            in_runtime(async move { app::audit_serve::serve(&dir, options.listen).await })?;
+            Ok(0)
+        }
         Command::Audit(AuditCommand::Prove(options)) => options.run(&config),
         Command::Audit(AuditCommand::Consistency(options)) => options.run(&config),
         Command::Audit(AuditCommand::Report(options)) => audit::report(&config.load()?, *options),

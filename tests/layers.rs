@@ -24,6 +24,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sts",
             "authn",
             "authz",
+            // `audit serve` answers from files what the service answers behind its pipeline.
+            "cloudtrail",
+            "s3",
             "ops",
             "keystore",
             "store",

@@ -22,9 +22,9 @@ use crate::ops::{
 };
 use crate::store::BoxFuture;
 
-use bucket::Bucket;
+pub(super) use bucket::Bucket;
 pub use export::Exports;
-use trail::Trail;
+pub(super) use trail::Trail;
 
 /// The index takes in what came meanwhile at once.
 const BETWEEN_FEEDS: Duration = Duration::from_millis(100);
@@ -86,30 +86,6 @@ impl Office {
         let (trail, request, now) = (self.trail.clone(), request.clone(), ctx.now);
         blocking(move || trail.answer(&request, now)).await.map(AuditAnswer::Trail)
     }
-
-    async fn of_bucket(&self, request: &BucketRequest) -> Result<AuditAnswer, OpError> {
-        let named = match request {
-            BucketRequest::ListBuckets => return Ok(AuditAnswer::Buckets { bucket: self.names.bucket.clone() }),
-            BucketRequest::HeadBucket { bucket }
-            | BucketRequest::GetBucketLocation { bucket }
-            | BucketRequest::GetObject { bucket, .. }
-            | BucketRequest::Change { bucket, .. } => bucket,
-            BucketRequest::ListObjects(list) => &list.bucket,
-        };
-        if *named != self.names.bucket {
-            return Err(OpError::Trail(TrailRefusal::NoSuchBucket(named.clone())));
-        }
-        let bucket = self.bucket.clone();
-        match request.clone() {
-            BucketRequest::ListBuckets | BucketRequest::HeadBucket { .. } => Ok(AuditAnswer::Found),
-            BucketRequest::GetBucketLocation { .. } => Ok(AuditAnswer::Location),
-            BucketRequest::ListObjects(list) => blocking(move || bucket.list(list)).await.map(AuditAnswer::Objects),
-            BucketRequest::GetObject { key, range, head, .. } => {
-                blocking(move || bucket.object(&key, range.as_deref(), head)).await.map(AuditAnswer::Object)
-            }
-            BucketRequest::Change { .. } => Err(OpError::Trail(TrailRefusal::BucketIsReadOnly)),
-        }
-    }
 }
 
 impl AuditOffice for Office {
@@ -125,13 +101,42 @@ impl AuditOffice for Office {
         Box::pin(async move {
             match request {
                 AuditRequest::Trail(request) => self.of_trail(request, ctx).await,
-                AuditRequest::Bucket(request) => self.of_bucket(request).await,
+                AuditRequest::Bucket(request) => of_bucket(&self.names.bucket, &self.bucket, request).await,
                 // `Ops` answers that itself: nothing is looked up.
                 AuditRequest::Stream(_) => Err(OpError::Internal("a stream was asked of the office".to_owned())),
                 AuditRequest::Export(request) => self.exports.make(request, ctx).await.map(AuditAnswer::Made),
                 AuditRequest::Report(request) => report::answer(self, request, ctx).await,
             }
         })
+    }
+}
+
+/// `name`: what the bucket is called.
+pub(super) async fn of_bucket(
+    name: &str,
+    bucket: &Arc<Bucket>,
+    request: &BucketRequest,
+) -> Result<AuditAnswer, OpError> {
+    let named = match request {
+        BucketRequest::ListBuckets => return Ok(AuditAnswer::Buckets { bucket: name.to_owned() }),
+        BucketRequest::HeadBucket { bucket }
+        | BucketRequest::GetBucketLocation { bucket }
+        | BucketRequest::GetObject { bucket, .. }
+        | BucketRequest::Change { bucket, .. } => bucket,
+        BucketRequest::ListObjects(list) => &list.bucket,
+    };
+    if *named != *name {
+        return Err(OpError::Trail(TrailRefusal::NoSuchBucket(named.clone())));
+    }
+    let bucket = bucket.clone();
+    match request.clone() {
+        BucketRequest::ListBuckets | BucketRequest::HeadBucket { .. } => Ok(AuditAnswer::Found),
+        BucketRequest::GetBucketLocation { .. } => Ok(AuditAnswer::Location),
+        BucketRequest::ListObjects(list) => blocking(move || bucket.list(list)).await.map(AuditAnswer::Objects),
+        BucketRequest::GetObject { key, range, head, .. } => {
+            blocking(move || bucket.object(&key, range.as_deref(), head)).await.map(AuditAnswer::Object)
+        }
+        BucketRequest::Change { .. } => Err(OpError::Trail(TrailRefusal::BucketIsReadOnly)),
     }
 }
 
@@ -157,7 +162,9 @@ pub(super) async fn keep_index(index: Index, journal: Journal, mut stopped: watc
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, OpError> + Send + 'static) -> Result<T, OpError> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, OpError> + Send + 'static,
+) -> Result<T, OpError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(OpError::Internal(format!("reading the log ended early: {error}"))),

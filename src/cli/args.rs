@@ -172,6 +172,13 @@ pub enum AuditCommand {
     /// Check the log and its signatures. Needs no server, no token and no lock.
     #[command(after_help = super::verify::EXIT_CODES)]
     Verify(Box<super::verify::VerifyOptions>),
+    /// Serve the folder of a trail or an export read-only, for the stock AWS CLI. Needs no server, no token and no configuration.
+    #[command(
+        after_help = "On a loopback address, with an access key of its own that is printed as lines for a shell. Nothing is recorded. It \
+        ends at SIGINT or SIGTERM.\n\nExample:\n  hsm-bridge audit serve ./evidence --listen 127.0.0.1:8443 > env.sh &\n  . ./env.sh\n  \
+        aws cloudtrail validate-logs --start-time 2026-01-01T00:00:00Z --trail-arn arn:aws:cloudtrail:…"
+    )]
+    Serve(ServeFiles),
     /// Prove to somebody who does not get the log that one record is in it.
     Prove(super::verify::ProveOptions),
     /// Check that one head of the log continues another. Exit code 3: it does not.
@@ -226,6 +233,18 @@ pub enum AuditCommand {
         #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL")]
         endpoint: String,
     },
+}
+
+#[derive(Args)]
+pub struct ServeFiles {
+    /// The trail's directory; by default the configuration's.
+    pub dir: Option<PathBuf>,
+    /// The folder that `audit export` wrote.
+    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
+    pub bundle: Option<PathBuf>,
+    /// A loopback address.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
+    pub listen: SocketAddr,
 }
 
 #[derive(Args)]

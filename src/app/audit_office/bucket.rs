@@ -16,7 +16,7 @@ const SIDECAR: &str = ".meta";
 /// What is being written has this ending until it is whole.
 const UNFINISHED: &str = ".new";
 
-pub(super) struct Bucket {
+pub(in crate::app) struct Bucket {
     root: PathBuf,
 }
 

@@ -18,7 +18,7 @@ use crate::ops::{ObjectFacts, OpError, TrailNames, TrailRefusal, TrailRequest};
 /// A key that signs now is told to be valid until 2100: whoever keeps the answer need not ask again.
 const NO_END: i64 = 4_102_444_800;
 
-pub(super) struct Trail {
+pub(in crate::app) struct Trail {
     /// `<audit.dir>/<trail>`
     pub dir: PathBuf,
     pub names: TrailNames,

@@ -1,0 +1,164 @@
+"""A trail without its service: `audit serve` of a copy for the stock AWS CLI, and `audit verify https://…` of a bucket from afar."""
+
+import gzip
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from bridge import binary, clean_env
+from cli import debian, version_1
+from instance import ACCOUNT, COMMAND, REGION, STOP, TRAIL, until
+
+ARN = f"arn:aws:cloudtrail:{REGION}:{ACCOUNT}:trail/{TRAIL}"
+SEALING = {"audit": {"seal_seconds": 1, "digest_seconds": 2, "checkpoint_seconds": 1}}
+SINCE = "2020-01-01T00:00:00Z"
+
+
+class Served:
+    """`audit serve` of a folder: no configuration, no token."""
+
+    def __init__(self, root, *args):
+        self.root, self.stderr = root, root / "serve.stderr"
+        with open(self.stderr, "wb") as err:
+            self.process = subprocess.Popen([str(binary()), "audit", "serve", *map(str, args), "--listen", "127.0.0.1:0"], text=True,
+                                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=clean_env(), cwd=root)
+        self.exports = {}
+        for line in self.process.stdout:
+            if line.startswith("export "):
+                name, value = line.removeprefix("export ").strip().split("=", 1)
+                self.exports[name] = value
+            if line.startswith("# aws "):
+                assert ARN in line
+                break
+        assert len(self.exports) == 4, self.stderr.read_text()
+        self.data_path = root / "data"
+        subprocess.run([str(binary()), "audit", "aws-data-path", "--out", str(self.data_path), "--endpoint",
+                        self.exports["AWS_ENDPOINT_URL"]], check=True, capture_output=True, env=clean_env(), timeout=COMMAND)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait(STOP)
+        self.process.stdout.close()
+
+    def end(self, number):
+        self.process.send_signal(number)
+        return self.process.wait(STOP)
+
+    def aws(self, program, *words, **changes):
+        env = clean_env(HOME=str(self.root), **{**self.exports, **changes})
+        words = list(map(str, words))
+        if program == debian():
+            words = ["--endpoint-url", env.pop("AWS_ENDPOINT_URL"), *words]
+            env["AWS_DATA_PATH"] = str(self.data_path)
+        return subprocess.run([program, *words], env=env, capture_output=True, text=True, timeout=COMMAND, cwd=self.root)
+
+    def validate(self, program, **changes):
+        return self.aws(program, "cloudtrail", "validate-logs", "--trail-arn", ARN, "--start-time", SINCE, "--verbose", **changes)
+
+
+def sealed(trail, kind):
+    return sorted(path for path in (trail / "bucket").rglob("*.json.gz") if kind in path.parts)
+
+
+def lived(make):
+    """An instance that sealed several files, still serving."""
+    one = make(sections=SEALING).init()
+    one.start()
+    one.new_key()
+    until("two digests", lambda: len(sealed(one.trail_dir, "CloudTrail-Digest")) >= 2)
+    return one
+
+
+def evidence(one, root):
+    """What an auditor takes along."""
+    return shutil.copytree(one.trail_dir, root / "evidence", symlinks=True)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def flip(path):
+    text = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(text[:-20] + bytes([text[-20] ^ 1]) + text[-19:]))
+
+
+def test_the_stock_cli_validates_a_copy(make, tmp_path):
+    one = lived(make)
+    one.stop()
+    copy = evidence(one, tmp_path)
+    one.close()
+    before = files(copy)
+    with Served(tmp_path, copy) as served:
+        assert served.exports["AWS_DEFAULT_REGION"] == REGION
+        assert "Nothing is recorded" in served.stderr.read_text()
+        for aws in (version_1(), debian()):
+            done = served.validate(aws)
+            assert done.returncode == 0 and "files valid" in done.stdout, done.stdout + done.stderr
+            done = served.aws(aws, "s3", "ls", "--recursive", "s3://hsm-audit/")
+            assert done.returncode == 0 and "CloudTrail-Digest" in done.stdout, done.stdout + done.stderr
+
+            wrong = {"AWS_SECRET_ACCESS_KEY": "A" * 40}
+            done = served.validate(aws, **wrong)
+            assert done.returncode not in (0, 1) and "InvalidSignatureException" in done.stderr, done.stdout + done.stderr
+            done = served.aws(aws, "s3", "ls", "s3://hsm-audit/", **wrong)
+            assert done.returncode != 0 and "SignatureDoesNotMatch" in done.stderr, done.stdout + done.stderr
+            done = served.validate(aws, AWS_ACCESS_KEY_ID="AKIAAAAAAAAAAAAAAAAA")
+            assert done.returncode not in (0, 1) and "UnrecognizedClientException" in done.stderr, done.stdout + done.stderr
+
+        done = served.aws(version_1(), "cloudtrail", "lookup-events")
+        assert done.returncode != 0 and "UnsupportedOperation" in done.stderr, done.stdout + done.stderr
+        done = served.aws(version_1(), "cloudtrail", "stop-logging", "--name", TRAIL)
+        assert done.returncode != 0 and "OperationNotPermitted" in done.stderr, done.stdout + done.stderr
+        done = served.aws(version_1(), "s3", "rm", "s3://hsm-audit/AWSLogs/x")
+        assert done.returncode != 0 and "AccessDenied" in done.stderr, done.stdout + done.stderr
+        status = json.loads(served.aws(version_1(), "cloudtrail", "get-trail-status", "--name", TRAIL).stdout)
+        assert status["IsLogging"] is False
+        assert files(copy) == before, "nothing is written"
+
+        flip(sealed(copy, "CloudTrail")[0])
+        for aws in (version_1(), debian()):
+            done = served.validate(aws)
+            assert done.returncode == 1 and "hash value doesn't match" in done.stdout + done.stderr, done.stdout + done.stderr
+        assert served.end(signal.SIGTERM) == 0
+    with Served(tmp_path, copy) as served:
+        assert served.end(signal.SIGINT) == 0
+
+
+def test_an_export_alone(make, tmp_path):
+    one = lived(make)
+    one.run("audit", "export", "--format", "csv", "--out", tmp_path / "bundle")
+    one.stop()
+    one.close()
+    verify = ("cloudtrail", "verify-query-results", "--local-export-path", tmp_path / "bundle")
+    with Served(tmp_path, "--bundle", tmp_path / "bundle") as served:
+        assert "no sealed log files" in served.stderr.read_text()
+        done = served.aws(version_1(), *verify)
+        assert done.returncode == 0, done.stdout + done.stderr
+        table = next((tmp_path / "bundle").rglob("*.csv*"))
+        table.write_bytes(table.read_bytes() + b"\n")
+        done = served.aws(version_1(), *verify)
+        assert done.returncode != 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("what", ["address", "nothing", "no trail"])
+def test_what_is_not_served(tmp_path, what):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    listen, says = "127.0.0.1:0", "keys/keys.json"
+    if what == "address":
+        listen, says = "0.0.0.0:0", "loopback"
+    elif what == "no trail":
+        (folder / "keys").mkdir()
+        (folder / "keys" / "keys.json").write_text("[]")
+        says = "which trail"
+    done = subprocess.run([str(binary()), "audit", "serve", str(folder), "--listen", listen], capture_output=True, text=True,
+                          env=clean_env(), timeout=COMMAND)
+    assert done.returncode == 1 and says in done.stderr and done.stdout == "", done.stdout + done.stderr
