@@ -214,8 +214,10 @@ fn event() -> Event {
             hsm: Some(HsmFacts {
                 token_serial: Some("0aa1c4f27d3e9b55".into()),
                 slot: Some(3),
-                mechanism: "CKM_AES_GCM",
-                micros: 41,
+                mechanism: Some("CKM_AES_GCM"),
+                function: None,
+                rv: "CKR_OK".into(),
+                micros: Some(41),
             }),
             authorization: Some(Authorization {
                 decision: "Allow",
