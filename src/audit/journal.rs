@@ -99,7 +99,8 @@ impl Journal {
             Trouble::Failed(reason) => AuditError::Failed(reason),
         })?;
         // Only now is the loss recorded.
-        files::set_aside_checkpoints(&settings.dir, &found.lost, &stamp()).map_err(|error| {
+        let lost: Vec<u64> = found.lost.iter().map(|(size, _)| *size).collect();
+        files::set_aside_checkpoints(&settings.dir, &lost, &stamp()).map_err(|error| {
             AuditError::Failed(format!("cannot set checkpoints aside in `{}`: {error}", settings.dir.display()))
         })?;
         let space = Space::new(&settings);
@@ -107,6 +108,7 @@ impl Journal {
         let shared = Arc::new(Shared {
             space,
             durable: watch::Sender::new(segments.chain.next_seq),
+            given_up: Mutex::new(found.lost),
             head: Mutex::new(Head { tree: segments.chain.tree.clone(), news: segments.chain.news }),
             settings,
             origin,
@@ -188,12 +190,18 @@ impl Journal {
             Err(error) => return Err(failed(error.to_string())),
         };
         let Some(found) = lost else { return Ok(()) };
+        // The same head is often kept in several places.
+        if lock(&self.shared.given_up).contains(&(size, root)) {
+            return Ok(());
+        }
         let settings = &self.shared.settings;
         let Some(ticket) = &settings.accept_loss else {
             return Err(recovery::truncated(settings, source, size, records, found));
         };
         let details = recovery::accepted_loss(ticket, size, &root, records);
-        self.turn(Some((ACCEPTED_LOSS, details))).await
+        self.turn(Some((ACCEPTED_LOSS, details))).await?;
+        lock(&self.shared.given_up).push((size, root));
+        Ok(())
     }
 
     /// `Some(reason)` once the log has failed.
@@ -328,6 +336,8 @@ struct Shared {
     space: Space,
     durable: watch::Sender<u64>,
     head: Mutex<Head>,
+    /// Tree heads of lost records that a ticket of this run is recorded for.
+    given_up: Mutex<Vec<(u64, Hash)>>,
     queue: Mutex<Queue>,
     wake: Condvar,
     room: Semaphore,

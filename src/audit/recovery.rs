@@ -29,8 +29,8 @@ pub(super) struct Recovered {
     pub next: Beginning,
     /// Not used by any segment so far.
     pub boot: String,
-    /// Checkpoints of records that a person gave up.
-    pub lost: Vec<u64>,
+    /// Checkpoints, size and root, of records that a person gave up.
+    pub lost: Vec<(u64, Hash)>,
 }
 
 /// Needs the lock.
@@ -81,7 +81,7 @@ struct Compared {
     /// The tree of the newest one that fits.
     signed: Option<Frontier>,
     /// Those that do not.
-    lost: Vec<u64>,
+    lost: Vec<(u64, Hash)>,
     first: Option<(&'static str, serde_json::Value)>,
 }
 
@@ -122,7 +122,7 @@ impl Compared {
                 let details = accepted_loss(ticket, size, &signed.root, records);
                 compared.first = Some((ACCEPTED_LOSS, details));
             }
-            compared.lost.push(size);
+            compared.lost.push((size, signed.root));
         }
         Ok(compared)
     }

