@@ -162,3 +162,80 @@ def test_what_is_not_served(tmp_path, what):
     done = subprocess.run([str(binary()), "audit", "serve", str(folder), "--listen", listen], capture_output=True, text=True,
                           env=clean_env(), timeout=COMMAND)
     assert done.returncode == 1 and says in done.stderr and done.stdout == "", done.stdout + done.stderr
+
+
+# -- audit verify https://… --------------------------------------------------------------------------------------------------------
+
+def verify_url(url, *args, key, secret, region=REGION):
+    env = clean_env(AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret, AWS_REGION=region)
+    return subprocess.run([str(binary()), "audit", "verify", url, *map(str, args)], capture_output=True, text=True, env=env,
+                          timeout=COMMAND, stdin=subprocess.DEVNULL)
+
+
+def test_a_running_service_is_verified_from_afar(make, tmp_path):
+    one = lived(make)
+    url, good = f"http://{one.address}/", {"key": one.access_key, "secret": one.secret_key}
+    for _ in range(3):
+        done = verify_url(url, **good)
+        assert done.returncode == 0, done.stdout + done.stderr
+        time.sleep(0.5)
+    for says in ("OK", url, ARN, "the journal was not", "log files, by"):
+        assert says in done.stdout, done.stdout
+    report = json.loads(verify_url(url, "--json", "--trail", ARN, **good).stdout)
+    assert report["verdict"] == "OK" and report["digests"] >= 2 and report["logFiles"] >= 2, report
+
+    for args, change, code, says in [
+        ([], {"secret": "A" * 40}, 6, "InvalidSignatureException"),
+        ([], {"key": "AKIAAAAAAAAAAAAAAAAA"}, 6, "UnrecognizedClientException"),
+        ([], {"region": "ap-south-1"}, 6, "InvalidSignatureException"),
+        (["--trail", ARN + "2"], {}, 6, "no trail"),
+        (["--state", tmp_path / "state"], {}, 64, "need the journal"),
+    ]:
+        done = verify_url(url, *args, **{**good, **change})
+        assert done.returncode == code and says in done.stderr, (args, change, done.stdout, done.stderr)
+    done = verify_url("http://192.0.2.1/", **good)
+    assert done.returncode == 64 and "https is needed" in done.stderr, done.stderr
+    done = verify_url("http://127.0.0.1:1/", **good)
+    assert done.returncode == 6, done.stderr
+
+
+def test_what_is_wrong_in_the_bucket_is_seen_from_afar(make, tmp_path):
+    one = lived(make)
+    one.stop()
+    copy = evidence(one, tmp_path)
+    one.close()
+    with Served(tmp_path, copy) as served:
+        key = {"key": served.exports["AWS_ACCESS_KEY_ID"], "secret": served.exports["AWS_SECRET_ACCESS_KEY"]}
+
+        def judged():
+            return verify_url(served.exports["AWS_ENDPOINT_URL"], **key)
+
+        done = judged()
+        assert done.returncode == 0 and "serves a copy" in done.stdout, done.stdout + done.stderr
+
+        def undone(path):
+            kept = path.read_bytes()
+            return lambda: path.write_bytes(kept)
+
+        log, digest = sealed(copy, "CloudTrail")[0], sealed(copy, "CloudTrail-Digest")[0]
+        meta = digest.with_name(digest.name + ".meta")
+        other = log.with_name(log.name.replace(".json.gz", "")[:-16] + "A" * 16 + ".json.gz")
+        for path, edit, code in [
+            (log, lambda: flip(log), 1),
+            (log, log.unlink, 1),
+            (digest, digest.unlink, 1),
+            (meta, lambda: meta.write_text(meta.read_text().replace('"signature":"', '"signature":"00')), 5),
+        ]:
+            undo = undone(path)
+            edit()
+            done = judged()
+            undo()
+            assert done.returncode in (1, code), (path, done.stdout, done.stderr)
+        shutil.copy(log, other)
+        done = judged()
+        assert done.returncode == 1, "an unlisted file among listed ones"
+        other.unlink()
+        keys = copy / "keys" / "keys.json"
+        keys.write_text("[]")
+        done = judged()
+        assert done.returncode == 5, done.stdout + done.stderr
