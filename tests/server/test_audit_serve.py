@@ -1,13 +1,17 @@
 """A trail without its service: `audit serve` of a copy for the stock AWS CLI, and `audit verify https://…` of a bucket from afar."""
 
+import base64
 import gzip
 import json
+import os
 import shutil
 import signal
 import subprocess
 import time
 
 import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
 
 from bridge import binary, clean_env
 from cli import debian, version_1
@@ -133,19 +137,31 @@ def test_the_stock_cli_validates_a_copy(make, tmp_path):
 
 
 def test_an_export_alone(make, tmp_path):
-    one = lived(make)
-    one.run("audit", "export", "--format", "csv", "--out", tmp_path / "bundle")
+    one, bundle = lived(make), tmp_path / "bundle"
+    one.run("audit", "export", "--format", "csv", "--out", bundle)
     one.stop()
     one.close()
-    verify = ("cloudtrail", "verify-query-results", "--local-export-path", tmp_path / "bundle")
-    with Served(tmp_path, "--bundle", tmp_path / "bundle") as served:
+    with Served(tmp_path, "--bundle", bundle) as served:
         assert "no sealed log files" in served.stderr.read_text()
-        done = served.aws(version_1(), *verify)
-        assert done.returncode == 0, done.stdout + done.stderr
-        table = next((tmp_path / "bundle").rglob("*.csv*"))
-        table.write_bytes(table.read_bytes() + b"\n")
-        done = served.aws(version_1(), *verify)
-        assert done.returncode != 0, done.stdout + done.stderr
+        done = served.aws(version_1(), "s3", "ls", "--recursive", "s3://hsm-audit/")
+        assert "manifest" not in done.stdout and "NoSuchBucket" not in done.stderr, done.stdout + done.stderr
+        # What verify-query-results does: the keys of ListPublicKeys, and the files.
+        for aws in (version_1(), debian()):
+            listed = served.aws(aws, "cloudtrail", "list-public-keys", "--start-time", SINCE, "--output", "json")
+            assert listed.returncode == 0, listed.stderr
+            keys = {key["Fingerprint"]: key["Value"] for key in json.loads(listed.stdout)["PublicKeyList"]}
+            sign = json.loads((bundle / "result_sign.json").read_text())
+            key = serialization.load_der_public_key(base64.b64decode(keys[sign["publicKeyFingerprint"]]))
+            text = " ".join(file["fileHashValue"] for file in sign["files"])
+            key.verify(bytes.fromhex(sign["hashSignature"]), text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        if newer := os.environ.get("HSM_BRIDGE_AWS_V2"):
+            words = ("cloudtrail", "verify-query-results", "--local-export-path", bundle)
+            done = served.aws(newer, *words)
+            assert done.returncode == 0, done.stdout + done.stderr
+            table = bundle / sign["files"][0]["fileName"]
+            table.write_bytes(table.read_bytes() + b"\n")
+            done = served.aws(newer, *words)
+            assert done.returncode != 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("what", ["address", "nothing", "no trail"])
