@@ -17,6 +17,7 @@ mod rotate;
 mod show;
 mod token;
 mod verify;
+mod verify_url;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

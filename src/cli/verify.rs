@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{ConfigPath, Failed, USAGE, progress};
+use super::{ConfigPath, Failed, USAGE, progress, verify_url};
 use crate::audit::verify::{self, Options, Progress, Report, prove};
 
 pub const EXIT_CODES: &str = "Exit codes: 0 OK, 1 TAMPERED, 2 TRUNCATED, 3 FORKED, 4 STALE, 5 BAD SIGNATURE or unknown key, \
@@ -18,8 +18,12 @@ const SHOWN_FROM: u64 = 64 << 20;
 
 #[derive(Args)]
 pub struct VerifyOptions {
-    /// The trail's directory, or a file that `audit prove` made; by default the configuration's trail.
+    /// The trail's directory, an export's, a file that `audit prove` made, or the service's URL: its digests and log files are read with
+    /// AWS's credentials and Region. By default the configuration's trail.
     dir: Option<PathBuf>,
+    /// With a URL: whom the service's certificate is from (PEM); by default AWS_CA_BUNDLE, or the system's.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// ARN that the trail must have.
     #[arg(long, value_name = "ARN")]
     trail: Option<String>,
@@ -50,6 +54,9 @@ pub struct VerifyOptions {
 
 impl VerifyOptions {
     pub fn run(self, config: &ConfigPath) -> Result<u8, Failed> {
+        if let Some(url) = self.dir.as_deref().filter(|dir| verify_url::is_url(dir)) {
+            return self.url(&url.to_string_lossy());
+        }
         let options = self.options()?;
         let dir = config.audit_dir(self.dir.clone())?;
         if dir.is_file() {
@@ -71,6 +78,28 @@ impl VerifyOptions {
         Ok(worst.map_or(0, |report| report.exit_code))
     }
 
+    /// The bucket alone: what needs records or certificates cannot be judged.
+    fn url(&self, url: &str) -> Result<u8, Failed> {
+        if self.all || self.trust.is_some() || self.state.is_some() || !self.anchor.is_empty() {
+            let text = "--all, --trust, --state and --anchor need the journal: verify the trail's directory";
+            return Err(Failed::new(USAGE, text));
+        }
+        let copied = super::in_any_runtime(verify_url::copy(url, self.ca.as_deref(), self.trail.as_deref()))?;
+        let mut options = self.options()?;
+        options.without_journal = true;
+        options.now = copied.live.then(now);
+        let mut report = directory(copied.path(), &options);
+        report.directory = url.into();
+        report.trail = Some(copied.trail_arn.clone());
+        if !copied.live {
+            report
+                .not_proven
+                .push("that the newest digest is recent: the service says that it serves a copy".to_owned());
+        }
+        print(&report, self.json)?;
+        Ok(report.exit_code)
+    }
+
     fn options(&self) -> Result<Options, Failed> {
         let trust = match &self.trust {
             Some(path) => {
@@ -79,13 +108,12 @@ impl VerifyOptions {
             }
             None => None,
         };
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Options {
             trail_arn: self.trail.clone(),
             trust,
             state: self.state.clone(),
             anchors: self.anchor.clone(),
-            now: self.now.then(|| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)),
+            now: self.now.then(now),
             accepted_loss: self.accepted_loss.clone(),
             longest_unsigned: self.longest_unsigned.map(|seconds| i64::from(seconds) * 1000),
             ..Options::default()
@@ -136,6 +164,12 @@ impl ConsistencyOptions {
         print(&report, self.json)?;
         Ok(report.exit_code)
     }
+}
+
+/// Milliseconds since the epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Folders with a journal.

@@ -71,17 +71,29 @@ impl Connection {
         body: impl Into<Bytes>,
         largest: usize,
     ) -> Result<(u16, Bytes), String> {
-        let mut request = http::Request::post(path);
+        self.ask("POST", path, headers, body.into(), largest).await.map(|(status, _, body)| (status, body))
+    }
+
+    /// Status, headers and body.
+    pub(super) async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: Bytes,
+        largest: usize,
+    ) -> Result<(u16, http::HeaderMap, Bytes), String> {
+        let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(body.into())).map_err(|e| e.to_string())?;
+        let request = request.body(Full::new(body)).map_err(|e| e.to_string())?;
         let answered = tokio::time::timeout(ANSWER_TIMEOUT, async {
             self.0.ready().await.map_err(|e| e.to_string())?;
             let answer = self.0.send_request(request).await.map_err(|e| e.to_string())?;
-            let status = answer.status().as_u16();
-            let body = Limited::new(answer.into_body(), largest).collect().await.map_err(|e| e.to_string())?;
-            Ok((status, body.to_bytes()))
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, largest).collect().await.map_err(|e| e.to_string())?;
+            Ok((head.status.as_u16(), head.headers, body.to_bytes()))
         });
         answered.await.map_err(|_| "no answer within 60 seconds".to_owned())?
     }

@@ -42,6 +42,14 @@ impl Environment {
         Self::from(endpoint, region, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// `ca`: a PEM file instead of AWS_CA_BUNDLE.
+    pub fn read_trusting(endpoint: &str, ca: Option<&str>) -> Result<Self, ClientError> {
+        Self::from(Some(endpoint), None, |name| match (name, ca) {
+            ("AWS_CA_BUNDLE", Some(ca)) => Some(ca.to_owned()),
+            (name, _) => std::env::var(name).ok().filter(|value| !value.is_empty()),
+        })
+    }
+
     fn from(
         endpoint: Option<&str>,
         region: Option<&str>,

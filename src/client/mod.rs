@@ -6,11 +6,15 @@ mod environment;
 pub mod https;
 pub mod https_get;
 pub mod timestamp;
+pub mod trail;
 
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
+    sign,
+};
 use aws_sigv4::sign::v4;
 use serde_json::Value;
 
@@ -45,6 +49,10 @@ impl ClientError {
                     | "KMSInternalException"
                     | "DependencyTimeoutException"
                     | "KeyUnavailableException"
+                    | "InternalServiceErrorException"
+                    | "ServiceUnavailableException"
+                    | "InternalError"
+                    | "SlowDown"
             ),
         }
     }
@@ -106,35 +114,55 @@ impl KmsClient {
     }
 
     fn signed(&self, operation: &str, body: &[u8]) -> Result<Vec<(String, String)>, ClientError> {
-        let told = |what: &dyn std::fmt::Display| ClientError::Configuration(format!("signing failed: {what}"));
         let from = &self.environment;
-        let token = from.session_token.as_ref().map(|token| token.expose().to_owned());
-        let identity =
-            Credentials::new(&from.access_key_id, from.secret_access_key.expose(), token, None, "environment").into();
-        let params = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&from.region)
-            .name("kms")
-            .time(SystemTime::now())
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|e| told(&e))?
-            .into();
-        let mut headers = vec![
+        let headers = vec![
             ("host".to_owned(), from.endpoint.authority.clone()),
             ("content-type".to_owned(), "application/x-amz-json-1.1".to_owned()),
             ("x-amz-target".to_owned(), format!("TrentService.{operation}")),
         ];
-        let request = SignableRequest::new(
-            "POST",
-            from.endpoint.url.as_str(),
-            headers.iter().map(|(name, value)| (name.as_str(), value.as_str())),
-            SignableBody::Bytes(body),
-        )
-        .map_err(|e| told(&e))?;
-        let (added, _) = sign(request, &params).map_err(|e| told(&e))?.into_parts().0.into_parts();
-        headers.extend(added.into_iter().map(|header| (header.name().to_owned(), header.value().to_owned())));
+        let mut headers = signed(from, "kms", "POST", from.endpoint.url.as_str(), headers, body)?;
         headers.push(("user-agent".to_owned(), format!("hsm-bridge/{} reencrypt", env!("CARGO_PKG_VERSION"))));
         Ok(headers)
     }
+}
+
+/// `headers`, which have Host, and those that sign them.
+fn signed(
+    from: &Environment,
+    service: &str,
+    method: &str,
+    url: &str,
+    mut headers: Vec<(String, String)>,
+    body: &[u8],
+) -> Result<Vec<(String, String)>, ClientError> {
+    let told = |what: &dyn std::fmt::Display| ClientError::Configuration(format!("signing failed: {what}"));
+    let token = from.session_token.as_ref().map(|token| token.expose().to_owned());
+    let identity =
+        Credentials::new(&from.access_key_id, from.secret_access_key.expose(), token, None, "environment").into();
+    let mut settings = SigningSettings::default();
+    if service == "s3" {
+        // RULE S3: the path is signed as it is sent, and the payload's hash is a header.
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    }
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(&from.region)
+        .name(service)
+        .time(SystemTime::now())
+        .settings(settings)
+        .build()
+        .map_err(|e| told(&e))?
+        .into();
+    let request = SignableRequest::new(
+        method,
+        url,
+        headers.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+        SignableBody::Bytes(body),
+    )
+    .map_err(|e| told(&e))?;
+    let (added, _) = sign(request, &params).map_err(|e| told(&e))?.into_parts().0.into_parts();
+    headers.extend(added.into_iter().map(|header| (header.name().to_owned(), header.value().to_owned())));
+    Ok(headers)
 }

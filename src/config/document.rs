@@ -89,6 +89,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "key_prefix",
             "retention_days",
             "retention_bytes",
+            "retention_floor_days",
             "journal_retention_days",
             "legal_hold",
             "encryption_context",

@@ -1,13 +1,17 @@
 """A trail without its service: `audit serve` of a copy for the stock AWS CLI, and `audit verify https://…` of a bucket from afar."""
 
+import base64
 import gzip
 import json
+import os
 import shutil
 import signal
 import subprocess
 import time
 
 import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
 
 from bridge import binary, clean_env
 from cli import debian, version_1
@@ -133,19 +137,31 @@ def test_the_stock_cli_validates_a_copy(make, tmp_path):
 
 
 def test_an_export_alone(make, tmp_path):
-    one = lived(make)
-    one.run("audit", "export", "--format", "csv", "--out", tmp_path / "bundle")
+    one, bundle = lived(make), tmp_path / "bundle"
+    one.run("audit", "export", "--format", "csv", "--out", bundle)
     one.stop()
     one.close()
-    verify = ("cloudtrail", "verify-query-results", "--local-export-path", tmp_path / "bundle")
-    with Served(tmp_path, "--bundle", tmp_path / "bundle") as served:
+    with Served(tmp_path, "--bundle", bundle) as served:
         assert "no sealed log files" in served.stderr.read_text()
-        done = served.aws(version_1(), *verify)
-        assert done.returncode == 0, done.stdout + done.stderr
-        table = next((tmp_path / "bundle").rglob("*.csv*"))
-        table.write_bytes(table.read_bytes() + b"\n")
-        done = served.aws(version_1(), *verify)
-        assert done.returncode != 0, done.stdout + done.stderr
+        done = served.aws(version_1(), "s3", "ls", "--recursive", "s3://hsm-audit/")
+        assert "manifest" not in done.stdout and "NoSuchBucket" not in done.stderr, done.stdout + done.stderr
+        # What verify-query-results does: the keys of ListPublicKeys, and the files.
+        for aws in (version_1(), debian()):
+            listed = served.aws(aws, "cloudtrail", "list-public-keys", "--start-time", SINCE, "--output", "json")
+            assert listed.returncode == 0, listed.stderr
+            keys = {key["Fingerprint"]: key["Value"] for key in json.loads(listed.stdout)["PublicKeyList"]}
+            sign = json.loads((bundle / "result_sign.json").read_text())
+            key = serialization.load_der_public_key(base64.b64decode(keys[sign["publicKeyFingerprint"]]))
+            text = " ".join(file["fileHashValue"] for file in sign["files"])
+            key.verify(bytes.fromhex(sign["hashSignature"]), text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        if newer := os.environ.get("HSM_BRIDGE_AWS_V2"):
+            words = ("cloudtrail", "verify-query-results", "--local-export-path", bundle)
+            done = served.aws(newer, *words)
+            assert done.returncode == 0, done.stdout + done.stderr
+            table = bundle / sign["files"][0]["fileName"]
+            table.write_bytes(table.read_bytes() + b"\n")
+            done = served.aws(newer, *words)
+            assert done.returncode != 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("what", ["address", "nothing", "no trail"])
@@ -162,3 +178,80 @@ def test_what_is_not_served(tmp_path, what):
     done = subprocess.run([str(binary()), "audit", "serve", str(folder), "--listen", listen], capture_output=True, text=True,
                           env=clean_env(), timeout=COMMAND)
     assert done.returncode == 1 and says in done.stderr and done.stdout == "", done.stdout + done.stderr
+
+
+# -- audit verify https://… --------------------------------------------------------------------------------------------------------
+
+def verify_url(url, *args, key, secret, region=REGION):
+    env = clean_env(AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret, AWS_REGION=region)
+    return subprocess.run([str(binary()), "audit", "verify", url, *map(str, args)], capture_output=True, text=True, env=env,
+                          timeout=COMMAND, stdin=subprocess.DEVNULL)
+
+
+def test_a_running_service_is_verified_from_afar(make, tmp_path):
+    one = lived(make)
+    url, good = f"http://{one.address}/", {"key": one.access_key, "secret": one.secret_key}
+    for _ in range(3):
+        done = verify_url(url, **good)
+        assert done.returncode == 0, done.stdout + done.stderr
+        time.sleep(0.5)
+    for says in ("OK", url, ARN, "the journal was not", "log files, by"):
+        assert says in done.stdout, done.stdout
+    report = json.loads(verify_url(url, "--json", "--trail", ARN, **good).stdout)
+    assert report["verdict"] == "OK" and report["digests"] >= 2 and report["logFiles"] >= 2, report
+
+    for args, change, code, says in [
+        ([], {"secret": "A" * 40}, 6, "InvalidSignatureException"),
+        ([], {"key": "AKIAAAAAAAAAAAAAAAAA"}, 6, "UnrecognizedClientException"),
+        ([], {"region": "ap-south-1"}, 6, "InvalidSignatureException"),
+        (["--trail", ARN + "2"], {}, 6, "no trail"),
+        (["--state", tmp_path / "state"], {}, 64, "need the journal"),
+    ]:
+        done = verify_url(url, *args, **{**good, **change})
+        assert done.returncode == code and says in done.stderr, (args, change, done.stdout, done.stderr)
+    done = verify_url("http://192.0.2.1/", **good)
+    assert done.returncode == 64 and "https is needed" in done.stderr, done.stderr
+    done = verify_url("http://127.0.0.1:1/", **good)
+    assert done.returncode == 6, done.stderr
+
+
+def test_what_is_wrong_in_the_bucket_is_seen_from_afar(make, tmp_path):
+    one = lived(make)
+    one.stop()
+    copy = evidence(one, tmp_path)
+    one.close()
+    with Served(tmp_path, copy) as served:
+        key = {"key": served.exports["AWS_ACCESS_KEY_ID"], "secret": served.exports["AWS_SECRET_ACCESS_KEY"]}
+
+        def judged():
+            return verify_url(served.exports["AWS_ENDPOINT_URL"], **key)
+
+        done = judged()
+        assert done.returncode == 0 and "serves a copy" in done.stdout, done.stdout + done.stderr
+
+        def undone(path):
+            kept = path.read_bytes()
+            return lambda: path.write_bytes(kept)
+
+        log, digest = sealed(copy, "CloudTrail")[0], sealed(copy, "CloudTrail-Digest")[0]
+        meta = digest.with_name(digest.name + ".meta")
+        other = log.with_name(log.name.replace(".json.gz", "")[:-16] + "A" * 16 + ".json.gz")
+        for path, edit, code in [
+            (log, lambda: flip(log), 1),
+            (log, log.unlink, 1),
+            (digest, digest.unlink, 1),
+            (meta, lambda: meta.write_text(meta.read_text().replace('"signature":"', '"signature":"00')), 5),
+        ]:
+            undo = undone(path)
+            edit()
+            done = judged()
+            undo()
+            assert done.returncode in (1, code), (path, done.stdout, done.stderr)
+        shutil.copy(log, other)
+        done = judged()
+        assert done.returncode == 1, "an unlisted file among listed ones"
+        other.unlink()
+        keys = copy / "keys" / "keys.json"
+        keys.write_text("[]")
+        done = judged()
+        assert done.returncode == 5, done.stdout + done.stderr

@@ -234,7 +234,7 @@ impl<A: Around> Sealer<A> {
     }
 
     fn record_file(&self, file: &SealedFile) -> Result<(), SealError> {
-        let details = serde_json::to_value(file).map_err(|error| SealError::Log(error.to_string()))?;
+        let details = self.with_stored(file, &file.object)?;
         self.around.append("LogFile", details).map_err(SealError::Log)?;
         self.status.last_seal.store(self.around.now().div_euclid(1000), Ordering::Relaxed);
         Ok(())
@@ -310,8 +310,19 @@ impl<A: Around> Sealer<A> {
         Err(SignError("the key changes too often".to_owned()).into())
     }
 
+    /// The facts of an object's record, and the hash of its bytes as they are stored: bits of a gzip stream that change nothing of
+    /// the content are seen by no other hash.
+    fn with_stored(&self, facts: &impl serde::Serialize, object: &str) -> Result<serde_json::Value, SealError> {
+        let mut details = serde_json::to_value(facts).map_err(|error| SealError::Log(error.to_string()))?;
+        let stored = logfile::sha256(&std::fs::read(self.root().join(object))?);
+        if let Some(details) = details.as_object_mut() {
+            details.insert("storedSha256".to_owned(), stored.into());
+        }
+        Ok(details)
+    }
+
     fn record_digest(&mut self, digest: SignedDigest) -> Result<(), SealError> {
-        let details = serde_json::to_value(&digest).map_err(|error| SealError::Log(error.to_string()))?;
+        let details = self.with_stored(&digest, &digest.object)?;
         self.around.append("Digest", details).map_err(SealError::Log)?;
         self.status.last_digest.store(unix(&digest.end).unwrap_or(0), Ordering::Relaxed);
         let state = self.state()?;

@@ -104,7 +104,7 @@ impl Bucket {
     /// Everything that can be said once keys and tree are known.
     pub fn check(&self, walk: &mut Walk<'_>, journal: bool, accepted: Option<&str>) {
         self.chain(walk, accepted);
-        self.lists(walk, journal);
+        self.lists(walk);
         self.told(walk);
         if journal {
             self.lines(walk);
@@ -161,7 +161,7 @@ impl Bucket {
     }
 
     /// Listed and unlisted log files.
-    fn lists(&self, walk: &mut Walk<'_>, journal: bool) {
+    fn lists(&self, walk: &mut Walk<'_>) {
         let (list, mut wrong) = digests::listed(&self.digests);
         findings(walk.report, &mut wrong);
         let here: HashMap<&str, &LogFile> = self.logs.iter().map(|log| (log.object.as_str(), log)).collect();
@@ -182,12 +182,9 @@ impl Bucket {
                 }
             }
         }
-        let newest = self.digests.last().map(|digest| digest.end);
         for log in self.logs.iter().filter(|log| !list.contains_key(log.object.as_str())) {
             // Sealed after the newest digest: the next one will list it.
-            let later = last_listed.is_none_or(|last| log.first > last);
-            let told = walk.told.log_files.contains_key(&log.object);
-            if later && (journal || told || newest.is_none()) {
+            if last_listed.is_none_or(|last| log.first > last) {
                 walk.report.unlisted += 1;
             } else {
                 let what = "no digest lists it";

@@ -7,6 +7,7 @@
 
 mod anchors;
 mod bucket;
+mod bucket_alone;
 mod bundle;
 mod certificate;
 mod checkpoints;
@@ -123,6 +124,7 @@ pub fn directory(path: &Path, options: &Options, progress: &mut dyn FnMut(Progre
     let mut walk = Walk::new(&mut report, options.trail_arn.clone(), trust.as_ref(), Tree::new(wanted));
     if options.without_journal {
         walk.keys = checkpoints::keys_from_file(&path.join("keys"), trust.as_ref(), walk.report);
+        bucket_alone::before(&mut walk, &bucket);
     } else {
         early(&mut walk, &bucket, &starts);
         read_segments(&mut walk, &segments, &ranges, progress);
@@ -138,7 +140,11 @@ pub fn directory(path: &Path, options: &Options, progress: &mut dyn FnMut(Progre
         checkpoints::key_files(&path.join("keys"), &walk.keys, walk.report);
         bucket::snapshots(path, &mut walk);
     }
-    settle(&mut walk, &segments, accepted);
+    if options.without_journal {
+        bucket_alone::after(&mut walk, &bucket);
+    } else {
+        settle(&mut walk, &segments, accepted);
+    }
     walk.keys.check_vouched(walk.report);
     if !options.without_journal {
         unsigned::check(&mut walk, &segments, options.longest_unsigned.unwrap_or(unsigned::OLDEST_MS), options.now);
