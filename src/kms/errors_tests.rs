@@ -165,6 +165,7 @@ fn rows() -> Vec<(OpError, u16, &'static str, Option<String>)> {
         (E::Token("CKR_DEVICE_ERROR".into()), 500, "KMSInternalException", text(INTERNAL)),
         (E::Internal("/var/lib/x".into()), 500, "KMSInternalException", text(INTERNAL)),
         (E::Sts(crate::ops::StsRefusal::Denied("text".into())), 500, "KMSInternalException", text(INTERNAL)),
+        (E::Trail(crate::ops::TrailRefusal::BucketIsReadOnly), 500, "KMSInternalException", text(INTERNAL)),
     ]
 }
 
