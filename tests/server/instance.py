@@ -76,7 +76,7 @@ class Instance:
         # False: the server ignores the signals that this process ignores.
         self.restore_signals = True
         # For the server's process only.
-        self.environment = {}
+        self.server_environment = {}
 
     # -- what it is made of -------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Instance:
         self.address = self.metrics_address = None
         with open(self.stderr_file, "ab") as err:
             self.process = subprocess.Popen([str(binary()), "--config", str(config or self.config), "serve", *args],
-                                            stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=clean_env(**self.environment), cwd=self.root,
+                                            stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=clean_env(**self.server_environment), cwd=self.root,
                                             restore_signals=self.restore_signals)
         return self.process
 

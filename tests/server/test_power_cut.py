@@ -24,7 +24,7 @@ def forgetful(make):
     audit = {"segment_bytes": 65536, "checkpoint_seconds": 1, "seal_seconds": 1, "digest_seconds": 2}
     instance = make(sections={"audit": audit}).init()
     disk = ForgetfulDisk(instance.audit_root)
-    instance.environment = disk.environment()
+    instance.server_environment = disk.environment()
     instance.disk = disk
     yield instance
     instance.kill()

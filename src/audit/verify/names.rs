@@ -29,7 +29,12 @@ impl Kind {
     fn parse(object: &str) -> Option<Kind> {
         if object.ends_with(".meta") {
             let digest = object.strip_suffix(".meta")?;
-            return matches!(Kind::of(digest), Kind::Digest { .. }).then_some(Kind::Sidecar);
+            // An export has copies of digests, with theirs.
+            return match Kind::of(digest) {
+                Kind::Digest { .. } => Some(Kind::Sidecar),
+                Kind::Export => Some(Kind::Export),
+                _ => None,
+            };
         }
         // [prefix/]AWSLogs/<account>/<kind>/<region>/YYYY/MM/DD/<name>
         let (_, rest) = match object.strip_prefix("AWSLogs/") {
@@ -95,7 +100,9 @@ mod tests {
         assert_eq!(Kind::of(log), Kind::Log { minute: "20260304T0920".into(), unique });
         assert_eq!(Kind::of(digest), Kind::Digest { second: "20260305T000000".into() });
         assert_eq!(Kind::of(&format!("{digest}.meta")), Kind::Sidecar);
-        assert_eq!(Kind::of("AWSLogs/1/CloudTrail-Lake/Query/2026/01/01/x/manifest.json"), Kind::Export);
+        for name in ["manifest.json", "digests/d.json.gz.meta"] {
+            assert_eq!(Kind::of(&format!("AWSLogs/1/CloudTrail-Lake/Query/2026/01/01/x/{name}")), Kind::Export);
+        }
         for other in [
             &log.replace("/04/", "/05/"),
             &log.replace("GAY", "gay"),
