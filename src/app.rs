@@ -277,6 +277,7 @@ impl App {
         self.services.journal.close();
         self.services.ops.keystore().close();
         self.token.close();
+        self.audit_keys.close();
     }
 
     fn call(&self) -> CallContext {

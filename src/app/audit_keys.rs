@@ -92,6 +92,11 @@ impl AuditKeys {
         self.coverers.write().unwrap_or_else(PoisonError::into_inner).push(coverer);
     }
 
+    /// Nobody is asked any more: those who are hold the signer, which holds the store and its lock.
+    pub(super) fn close(&self) {
+        self.coverers.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// At start: what a crash left unfinished goes, missing keys are made, those that are there are checked, and the public
     /// copies are written. A key that is not the recorded one is told of and signs nothing.
     pub(super) async fn begin(&self) -> Result<(), AppError> {
