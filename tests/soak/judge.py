@@ -21,6 +21,9 @@ MAKERS = ("CreateKey", "RotateAlias")
 SAMPLE = 12
 # Names of objects that are ours in the token.
 LABEL = "hsm-bridge/kms/"
+# Of the log: the halves of its two key pairs, and its head once one was written.
+AUDIT_LABEL = "hsm-bridge/audit-"
+AUDIT_KEY_OBJECTS = 4
 
 
 def b64(data):
@@ -255,15 +258,18 @@ class Judge:
                                "-O"], env=env, capture_output=True, timeout=600)
         text = done.stdout.decode(errors="replace")
         heads = [line for line in text.splitlines() if line and not line.startswith((" ", "\t"))]
-        labels = {line.split(":", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("label:")}
+        named = [line.split(":", 1)[1].strip().strip("'") for line in text.splitlines() if line.strip().startswith("label:")]
+        labels = set(named)
         lost = {LABEL + key for key in self.ledger.keys} - labels
         assert not lost, f"pkcs11-tool does not see {sorted(lost)[:3]}"
         # Objects of keys that no record knows: whoever is named there must be in the report.
         orphans = {label for label in labels if label.startswith(LABEL)} - {LABEL + key for key in self.ledger.keys}
         told = {label for row in objects["withoutRecord"] for label in row["labels"]}
         assert orphans <= told, f"not told: {sorted(orphans - told)[:3]}"
-        # Two system keys, one object of a secret key, two of a pair; all else is debris, and has to be told.
-        expected = 2 + sum(1 if spec == "SYMMETRIC_DEFAULT" else 2 for spec in self.ledger.keys.values())
+        audit = sum(label.startswith(AUDIT_LABEL) for label in named)
+        assert audit - AUDIT_KEY_OBJECTS in (0, 1), f"{audit} objects of the log: {sorted(labels)}"
+        # Two system keys, what is the log's, one object of a secret key, two of a pair; all else is debris, and has to be told.
+        expected = 2 + audit + sum(1 if spec == "SYMMETRIC_DEFAULT" else 2 for spec in self.ledger.keys.values())
         told = objects["unreadable"] + len(objects["withoutRecord"])
         assert objects["inToken"] == len(heads) == expected + told, (objects, len(heads), expected)
         # SoftHSM shows no files that are empty, so nobody but a person who looks there sees them.
