@@ -36,6 +36,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             queue: token.queue,
             deadline: token.deadline,
             generate_deadline: token.generate_deadline,
+            pin_marks: config.token.pin_marks.clone(),
         })
     });
     tokens.collect()

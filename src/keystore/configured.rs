@@ -24,6 +24,8 @@ pub struct ConfiguredToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    /// Where this host keeps the marks of rejected PINs.
+    pub pin_marks: PathBuf,
 }
 
 impl ConfiguredToken {
@@ -51,6 +53,7 @@ impl ConfiguredToken {
             workers: self.workers,
             queue: self.queue,
             generate_deadline: self.generate_deadline,
+            pin_marks: self.pin_marks.clone(),
         };
         blocking("open", move || Token::open(settings, pin)).await
     }

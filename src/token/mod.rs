@@ -225,6 +225,8 @@ pub struct Settings {
     /// Jobs that may wait, over all principals.
     pub queue: usize,
     pub generate_deadline: Duration,
+    /// Where this host keeps the marks of rejected PINs (`token.pin_marks`).
+    pub pin_marks: PathBuf,
 }
 
 mod adopt;
@@ -234,10 +236,12 @@ mod error;
 mod fingerprint;
 mod gcm;
 mod generate;
+mod guard;
 mod handles;
 mod keeper;
 mod keygen;
 mod look;
+mod marks;
 mod mechanism;
 mod module;
 mod names;
@@ -266,8 +270,10 @@ pub use adopt::Adopted;
 pub use connection::{Gauges, Token};
 pub use data::DataName;
 pub use error::{OpenFailure, TokenError};
+pub use guard::{HeldPin, Login, LoginVerdict, PinGuard, PinTag, retry_pins};
 pub use keeper::login_attempts;
 pub use look::{Looked, certificate, look};
+pub use marks::{Attempt, Locked, Marks, PinOutcome};
 pub use object::{ObjectFacts, ObjectSelector};
 pub use profile::{LoginForm, Profile, Rung};
 pub use raw::{apply_environment, exit_now};

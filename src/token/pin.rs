@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::guard::{HeldPin, PinGuard, retry_pins};
 use super::keygen::{Keygen, Task};
 use super::renewal;
 use super::{CallContext, ErrorClass, Status, Token, TokenError};
@@ -18,14 +19,24 @@ impl Token {
     ///
     /// Nothing happens at all (class `Deadline`) where a running call does not end.
     pub async fn change_pin(&self, pin: SecretString) -> Result<(), TokenError> {
+        self.change_guard(Arc::new(HeldPin::new(pin, self.0.marks.clone()))).await
+    }
+
+    /// The same where somebody else has the PIN.
+    pub async fn change_guard(&self, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
         let deadline = self.slow_deadline() + DRAIN;
         let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
-        self.task(&ctx, deadline, ChangePin { pin }).await
+        self.task(&ctx, deadline, ChangePin { guard }).await
+    }
+
+    /// From now on each PIN of this token may be tried once more on this host. The number of marks that were removed. Blocking.
+    pub fn retry_pins(&self) -> Result<usize, TokenError> {
+        retry_pins(&self.0.marks, &self.0.shared.serial)
     }
 }
 
 struct ChangePin {
-    pin: SecretString,
+    guard: Arc<dyn PinGuard>,
 }
 
 impl Task for ChangePin {
@@ -35,7 +46,7 @@ impl Task for ChangePin {
     const TELLS_STATUS: bool = false;
 
     fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
-        keygen.keeper.may_try(&self.pin)?;
+        keygen.keeper.may_try(&*self.guard)?;
         let shared = Arc::clone(&keygen.shared);
         if shared.remembers_pins {
             // All are logged out by it; who comes now waits for this thread.
@@ -43,7 +54,7 @@ impl Task for ChangePin {
         }
         let drained = shared.queue.pause(DRAIN);
         let result = if drained {
-            change(keygen, self.pin)
+            change(keygen, self.guard)
         } else {
             Err(TokenError::own(ErrorClass::Deadline, "C_Logout", "a running call does not end: the PIN is as it was"))
         };
@@ -52,10 +63,10 @@ impl Task for ChangePin {
     }
 }
 
-fn change(keygen: &mut Keygen, pin: SecretString) -> Result<(), TokenError> {
+fn change(keygen: &mut Keygen, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
     // RULE: before the login, not after it: from then on old numbers may name other keys.
     keygen.shared.handles.forget();
-    let changed = keygen.keeper.log_out().and_then(|()| keygen.keeper.log_in_with(pin));
+    let changed = keygen.keeper.log_out().and_then(|()| keygen.keeper.log_in_with(guard));
     keygen.seat.renew();
     match changed {
         Ok(()) => {
