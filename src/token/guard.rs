@@ -68,7 +68,7 @@ pub struct HeldPin {
 struct Known {
     /// Exact, unlike marks; also PINs of locked tokens, which leave no mark.
     refused: Vec<(SecretString, OpenFailure)>,
-    /// The last one that worked.
+    /// The last one that worked: marks say nothing of it, since one like it may have been rejected.
     accepted: Option<SecretString>,
 }
 
@@ -96,24 +96,24 @@ impl HeldPin {
 
 impl PinGuard for HeldPin {
     fn refuse(&self, serial: &str) -> Result<(), TokenError> {
-        let before = known(serial, |known| {
-            known.refused.iter().find(|(refused, _)| *refused == self.pin).map(|(_, failure)| *failure)
+        let (failure, worked) = known(serial, |known| {
+            let failure = known.refused.iter().find(|(refused, _)| *refused == self.pin).map(|(_, failure)| *failure);
+            (failure, known.accepted.as_ref() == Some(&self.pin))
         });
-        match before {
+        match failure {
             Some(failure) => Err(refused().because(failure)),
+            None if worked => Ok(()),
             None => self.marks.refuse(serial, &self.pin),
         }
     }
 
     fn attempt(&self, serial: &str, login: &mut dyn Login) -> Result<(), TokenError> {
         self.refuse(serial)?;
-        let locked = match self.marks.lock(serial) {
-            Ok(locked) => {
-                locked.refuse(&self.pin)?;
-                Ok(locked)
-            }
-            Err(error) => Err(error),
-        };
+        let worked = known(serial, |known| known.accepted.as_ref() == Some(&self.pin));
+        let locked = self.marks.lock(serial).map(|locked| if worked { locked.trusting() } else { locked });
+        if let Ok(locked) = &locked {
+            locked.refuse(&self.pin)?;
+        }
         let flags = login.flags()?;
         match locked.and_then(|locked| locked.begin(&self.pin, flags.as_ref())) {
             Ok(attempt) => {
@@ -124,11 +124,8 @@ impl PinGuard for HeldPin {
                 }
                 verdict.into_result()
             }
-            // It worked in this process, and a full disk must not keep a token away.
-            Err(error)
-                if error.open_failure() == OpenFailure::Other
-                    && known(serial, |known| known.accepted.as_ref() == Some(&self.pin)) =>
-            {
+            // A full disk must not keep a token away.
+            Err(error) if worked => {
                 tracing::warn!(%error, "logged in again without a mark: this PIN worked before");
                 self.log_in(serial, login).into_result()
             }

@@ -3,40 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::guard::{HeldPin, PinGuard, retry_pins};
+use super::guard::PinGuard;
 use super::keygen::{Keygen, Task};
 use super::renewal;
-use super::{CallContext, ErrorClass, Status, Token, TokenError};
-use crate::secret::SecretString;
+use super::{ErrorClass, Status, TokenError};
 
 /// How long running calls may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
-impl Token {
-    /// Logs out and in again with another user PIN, which the officer has set in the token before. The token is drained
-    /// first: jobs that come wait, running ones end. The PIN is tried once; where it is refused (class `Operator`) the old
-    /// one is used again, and where that fails too the token is down until a PIN works.
-    ///
-    /// Nothing happens at all (class `Deadline`) where a running call does not end.
-    pub async fn change_pin(&self, pin: SecretString) -> Result<(), TokenError> {
-        self.change_guard(Arc::new(HeldPin::new(pin, self.0.marks.clone()))).await
-    }
-
-    /// The same where somebody else has the PIN.
-    pub async fn change_guard(&self, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
-        let deadline = self.slow_deadline() + DRAIN;
-        let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
-        self.task(&ctx, deadline, ChangePin { guard }).await
-    }
-
-    /// From now on each PIN of this token may be tried once more on this host. The number of marks that were removed. Blocking.
-    pub fn retry_pins(&self) -> Result<usize, TokenError> {
-        retry_pins(&self.0.marks, &self.0.shared.serial)
-    }
-}
-
-struct ChangePin {
-    guard: Arc<dyn PinGuard>,
+pub(super) struct ChangePin {
+    pub(super) guard: Arc<dyn PinGuard>,
 }
 
 impl Task for ChangePin {
