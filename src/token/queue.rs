@@ -134,6 +134,19 @@ impl<J> FairQueue<J> {
         }
     }
 
+    /// A job, if there is one that may run now.
+    pub(super) fn try_take(&self) -> Taken<J> {
+        let mut state = self.lock();
+        match state.next(self.heavy_limit) {
+            Some((job, heavy)) => {
+                self.running.fetch_add(1, Ordering::SeqCst);
+                Taken::Job { job, heavy }
+            }
+            None if state.closed => Taken::Closed,
+            None => Taken::Nothing,
+        }
+    }
+
     /// A job has run; after a heavy one another may.
     pub(super) fn done(&self, heavy: bool) {
         self.running.fetch_sub(1, Ordering::SeqCst);
@@ -173,13 +186,18 @@ impl<J> FairQueue<J> {
 
     /// Takes no more jobs; hands back those that waited.
     pub(super) fn close(&self) -> Vec<J> {
+        self.lock().closed = true;
+        self.ready.notify_all();
+        self.drain()
+    }
+
+    /// Hands back the jobs that wait.
+    pub(super) fn drain(&self) -> Vec<J> {
         let mut state = self.lock();
-        state.closed = true;
         state.waiting = 0;
         state.ring.clear();
         let lanes = std::mem::take(&mut state.lanes);
         drop(state);
-        self.ready.notify_all();
         lanes.into_values().flat_map(|lane| lane.light.into_iter().chain(lane.heavy)).map(|(_, job)| job).collect()
     }
 
