@@ -231,9 +231,12 @@ pub struct Settings {
     /// Jobs that may wait, over all principals.
     pub queue: usize,
     pub generate_deadline: Duration,
+    /// Between tries to bring the token back.
+    pub retry: Retry,
 }
 
 mod adopt;
+mod backoff;
 mod call;
 mod connection;
 mod data;
@@ -272,6 +275,7 @@ mod template;
 mod worker;
 
 pub use adopt::Adopted;
+pub use backoff::{Backoff, Retry};
 pub use call::{About, Answer, Backend, BoxFuture, Request};
 pub use connection::Gauges;
 pub use data::DataName;
