@@ -51,6 +51,8 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "retry_first_ms",
             "retry_longest_ms",
             "environment",
+            "isolation",
+            "worker_command",
         ],
     ),
     (
@@ -71,6 +73,8 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "queue",
             "deadline_ms",
             "generate_deadline_seconds",
+            "isolation",
+            "worker_command",
         ],
     ),
     ("key_stores", &["custom_store_key_specs"]),

@@ -24,7 +24,7 @@ use super::report::enumerate;
 use super::seat::Seat;
 use super::shared::Shared;
 use super::worker::{Operation, Outcome, Ticket, Work, Worker};
-use super::{CallContext, Done, ErrorClass, Settings, Status, SystemKey, TokenError};
+use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError};
 use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
@@ -102,6 +102,7 @@ impl Local {
                 iv_len: iv.iv_len(),
                 system_labels: SystemKey::ALL.map(|key| names.system(key)),
                 module: settings.module.clone(),
+                isolation: Isolation::InProcess,
             }),
             iv,
             names,

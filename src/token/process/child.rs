@@ -17,7 +17,7 @@ use crate::token::call::{Backend, Request};
 use crate::token::frame::{
     FROM_WORKER, FrameError, FromWorker, Guard, Health, Inbox, Question, Subject, TO_WORKER, ToWorker, Told, encode,
 };
-use crate::token::{CallContext, ErrorClass, Local, Settings, TokenError, certificate, exit_now, look, module, slots};
+use crate::token::{CallContext, ErrorClass, Isolation, Local, Settings, TokenError, certificate, exit_now, look, module, slots};
 
 /// A worker process whose socket is its standard input, as the service starts it.
 pub fn worker_on_stdin() -> ! {
@@ -200,13 +200,15 @@ fn preload(path: &Path) {
     }
 }
 
+const HERE: Isolation = Isolation::InProcess;
+
 fn tell(question: Question) -> Result<Told, TokenError> {
     match question {
-        Question::Look { module, selector } => look(&module, &selector).map(Told::Looked),
+        Question::Look { module, selector } => look(&HERE, &module, &selector).map(Told::Looked),
         Question::Certificate { module, selector, label } => {
-            certificate(&module, &selector, &label).map(Told::Certificate)
+            certificate(&HERE, &module, &selector, &label).map(Told::Certificate)
         }
-        Question::Slots { module } => slots(&module).map(Told::Slots),
+        Question::Slots { module } => slots(&HERE, &module).map(Told::Slots),
     }
 }
 
