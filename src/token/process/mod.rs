@@ -10,6 +10,8 @@ mod outlet;
 mod remote;
 mod spawn;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

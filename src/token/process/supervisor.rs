@@ -15,7 +15,7 @@ use super::link::{Fault, Hub, Link};
 use super::remote::{Core, needs_a_person};
 use crate::token::call::About;
 use crate::token::frame::{Guard, ToWorker};
-use crate::token::{Backoff, ErrorClass, PinGuard, TokenError};
+use crate::token::{Backoff, ErrorClass, OpenFailure, PinGuard, TokenError};
 
 const TICK: Duration = Duration::from_millis(100);
 /// A worker that lived so long is replaced at once; where they die sooner the waits grow.
@@ -190,9 +190,15 @@ impl Supervisor {
             // RULE: another token behind the selector is refused before any login.
             settings.expect_serial = Some(about.info.serial.clone());
         }
-        let guard = Guard { id, tag: pin.tag() };
+        let (guard, expected) = (Guard { id, tag: pin.tag() }, settings.expect_serial.clone());
         link.send(&ToWorker::Open { generation: link.number, settings: Box::new(settings), guard });
         let about = self.opened(link)?;
+        if expected.is_some_and(|serial| serial != about.info.serial) {
+            return Err(Stop::Failed(
+                TokenError::own(ErrorClass::Operator, "token selector", "the worker process connected another token")
+                    .because(OpenFailure::WrongToken),
+            ));
+        }
         tracing::debug!(pid = link.process_id(), generation = link.number, "a token's worker process is connected");
         self.core.connected(link, *about);
         self.next_spare = Instant::now() + SPARE_AFTER;
