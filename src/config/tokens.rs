@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::document::{Document, Section};
-use super::{CustomToken, HOUR, Isolation, PinSource, Problem, Token, TokenSelector, milliseconds, path, seconds, size, uri};
+use super::{
+    CustomToken, HOUR, Isolation, PinSource, Problem, Token, TokenSelector, milliseconds, path, seconds, size, uri,
+};
 
 pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
     let retry_first = milliseconds(section, "retry_first_ms", 200)?;

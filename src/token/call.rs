@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopted, CallContext, Capabilities, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash, Isolation, KeyKind,
-    KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status, SystemKey, TokenError,
-    TokenInfo,
+    Adopted, CallContext, Capabilities, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash, Isolation,
+    KeyKind, KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status, SystemKey,
+    TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::call::About;
@@ -23,7 +24,7 @@ use super::renewal::{self, remembers_pins};
 use super::report::enumerate;
 use super::seat::Seat;
 use super::shared::Shared;
-use super::worker::{Operation, Outcome, Ticket, Work, Worker};
+use super::worker::{Need, Operation, Outcome, Reply, Ticket, Work, Worker};
 use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError};
 use crate::secret::SecretString;
 
@@ -165,11 +166,19 @@ impl Local {
     }
 
     async fn try_call<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Done<O::Output>, TokenError> {
-        let (operation, need) = match self.visit(ctx, operation).await? {
-            Outcome::Done(done) => return Ok(done),
-            Outcome::Failed(error) => return Err(error),
-            Outcome::Mend(operation, need) => (operation, need),
-        };
+        match self.visit(ctx, operation).await? {
+            Outcome::Done(done) => Ok(done),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Mend(operation, need) => self.mend_and_call(ctx, operation, need).await,
+        }
+    }
+
+    async fn mend_and_call<O: Operation>(
+        &self,
+        ctx: &CallContext,
+        operation: O,
+        need: Need,
+    ) -> Result<Done<O::Output>, TokenError> {
         let key = operation.key().map(|(key, class)| (key.clone(), class));
         self.try_task(ctx, ctx.deadline, Mend { key, need }).await?;
         match self.visit(ctx, operation).await? {
@@ -191,10 +200,37 @@ impl Local {
     async fn visit<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Outcome<O>, TokenError> {
         let heavy = operation.heavy();
         let (reply, answer) = oneshot::channel();
-        let ticket = Ticket { operation, request_id: Arc::clone(&ctx.request_id), reply };
+        let ticket = Ticket { operation, request_id: Arc::clone(&ctx.request_id), reply: Reply::Waiting(reply) };
         let work = Work { deadline: ctx.deadline, job: Box::new(ticket) };
         push(&self.0.shared.queue, ctx, heavy, work)?;
         wait(ctx.deadline, O::NAME, answer).await
+    }
+
+    /// Sends an operation to the session workers as `call` does; the answer is taken on the session's own thread, and no deadline is
+    /// kept for it once it runs. What has to be mended first goes on in `runtime`.
+    pub(super) fn post_operation<O: Operation>(
+        &self,
+        runtime: &Handle,
+        ctx: CallContext,
+        operation: O,
+        take: impl FnOnce(Result<Done<O::Output>, TokenError>) + Send + 'static,
+    ) {
+        let (principal, deadline, heavy) = (Arc::clone(&ctx.principal), ctx.deadline, operation.heavy());
+        let (local, runtime) = (self.clone(), runtime.clone());
+        let request_id = Arc::clone(&ctx.request_id);
+        let reply = Reply::Direct(Box::new(move |outcome| match outcome {
+            Outcome::Done(done) => take(Ok(done)),
+            Outcome::Failed(error) => take(Err(error)),
+            Outcome::Mend(operation, need) => {
+                runtime.spawn(async move { take(local.mend_and_call(&ctx, operation, need).await) });
+            }
+        }));
+        let job = Box::new(Ticket { operation, request_id, reply });
+        match self.0.shared.queue.push(&principal, heavy, Work { deadline, job }) {
+            Pushed::Accepted => {}
+            Pushed::Displaced(work) | Pushed::Full(work) => work.job.refuse(full()),
+            Pushed::Closed(work) => work.job.refuse(closing()),
+        }
     }
 
     pub(super) async fn task<T: Task>(
@@ -237,7 +273,6 @@ impl Drop for Connection {
 }
 
 fn push<W>(queue: &FairQueue<Work<W>>, ctx: &CallContext, heavy: bool, work: Work<W>) -> Result<(), TokenError> {
-    let full = || TokenError::own(ErrorClass::Capacity, "queue", "the queue is full");
     match queue.push(&ctx.principal, heavy, work) {
         Pushed::Accepted => Ok(()),
         Pushed::Displaced(victim) => {
@@ -256,6 +291,10 @@ async fn wait<T>(deadline: Instant, name: &'static str, answer: oneshot::Receive
         Ok(Err(_)) => Err(TokenError::own(ErrorClass::Context, name, "the token worker ended without an answer")),
         Err(_) => Err(TokenError::own(ErrorClass::Deadline, name, "the deadline passed")),
     }
+}
+
+fn full() -> TokenError {
+    TokenError::own(ErrorClass::Capacity, "queue", "the queue is full")
 }
 
 fn closing() -> TokenError {

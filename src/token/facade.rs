@@ -8,8 +8,8 @@ use super::call::{About, Answer, Backend, Request};
 use super::handles::Class;
 use super::{
     Adopted, CallContext, Capabilities, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated, Hash,
-    Isolation, KeyKind, KeyRef, Local, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, Remote, Settings, SignMechanism, Status,
-    SystemKey, TokenError, TokenInfo,
+    Isolation, KeyKind, KeyRef, Local, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, Remote, Settings,
+    SignMechanism, Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 

@@ -11,7 +11,7 @@ fn calls() -> Vec<ToWorker> {
     vec![
         ToWorker::Load { module: "/m.so".into() },
         ToWorker::Ask { id: 1, question: Question::Slots { module: "/m.so".into() } },
-        ToWorker::Call { id: 3, generation: 2, principal: "p".into(), micros: 7, request_id: "r".into(), request },
+        ToWorker::Call { id: 3, generation: 2, micros: 7, request_id: "r".into(), request },
         ToWorker::Login(LoginStep::Try(SecretString::new("canary".into()))),
         ToWorker::Place(vec![(material, vec![1, 2])]),
         ToWorker::GiveUp(material),
@@ -83,7 +83,10 @@ fn a_header_takes_no_memory() {
     assert!(matches!(end, FrameError::Ended) && room == FIRST_ROOM, "{end} {room}");
     let too_long = (FROM_WORKER as u32 + 1).to_le_bytes();
     assert!(matches!(read_all::<FromWorker>(&too_long, 4).1, FrameError::TooLong(_)));
-    assert!(matches!(encode(&ToWorker::Login(LoginStep::Try(SecretString::new("x".repeat(99)))), 50), Err(FrameError::TooLong(_))));
+    assert!(matches!(
+        encode(&ToWorker::Login(LoginStep::Try(SecretString::new("x".repeat(99)))), 50),
+        Err(FrameError::TooLong(_))
+    ));
 }
 
 #[test]
@@ -99,7 +102,12 @@ fn what_was_read_is_wiped() {
 
 #[test]
 fn a_long_frame_comes_through() {
-    let long = [FromWorker::Answer { id: 1, generation: 1, subject: Subject::Token, result: Ok(Answer::Bytes(vec![7; 300_000])) }];
+    let long = [FromWorker::Answer {
+        id: 1,
+        generation: 1,
+        subject: Subject::Token,
+        result: Ok(Answer::Bytes(vec![7; 300_000])),
+    }];
     let frame = encode(&long[0], FROM_WORKER).unwrap();
     assert_eq!(read_all::<FromWorker>(&frame, 5_000).0.len(), 1);
 }

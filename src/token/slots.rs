@@ -11,8 +11,8 @@ use super::error::CallError;
 use super::generate::create;
 use super::keygen::{Keygen, Task};
 use super::module::Module;
-use super::template::Naming;
 use super::process::ask_slots;
+use super::template::Naming;
 use super::{Isolation, KeyKind, TokenError};
 
 /// A slot with its token, as the module names them to anybody.

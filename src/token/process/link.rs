@@ -119,7 +119,9 @@ impl Link {
                     }
                 }
                 Err(FrameError::Ended) => break Fault::Ended,
-                Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => break Fault::Ended,
+                Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    break Fault::Ended;
+                }
                 Err(error @ (FrameError::TooLong(_) | FrameError::Malformed | FrameError::Io(_))) => {
                     break Fault::Broken(error);
                 }
@@ -149,7 +151,6 @@ impl Link {
         let message = ToWorker::Call {
             id,
             generation: self.number,
-            principal: Arc::clone(&pending.principal),
             micros: u64::try_from(left.as_micros()).unwrap_or(u64::MAX),
             request_id: Arc::clone(&pending.request_id),
             request,

@@ -84,7 +84,11 @@ pub(super) struct FarLogin {
 }
 
 /// Begins a login that a worker asks for. What the worker says next of it goes to the sender.
-pub(super) fn begin(link: &Arc<Link>, pin: Arc<dyn PinGuard>, serial: String) -> std::io::Result<mpsc::Sender<LoginAsk>> {
+pub(super) fn begin(
+    link: &Arc<Link>,
+    pin: Arc<dyn PinGuard>,
+    serial: String,
+) -> std::io::Result<mpsc::Sender<LoginAsk>> {
     let (sender, answers) = mpsc::channel();
     let mut login = FarLogin { link: Arc::clone(link), answers };
     std::thread::Builder::new().name("token-login".to_owned()).spawn(move || {

@@ -138,9 +138,9 @@ impl Remote {
 
 impl Backend for Remote {
     fn perform<'a>(&'a self, ctx: &'a CallContext, request: Request) -> BoxFuture<'a, Result<Answer, TokenError>> {
-        Box::pin(async move {
-            self.core.ask(ctx, request).await.inspect_err(|error| self.core.errors.count(error.class))
-        })
+        Box::pin(
+            async move { self.core.ask(ctx, request).await.inspect_err(|error| self.core.errors.count(error.class)) },
+        )
     }
 
     fn change_pin(&self, pin: SecretString) -> BoxFuture<'_, Result<(), TokenError>> {
@@ -454,7 +454,8 @@ impl Hub for Core {
         self.disconnected(link);
         let error = fault.error();
         let open: Vec<&Sent> = left.iter().collect();
-        let in_sessions = Link::in_sessions(&open.iter().copied().filter(|sent| !sent.slow).collect::<Vec<_>>(), link.sessions());
+        let in_sessions =
+            Link::in_sessions(&open.iter().copied().filter(|sent| !sent.slow).collect::<Vec<_>>(), link.sessions());
         let now = Instant::now();
         let mut before = 0;
         for sent in left {
@@ -498,8 +499,5 @@ fn stamped(link: &Link, answer: Answer) -> Answer {
 
 /// Whether only a person can help.
 pub(super) fn needs_a_person(error: &TokenError) -> bool {
-    matches!(
-        error.open_failure(),
-        OpenFailure::PinIncorrect | OpenFailure::PinLocked | OpenFailure::PinNotInitialised
-    )
+    matches!(error.open_failure(), OpenFailure::PinIncorrect | OpenFailure::PinLocked | OpenFailure::PinNotInitialised)
 }

@@ -29,11 +29,24 @@ const SPARE_AGAIN: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(6);
 
 pub(super) enum Event {
-    Opened { number: u64, about: Box<About> },
-    OpenFailed { number: u64, error: TokenError },
-    Ended { number: u64, error: TokenError },
+    Opened {
+        number: u64,
+        about: Box<About>,
+    },
+    OpenFailed {
+        number: u64,
+        error: TokenError,
+    },
+    Ended {
+        number: u64,
+        error: TokenError,
+    },
     /// Connect with this PIN, where no worker is connected.
-    TryPin { id: u64, pin: Arc<dyn PinGuard>, reply: oneshot::Sender<Result<(), TokenError>> },
+    TryPin {
+        id: u64,
+        pin: Arc<dyn PinGuard>,
+        reply: oneshot::Sender<Result<(), TokenError>>,
+    },
     Close,
 }
 

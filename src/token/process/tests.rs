@@ -201,15 +201,24 @@ async fn what_does_not_match_ends_the_worker() {
         ("another key", say(Box::new(move |w, id| answer(id, w.generation, key(2))))),
         ("a system key", say(Box::new(move |w, id| answer(id, w.generation, Subject::System(SystemKey::Anchor))))),
         ("another generation", say(Box::new(move |w, id| answer(id, w.generation + 1, key(1))))),
-        ("not asked", say(Box::new(|_, id| FromWorker::Told { id, result: Ok(crate::token::frame::Told::Slots(vec![])) }))),
+        (
+            "not asked",
+            say(Box::new(|_, id| FromWorker::Told { id, result: Ok(crate::token::frame::Told::Slots(vec![])) })),
+        ),
         ("no ping", say(Box::new(|_, _| FromWorker::Pong { number: 999, health: None }))),
-        ("connected again", say(Box::new(|w, _| FromWorker::Opened { generation: w.generation, about: Box::default(), workers: 1 }))),
+        (
+            "connected again",
+            say(Box::new(|w, _| FromWorker::Opened { generation: w.generation, about: Box::default(), workers: 1 })),
+        ),
         ("garbage", Box::new(|worker, _| worker.socket.write_all(&[3, 0, 0, 0, 0xff, 0xff, 0xff]).unwrap())),
         ("too long", Box::new(|worker, _| worker.socket.write_all(&[0xff; 4]).unwrap())),
-        ("half a frame and the end", Box::new(|worker, _| {
-            worker.socket.write_all(&[9, 0, 0, 0, 1]).unwrap();
-            worker.socket.shutdown(std::net::Shutdown::Both).unwrap();
-        })),
+        (
+            "half a frame and the end",
+            Box::new(|worker, _| {
+                worker.socket.write_all(&[9, 0, 0, 0, 1]).unwrap();
+                worker.socket.shutdown(std::net::Shutdown::Both).unwrap();
+            }),
+        ),
     ];
     let (token, stage, mut worker) = token();
     for (name, lie) in lies {
