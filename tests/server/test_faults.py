@@ -177,7 +177,7 @@ def test_a_script_that_says_nothing_sensible_ends_the_process(bench, script):
     assert codes(bench, 1) == "exit 97"
 
 
-@pytest.mark.parametrize("what, answers", [("login", ("OK", "KEY_HANDLE_INVALID", "OK")), ("sessions", ("SESSION_HANDLE_INVALID",) * 3),
+@pytest.mark.parametrize("what, answers", [("login", ("OK", "OBJECT_HANDLE_INVALID", "OK")), ("sessions", ("SESSION_HANDLE_INVALID",) * 3),
                                            ("context", ("CRYPTOKI_NOT_INITIALIZED",) * 3)])
 def test_what_the_token_loses(bench, what, answers):
     bench.faults(rule("C_GenerateRandom", lose=what, nth=1))
