@@ -12,6 +12,7 @@ mod pass;
 mod place;
 mod range;
 mod record;
+pub mod result_sign;
 mod source;
 
 use std::io;
