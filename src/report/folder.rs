@@ -42,7 +42,7 @@ pub fn files(made: &Made, formats: &[Format]) -> Vec<File> {
         "version": 1,
         "report": made.header,
         "columns": made.table.columns,
-        "csv": "RFC 4180, UTF-8. A cell that begins with = + - @, a tab or a carriage return has an apostrophe in front.",
+        "csv": "RFC 4180, UTF-8. A cell that begins with = + - @, a tab or a line end has an apostrophe in front.",
         "files": listed,
     });
     let mut bytes = serde_json::to_vec_pretty(&manifest).unwrap_or_default();

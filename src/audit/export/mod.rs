@@ -4,7 +4,7 @@
 
 mod bundle;
 mod cef;
-mod csv;
+pub mod csv;
 mod manifest;
 pub mod ocsf;
 mod parts;
