@@ -233,6 +233,7 @@ impl Bench {
             KeyKind::Rsa(_) => sign(SignMechanism::RsaPss(Hash::Sha256), hashed(Hash::Sha256, b"m")).await,
             KeyKind::Ec(_) => sign(SignMechanism::Ecdsa, hashed(Hash::Sha256, b"m")).await,
             KeyKind::Ed25519 => sign(SignMechanism::Ed25519, secret(b"m")).await,
+            KeyKind::MlDsa(_) => sign(SignMechanism::MlDsa, secret(b"m")).await,
         }
         .map_err(text)
     }
@@ -294,7 +295,14 @@ impl Bench {
         self.check("an inventory survives a lost login", async {
             let (slot, module) = (token.info().slot, self.module.clone());
             let lost = AtomicBool::new(false);
-            let bench = Bench { module, label: String::new(), pin: String::new(), failed: AtomicBool::new(false) };
+            let bench = Bench {
+                module,
+                variable: self.variable.clone(),
+                conf: self.conf.clone(),
+                label: String::new(),
+                pin: String::new(),
+                failed: AtomicBool::new(false),
+            };
             let progress = Arc::new(move |done: u64, _: u64| {
                 if done == 128 && !lost.swap(true, Ordering::Relaxed) {
                     bench.close_all_sessions(slot);
