@@ -60,7 +60,7 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
 /// A record is never dropped because the token lacks the object: the key becomes `Unavailable`, a person is told, and it
 /// comes back when the object does.
 async fn availability(app: &App) -> Result<(), AppError> {
-    let held: BTreeSet<_> = app.token.known_materials().into_iter().map(|(material, _)| material).collect();
+    let held: BTreeSet<_> = app.token.known_materials().await?.into_iter().map(|(material, _)| material).collect();
     let changes = app.services.ops.availability(None, &held);
     if changes.is_empty() {
         return Ok(());

@@ -5,27 +5,14 @@ use std::time::Duration;
 
 use super::keygen::{Keygen, Task};
 use super::renewal;
-use super::{CallContext, ErrorClass, Status, Token, TokenError};
+use super::{ErrorClass, Status, TokenError};
 use crate::secret::SecretString;
 
 /// How long running calls may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
-impl Token {
-    /// Logs out and in again with another user PIN, which the officer has set in the token before. The token is drained
-    /// first: jobs that come wait, running ones end. The PIN is tried once; where it is refused (class `Operator`) the old
-    /// one is used again, and where that fails too the token is down until a PIN works.
-    ///
-    /// Nothing happens at all (class `Deadline`) where a running call does not end.
-    pub async fn change_pin(&self, pin: SecretString) -> Result<(), TokenError> {
-        let deadline = self.slow_deadline() + DRAIN;
-        let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
-        self.task(&ctx, deadline, ChangePin { pin }).await
-    }
-}
-
-struct ChangePin {
-    pin: SecretString,
+pub(super) struct ChangePin {
+    pub(super) pin: SecretString,
 }
 
 impl Task for ChangePin {
