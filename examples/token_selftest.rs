@@ -129,6 +129,11 @@ fn verified(
     want(key.verify(&broken, signed).is_err(), "the signature verifies for another message")
 }
 
+/// Without what some tokens list beside keys: their mechanisms and profiles.
+fn is_stored(class: Option<&str>) -> bool {
+    !matches!(class, Some("CKO_MECHANISM" | "CKO_PROFILE" | "CKO_HW_FEATURE"))
+}
+
 fn hashed(hash: Hash, message: &[u8]) -> SecretBytes {
     let algorithm = match hash {
         Hash::Sha224 => &digest::SHA224,
@@ -314,7 +319,8 @@ impl Bench {
             want(login_attempts() == attempts + 1, "more than one login")?;
             let (all, known) =
                 (second.known_materials().await.map_err(text)?, token.known_materials().await.map_err(text)?);
-            want(known.len() > 20 && known.iter().all(|key| all.contains(key)), "other keys")?;
+            want(known.len() > 15, &format!("{} keys", known.len()))?;
+            want(known.iter().all(|key| all.contains(key)), "other keys")?;
             second.check(&ctx("a"), &KeyRef::System(SystemKey::StoreKek)).await.map_err(text)?;
             second.close();
             class_is(second.random(&ctx("a"), 8).await, ErrorClass::Context)?;
