@@ -7,7 +7,7 @@ mod states;
 
 pub use crate::token::{
     Adopted, CallContext, Capabilities, Curve, DataName, Done, Enforcement, ErrorClass, Evidence, Facts, GcmOutput,
-    Generated, Hash, KeyKind, KeyRef, LoginForm, Looked, MaterialId, ObjectFacts, ObjectReport, ObjectSelector,
+    Generated, Hash, KeyKind, KeyRef, LoginForm, Looked, MaterialId, MlDsa, ObjectFacts, ObjectReport, ObjectSelector,
     OpenFailure, Profile, Rung, Selector, SignMechanism, SlotFacts, Status, SystemKey, Token, TokenError, TokenInfo,
     certificate, look, slots,
 };
