@@ -158,6 +158,7 @@ impl Bench {
             queue: 1024,
             generate_deadline: Duration::from_secs(60),
             pin_marks: self.marks.clone(),
+            retry: Retry::default(),
         }
     }
 
