@@ -148,6 +148,9 @@ pub struct Token {
     pub deadline: Duration,
     /// For key generation and destruction.
     pub generate_deadline: Duration,
+    /// The first wait before another try to bring a token back, and the longest.
+    pub retry_first: Duration,
+    pub retry_longest: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
 }
@@ -171,6 +174,9 @@ pub struct CustomToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    /// `[token]`'s.
+    pub retry_first: Duration,
+    pub retry_longest: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -48,6 +48,8 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "queue",
             "deadline_ms",
             "generate_deadline_seconds",
+            "retry_first_ms",
+            "retry_longest_ms",
             "environment",
         ],
     ),

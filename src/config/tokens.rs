@@ -7,6 +7,11 @@ use super::document::{Document, Section};
 use super::{CustomToken, HOUR, PinSource, Problem, Token, TokenSelector, milliseconds, path, seconds, size, uri};
 
 pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
+    let retry_first = milliseconds(section, "retry_first_ms", 200)?;
+    let retry_longest = milliseconds(section, "retry_longest_ms", 30_000)?;
+    if retry_longest < retry_first {
+        return Err(section.problem("retry_longest_ms", "is less than `retry_first_ms`"));
+    }
     Ok(Token {
         module: base_dir.join(section.required_text("module")?),
         cluster: section.parsed("cluster_id")?,
@@ -18,6 +23,8 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        retry_first,
+        retry_longest,
         environment: environment(section)?,
     })
 }
@@ -74,6 +81,8 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        retry_first: default.retry_first,
+        retry_longest: default.retry_longest,
     })
 }
 

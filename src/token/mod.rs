@@ -233,9 +233,12 @@ pub struct Settings {
     pub generate_deadline: Duration,
     /// Where this host keeps the marks of rejected PINs (`token.pin_marks`).
     pub pin_marks: PathBuf,
+    /// Between tries to bring the token back.
+    pub retry: Retry,
 }
 
 mod adopt;
+mod backoff;
 mod call;
 mod connection;
 mod data;
@@ -276,6 +279,7 @@ mod template;
 mod worker;
 
 pub use adopt::Adopted;
+pub use backoff::{Backoff, Retry};
 pub use call::{About, Answer, Backend, BoxFuture, Request};
 pub use connection::Gauges;
 pub use data::DataName;
