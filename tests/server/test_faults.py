@@ -177,6 +177,21 @@ def test_a_script_that_says_nothing_sensible_ends_the_process(bench, script):
     assert codes(bench, 1) == "exit 97"
 
 
+@pytest.mark.parametrize("what, answers", [("login", ("OK", "KEY_HANDLE_INVALID", "OK")), ("sessions", ("SESSION_HANDLE_INVALID",) * 3),
+                                           ("context", ("CRYPTOKI_NOT_INITIALIZED",) * 3)])
+def test_what_the_token_loses(bench, what, answers):
+    bench.faults(rule("C_GenerateRandom", lose=what, nth=1))
+
+    def program(module):
+        session, place = bench.start(module), (c_ubyte * 8)()
+        key = module.aes(session)
+        lost = module.GenerateRandom(session, place, 8), module.encrypt(session, key, TEXT), module.GenerateRandom(session, place, 8)
+        module.Finalize(None)
+        session = bench.start(module)
+        return lost, len(module.encrypt(session, module.find(session, ID=b"\1")[0], TEXT))
+    assert bench.run(program) == (answers, len(TEXT) + 16)
+
+
 # -- behaviours ------------------------------------------------------------------------------------------------------------
 
 def test_handles_are_permuted_at_every_login(bench):

@@ -6,11 +6,12 @@ use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cryptoki_sys::{CK_BYTE_PTR, CK_OBJECT_HANDLE_PTR, CK_RV, CK_ULONG_PTR, CKR_OK};
+use cryptoki_sys::{CK_BYTE_PTR, CK_OBJECT_HANDLE_PTR, CK_RV, CK_ULONG_PTR, CKR_FUNCTION_NOT_SUPPORTED, CKR_OK};
 use serde::Deserialize;
 
 use crate::names::ReturnValue;
-use crate::{Call, Faults, calls, log};
+use crate::real::real;
+use crate::{Call, Faults, calls, log, sessions};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +39,8 @@ pub struct Rule {
     delay_ms: Option<u64>,
     hang: Option<Hang>,
     kill: Option<Death>,
+    /// What the real module really loses first, so that all calls after this one meet it.
+    lose: Option<Loss>,
     /// C_GetSlotList and C_FindObjects: CKR_OK, and nothing there.
     #[serde(default)]
     nothing: bool,
@@ -81,6 +84,14 @@ enum Death {
     Abort,
     #[serde(rename = "exit")]
     Exit,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Loss {
+    Login,
+    Sessions,
+    Context,
 }
 
 /// Where a call writes, for rules that change it.
@@ -212,7 +223,7 @@ pub fn judged(call: &Call, function: &'static str, output: Output, real: impl Fn
     rv
 }
 
-/// Delay, hang and death.
+/// Delay, hang, loss and death.
 fn happen(call: &Call, function: &'static str, rule: &Rule, by: &str) {
     if let Some(delay) = rule.delay_ms {
         std::thread::sleep(Duration::from_millis(delay));
@@ -226,6 +237,14 @@ fn happen(call: &Call, function: &'static str, rule: &Rule, by: &str) {
             if hang == Hang::UntilChanged && !std::sync::Arc::ptr_eq(&now, &call.script) {
                 break;
             }
+        }
+    }
+    match rule.lose {
+        None => {}
+        Some(Loss::Login) => sessions::log_all_out(call),
+        Some(Loss::Sessions) => sessions::lose_all(call),
+        Some(Loss::Context) => {
+            let _ = real!(call.C_Finalize(std::ptr::null_mut()));
         }
     }
     if let Some(kill) = rule.kill {

@@ -168,3 +168,27 @@ pub fn close_all(call: &Call, slot: CK_SLOT_ID) -> CK_RV {
 pub fn forget_all(call: &Call) {
     with(|table| *table = Table { lowest_numbers: call.script.behaviour.lowest_session_numbers, ..Table::default() });
 }
+
+/// The token forgets who is logged in.
+pub fn log_all_out(call: &Call) {
+    for real in one_of_each_slot() {
+        let _ = real!(call.C_Logout(real.0));
+    }
+}
+
+/// The token closes all sessions, and with them the login; the caller keeps handles of nothing.
+pub fn lose_all(call: &Call) {
+    for (_, slot) in one_of_each_slot() {
+        let _ = real!(call.C_CloseAllSessions(slot));
+    }
+    gcm::forget_all();
+    with(|table| table.sessions.clear());
+}
+
+fn one_of_each_slot() -> BTreeMap<CK_SESSION_HANDLE, CK_SLOT_ID> {
+    with(|table| {
+        let real = table.sessions.values().filter(|session| !session.accelerator);
+        let by_slot: BTreeMap<_, _> = real.map(|session| (session.slot, session.real)).collect();
+        by_slot.into_iter().map(|(slot, real)| (real, slot)).collect()
+    })
+}
