@@ -21,7 +21,7 @@ impl Bench {
                 want(!token.ensure_system_key(&ctx("a"), key).await.map_err(text)?, "made twice")?;
                 token.check(&ctx("a"), &KeyRef::System(key)).await.map_err(text)?;
             }
-            let known = token.known_materials();
+            let known = token.known_materials().await.map_err(text)?;
             want(known.len() == 1 && known[0].0 == material(0xa2), &format!("{known:?}"))?;
             want(token.gauges().debris == 1, "debris")
         })
@@ -161,7 +161,7 @@ impl Bench {
                 want(hex::encode(&generated.object_id) == *id && objects.iter().all(|object| object.id == *id), "ids")?;
                 let halves = if generated.spki.is_some() { 2 } else { 1 };
                 want(objects.len() == halves, "objects")?;
-                want(token.known_materials().contains(&(material, halves)), "not known")?;
+                want(token.known_materials().await.map_err(text)?.contains(&(material, halves)), "not known")?;
                 let extractable = objects.iter().any(|object| object.extractable == Some(true));
                 want(extractable == making.contains(&"--extractable"), &format!("{objects:?}"))?;
                 let key = key_ref(material, &generated);
@@ -174,7 +174,7 @@ impl Bench {
         self.check("an id of our length is adopted too, and leaves its old name", async {
             let id = material(0xa2).cka_id();
             token.adopt(&ctx("a"), id, material(0xa3)).await.map_err(text)?;
-            let known = token.known_materials();
+            let known = token.known_materials().await.map_err(text)?;
             want(known.contains(&(material(0xa3), 2)), &format!("{known:?}"))?;
             want(!known.iter().any(|(known, _)| *known == material(0xa2)), "two names")?;
             want(token.gauges().debris == 0, &format!("{} pieces of debris", token.gauges().debris))
@@ -197,14 +197,20 @@ impl Bench {
             let label = Some("hsm-bridge/anchor".to_owned());
             let anchor = token.inspect(&ctx("a"), &ObjectSelector { label, id: None }).await.map_err(text)?;
             class_is(adopt(&anchor[0].id).await.map(|_| ()), ErrorClass::WrongKey)?;
-            want(!token.known_materials().iter().any(|(known, _)| *known == material(90)), "placed")
+            want(
+                !token.known_materials().await.map_err(text)?.iter().any(|(known, _)| *known == material(90)),
+                "placed",
+            )
         })
         .await;
         self.check("adopted keys are used after a restart", async {
             let second = self.open(self.settings()).map_err(text)?;
             second.place(adopted.iter().map(|(material, id, ..)| (*material, id.clone())).collect());
             for (material, _, kind, key) in &adopted {
-                want(second.known_materials().iter().any(|(known, _)| known == material), "not known")?;
+                want(
+                    second.known_materials().await.map_err(text)?.iter().any(|(known, _)| known == material),
+                    "not known",
+                )?;
                 self.used(&second, *kind, key).await?;
             }
             second.close();
@@ -294,7 +300,9 @@ impl Bench {
         self.check("an inventory survives a lost login", async {
             let (slot, module) = (token.info().slot, self.module.clone());
             let lost = AtomicBool::new(false);
-            let bench = Bench { module, label: String::new(), pin: String::new(), failed: AtomicBool::new(false) };
+            let pin = String::new();
+            let marks = self.marks.clone();
+            let bench = Bench { module, label: String::new(), pin, marks, failed: AtomicBool::new(false) };
             let progress = Arc::new(move |done: u64, _: u64| {
                 if done == 128 && !lost.swap(true, Ordering::Relaxed) {
                     bench.close_all_sessions(slot);
@@ -346,13 +354,13 @@ impl Bench {
             for (material, kind, made) in &keys {
                 self.used(token, *kind, &key_ref(*material, made)).await?;
             }
-            want(token.known_materials().len() == 24 && token.gauges().debris == 0, "not known")?;
+            want(token.known_materials().await.map_err(text)?.len() == 24 && token.gauges().debris == 0, "not known")?;
             class_is(token.generate(&ctx("a"), KeyKind::Aes256, material(0), name).await, ErrorClass::WrongKey)
         })
         .await;
         let second = &self.open(settings()).unwrap();
         self.check("a key whose maker died is found by its label", async {
-            want(second.known_materials().is_empty(), "nothing is placed yet")?;
+            want(second.known_materials().await.map_err(text)?.is_empty(), "nothing is placed yet")?;
             let (lost, ..) = keys.pop().unwrap();
             want(second.holds(&ctx("a"), lost).await.map_err(text)?, "not held")?;
             want(second.destroy(&ctx("a"), lost).await.map_err(text)?.value == 2, "not both halves")?;
@@ -362,7 +370,7 @@ impl Bench {
         .await;
         self.check("after a restart they are used where they were placed", async {
             second.place(keys.iter().map(|(material, _, made)| (*material, made.object_id.clone())).collect());
-            want(second.known_materials().len() == 23, "not known")?;
+            want(second.known_materials().await.map_err(text)?.len() == 23, "not known")?;
             for (material, kind, made) in &keys {
                 self.used(second, *kind, &key_ref(*material, made)).await?;
             }

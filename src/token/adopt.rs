@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys as sys;
+use serde::{Deserialize, Serialize};
 
 use super::fingerprint::is_ed25519;
 use super::gcm::IvContract;
@@ -13,12 +14,10 @@ use super::handles::Class;
 use super::keygen::{Keygen, Task};
 use super::mechanism::ALL_HASHES;
 use super::object::Attributes;
-use super::{
-    CallContext, Curve, Done, ErrorClass, Generated, KeyKind, MaterialId, ObjectFacts, SignMechanism, Token, TokenError,
-};
+use super::{Curve, Done, ErrorClass, Generated, KeyKind, MaterialId, ObjectFacts, SignMechanism, TokenError};
 
 /// A key that was found, with what makes it a key of the bridge.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Adopted {
     pub kind: KeyKind,
     pub generated: Generated,
@@ -26,23 +25,9 @@ pub struct Adopted {
     pub objects: Vec<ObjectFacts>,
 }
 
-impl Token {
-    /// Finds the key with this `CKA_ID` (one secret key, or one private and one public key), makes its fingerprint as for
-    /// a generated key, and places its id as `place` does. Whether it may be adopted is the caller's matter, except that a
-    /// system key never may.
-    pub async fn adopt(
-        &self,
-        ctx: &CallContext,
-        cka_id: Vec<u8>,
-        material: MaterialId,
-    ) -> Result<Done<Adopted>, TokenError> {
-        self.task(ctx, self.slow_deadline(), Adopt { id: cka_id, material }).await
-    }
-}
-
-struct Adopt {
-    id: Vec<u8>,
-    material: MaterialId,
+pub(super) struct Adopt {
+    pub(super) id: Vec<u8>,
+    pub(super) material: MaterialId,
 }
 
 /// One object with the id.

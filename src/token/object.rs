@@ -50,7 +50,7 @@ pub struct ObjectFacts {
 }
 
 /// Which objects to look at; both members empty: all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectSelector {
     /// `CKA_ID`.
     pub id: Option<Vec<u8>>,

@@ -41,6 +41,13 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { _exit(code) }
 }
 
+/// The handle behind a number that a call of this connection gave before.
+pub(super) fn object(number: u64) -> ObjectHandle {
+    // SAFETY: a handle is a number to the module, which looks it up at each call; one that it does not know is
+    // CKR_OBJECT_HANDLE_INVALID. What it names is judged by its attributes and its fingerprint.
+    unsafe { ObjectHandle::new_from_raw(number) }
+}
+
 /// What buffers for attributes hold before the call. No module writes a CK_BBOOL, a CK_ULONG or a text like it.
 const UNTOUCHED: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 
