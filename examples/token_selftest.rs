@@ -35,6 +35,8 @@ struct Bench {
     conf: PathBuf,
     label: String,
     pin: String,
+    /// Of rejected PINs. One right PIN of 256 looks like a rejected one: where a check does not need the marks, none are left.
+    marks: PathBuf,
     failed: AtomicBool,
 }
 
@@ -52,6 +54,7 @@ fn main() {
         conf: conf.into(),
         label: label.clone(),
         pin: pin.clone(),
+        marks: PathBuf::from(conf).with_file_name("pin-marks"),
         failed: AtomicBool::new(false),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -154,6 +157,7 @@ impl Bench {
             workers: 2,
             queue: 1024,
             generate_deadline: Duration::from_secs(60),
+            pin_marks: self.marks.clone(),
         }
     }
 
@@ -162,13 +166,20 @@ impl Bench {
     }
 
     async fn check(&self, name: &str, check: impl Future<Output = Checked>) {
-        match check.await {
+        self.forget_marks();
+        let checked = check.await;
+        self.forget_marks();
+        match checked {
             Ok(()) => println!("ok {name}"),
             Err(why) => {
                 println!("FAILED {name}: {why}");
                 self.failed.store(true, Ordering::Relaxed);
             }
         }
+    }
+
+    fn forget_marks(&self) {
+        let _ = std::fs::remove_dir_all(&self.marks);
     }
 
     /// Another process's work on the same token.

@@ -185,7 +185,7 @@ impl App {
         let index = Index::new(&audit_directory(&config));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
-        let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
+        let trail = Trail { dir: settings.dir, arn: settings.trail_arn };
         let audit_keys = Arc::new(AuditKeys::new(
             token.clone(),
             ops.store().clone(),
@@ -200,7 +200,6 @@ impl App {
             journal: journal.clone(),
             dir: audited.dir,
             trail_arn: audited.trail_arn,
-            locality: config.server.locality.clone(),
             deployment: ops.store().deployment_id().to_owned(),
             in_token: config.audit.anchor_in_token,
             timestamp_url: config.audit.timestamp_url.clone(),
@@ -329,6 +328,8 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         workers: config.token.workers,
         queue: config.token.queue,
         generate_deadline: config.token.generate_deadline,
+        pin_marks: config.token.pin_marks.clone(),
+        retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
     };
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
         Ok(opened) => Ok(opened?),

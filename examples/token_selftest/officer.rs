@@ -314,6 +314,7 @@ impl Bench {
                 conf: self.conf.clone(),
                 label: String::new(),
                 pin: String::new(),
+                marks: self.marks.clone(),
                 failed: AtomicBool::new(false),
             };
             let progress = Arc::new(move |done: u64, _: u64| {

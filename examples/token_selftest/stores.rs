@@ -433,6 +433,7 @@ impl Bench {
                 conf: self.conf.clone(),
                 label: self.label.clone(),
                 pin: "third-pin".to_owned(),
+                marks: self.marks.clone(),
                 failed: AtomicBool::new(false),
             };
             officer.officer(&["--delete-object", "--type", "secrkey", "--id", &hex])?;
@@ -447,6 +448,7 @@ impl Bench {
 
     /// By another process, as an officer does it.
     fn set_pin(&self, token: &[&str], old: &str, new: &str) -> Checked {
+        self.forget_marks();
         let output = Command::new("pkcs11-tool")
             .arg("--module")
             .arg(&self.module)

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AppError, audit_directory, audit_settings, now_ms};
-use crate::audit::Event;
 use crate::client::https::Trust;
 use crate::config::{AuditSink, Config, SinkTarget, SinkTrust};
 use crate::http::Services;
@@ -25,7 +24,6 @@ pub(super) fn start(config: &Config, services: &Arc<Services>) -> Result<Arc<Sin
         cursors: config.server.state_dir.join("sinks"),
         heartbeat: HEARTBEAT,
     };
-    let here = config.server.locality.clone();
     // The journal's own task waits for the disk; a sink does not.
     let (runtime, weak) = (tokio::runtime::Handle::current(), Arc::downgrade(services));
     let notice = move |notice: Notice| {
@@ -35,7 +33,7 @@ pub(super) fn start(config: &Config, services: &Arc<Services>) -> Result<Arc<Sin
             "state": if notice.failing { "failing" } else { "delivering" },
             "nextSeq": notice.next_seq,
         });
-        let event = Event::system("AuditSink", here.region.as_str(), here.account.as_str(), now_ms(), details);
+        let event = services.journal.event("AuditSink", now_ms(), details);
         runtime.spawn(async move {
             if let Err(error) = services.journal.append(event).await {
                 tracing::error!(%error, "the state of a sink was not recorded");

@@ -53,14 +53,7 @@ impl Sealing {
             journal_retention: audit.journal_retention,
             legal_hold: audit.legal_hold,
         };
-        let around = Live {
-            journal,
-            runtime: Handle::current(),
-            signer: signer.clone(),
-            region: settings.region.clone(),
-            account: settings.account.clone(),
-            clock: now_ms,
-        };
+        let around = Live { journal, runtime: Handle::current(), signer: signer.clone(), clock: now_ms };
         let status = Arc::new(Status::default());
         Sealing { sealer: Arc::new(Mutex::new(Sealer::new(settings, around, status.clone()))), signer, status }
     }

@@ -9,10 +9,12 @@ use tokio::sync::oneshot;
 
 use super::call::About;
 use super::error::Counters;
+use super::guard::{HeldPin, PinGuard};
 use super::handles::Handles;
 use super::keeper::{Keeper, is_another_pin};
 use super::keygen::{Keygen, Mend, Task, TaskTicket};
 use super::local::Local;
+use super::marks::Marks;
 use super::module::{Module, Selected, expect, refuse_login};
 use super::names::Names;
 use super::probe::probe;
@@ -37,6 +39,8 @@ pub(super) struct Connection {
     threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) workers: usize,
     generate_deadline: Duration,
+    /// Of rejected PINs.
+    pub(super) marks: Marks,
 }
 
 /// For `/metrics`.
@@ -62,15 +66,21 @@ impl Local {
     ///
     /// Several tokens of one module or of several may be connected at a time, each with its own login.
     pub fn open(settings: Settings, pin: SecretString) -> Result<Local, TokenError> {
+        let guard = HeldPin::new(pin, Marks::at(&settings.pin_marks));
+        Self::open_guarded(settings, Arc::new(guard))
+    }
+
+    /// The same where somebody else has the PIN.
+    pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
         let selected = select(module, &settings)?;
-        if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &pin) {
+        if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
             renewal::renew(module, None)?;
         }
         let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
         let selected = select(module, &settings)?;
-        let keeper = Keeper::log_in(module, &selected, pin)?;
+        let keeper = Keeper::log_in(module, &selected, guard)?;
         one_instance(module, &keeper, selected.slot.id())?;
         let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
 
@@ -112,6 +122,7 @@ impl Local {
             threads: Mutex::new(Vec::new()),
             workers,
             generate_deadline: settings.generate_deadline,
+            marks: Marks::at(settings.pin_marks),
         };
         let keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
         connection.spawn("p11-keygen".to_owned(), move || keygen.serve())?;

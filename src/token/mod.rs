@@ -243,9 +243,14 @@ pub struct Settings {
     /// Jobs that may wait, over all principals.
     pub queue: usize,
     pub generate_deadline: Duration,
+    /// Where this host keeps the marks of rejected PINs (`token.pin_marks`).
+    pub pin_marks: PathBuf,
+    /// Between tries to bring the token back.
+    pub retry: Retry,
 }
 
 mod adopt;
+mod backoff;
 mod call;
 mod connection;
 mod data;
@@ -254,11 +259,13 @@ mod facade;
 mod fingerprint;
 mod gcm;
 mod generate;
+mod guard;
 mod handles;
 mod keeper;
 mod keygen;
 mod local;
 mod look;
+mod marks;
 mod mechanism;
 mod module;
 mod names;
@@ -284,14 +291,17 @@ mod template;
 mod worker;
 
 pub use adopt::Adopted;
+pub use backoff::{Backoff, Retry};
 pub use call::{About, Answer, Backend, BoxFuture, Request};
 pub use connection::Gauges;
 pub use data::DataName;
 pub use error::{OpenFailure, TokenError};
 pub use facade::Token;
+pub use guard::{HeldPin, Login, LoginVerdict, PinGuard, PinTag, retry_pins};
 pub use keeper::login_attempts;
 pub use local::Local;
 pub use look::{Looked, certificate, look};
+pub use marks::{Attempt, Locked, Marks, PinOutcome};
 pub use object::{ObjectFacts, ObjectSelector};
 pub use profile::{LoginForm, Profile, Rung};
 pub use raw::{apply_environment, exit_now};
