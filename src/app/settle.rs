@@ -60,7 +60,7 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
 /// A record is never dropped because the token lacks the object: the key becomes `Unavailable`, a person is told, and it
 /// comes back when the object does.
 async fn availability(app: &App) -> Result<(), AppError> {
-    let held: BTreeSet<_> = app.token.known_materials().into_iter().map(|(material, _)| material).collect();
+    let held: BTreeSet<_> = app.token.known_materials().await?.into_iter().map(|(material, _)| material).collect();
     let changes = app.services.ops.availability(None, &held);
     if changes.is_empty() {
         return Ok(());
@@ -134,7 +134,5 @@ fn outcome_unknown(app: &App, settlement: &Settlement) -> Event {
 
 /// A record of the service about itself.
 pub(super) fn system_event(app: &App, name: &str, request_id: Option<String>, details: serde_json::Value) -> Event {
-    let here = app.services.ops.locality();
-    let event = Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details);
-    Event { request_id, ..event }
+    Event { request_id, ..app.services.journal.event(name, now_ms(), details) }
 }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::http::{Services, operator};
 use crate::ids::KeyStoreId;
 use crate::keystore::{ConfiguredToken, DEFAULT_TOKEN, Looked, Presence, first_seen};
+use crate::token::Retry;
 
 /// Until a connection that could not be recorded is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             queue: token.queue,
             deadline: token.deadline,
             generate_deadline: token.generate_deadline,
+            pin_marks: config.token.pin_marks.clone(),
+            retry: Retry { first: token.retry_first, longest: token.retry_longest },
         })
     });
     tokens.collect()

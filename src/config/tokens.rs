@@ -7,16 +7,24 @@ use super::document::{Document, Section};
 use super::{CustomToken, HOUR, PinSource, Problem, Token, TokenSelector, milliseconds, path, seconds, size, uri};
 
 pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
+    let retry_first = milliseconds(section, "retry_first_ms", 200)?;
+    let retry_longest = milliseconds(section, "retry_longest_ms", 30_000)?;
+    if retry_longest < retry_first {
+        return Err(section.problem("retry_longest_ms", "is less than `retry_first_ms`"));
+    }
     Ok(Token {
         module: base_dir.join(section.required_text("module")?),
         cluster: section.parsed("cluster_id")?,
         selector: selector(section)?,
         profile: path(section, "profile", base_dir)?,
         pin: pin(section, base_dir)?,
+        pin_marks: path(section, "pin_marks", base_dir)?.unwrap_or_else(super::pin::default_marks),
         workers: size(section, "workers", 1..=64, 2)?,
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        retry_first,
+        retry_longest,
         environment: environment(section)?,
     })
 }
@@ -73,6 +81,8 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        retry_first: default.retry_first,
+        retry_longest: default.retry_longest,
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ids::ClusterId;
 use crate::secret::SecretString;
-use crate::token::{self, ErrorClass, Looked, Profile, Selector, Settings, Token, TokenError};
+use crate::token::{self, ErrorClass, Looked, Profile, Retry, Selector, Settings, Token, TokenError};
 
 /// One of them. What PKCS#11 calls block, so each runs on a thread for that.
 #[derive(Debug, Clone)]
@@ -24,6 +24,9 @@ pub struct ConfiguredToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    /// Where this host keeps the marks of rejected PINs.
+    pub pin_marks: PathBuf,
+    pub retry: Retry,
 }
 
 impl ConfiguredToken {
@@ -51,6 +54,8 @@ impl ConfiguredToken {
             workers: self.workers,
             queue: self.queue,
             generate_deadline: self.generate_deadline,
+            pin_marks: self.pin_marks.clone(),
+            retry: self.retry,
         };
         blocking("open", move || Token::open(settings, pin)).await
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cryptoki::object::ObjectHandle;
 use cryptoki_sys as sys;
+use serde::{Deserialize, Serialize};
 
 use super::fingerprint::is_ed25519;
 use super::gcm::IvContract;
@@ -13,12 +14,10 @@ use super::handles::Class;
 use super::keygen::{Keygen, Task};
 use super::mechanism::ALL_HASHES;
 use super::object::Attributes;
-use super::{
-    CallContext, Curve, Done, ErrorClass, Generated, KeyKind, MaterialId, ObjectFacts, SignMechanism, Token, TokenError,
-};
+use super::{Curve, Done, ErrorClass, Generated, KeyKind, MaterialId, ObjectFacts, SignMechanism, TokenError};
 
 /// A key that was found, with what makes it a key of the bridge.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Adopted {
     pub kind: KeyKind,
     pub generated: Generated,
@@ -26,23 +25,9 @@ pub struct Adopted {
     pub objects: Vec<ObjectFacts>,
 }
 
-impl Token {
-    /// Finds the key with this `CKA_ID` (one secret key, or one private and one public key), makes its fingerprint as for
-    /// a generated key, and places its id as `place` does. Whether it may be adopted is the caller's matter, except that a
-    /// system key never may.
-    pub async fn adopt(
-        &self,
-        ctx: &CallContext,
-        cka_id: Vec<u8>,
-        material: MaterialId,
-    ) -> Result<Done<Adopted>, TokenError> {
-        self.task(ctx, self.slow_deadline(), Adopt { id: cka_id, material }).await
-    }
-}
-
-struct Adopt {
-    id: Vec<u8>,
-    material: MaterialId,
+pub(super) struct Adopt {
+    pub(super) id: Vec<u8>,
+    pub(super) material: MaterialId,
 }
 
 /// One object with the id.
@@ -154,6 +139,7 @@ fn kind(attributes: &Attributes) -> Option<KeyKind> {
         },
         sys::CKK_EC => Curve::from_parameters(parameters).map(KeyKind::Ec),
         sys::CKK_EC_EDWARDS if is_ed25519(parameters) => Some(KeyKind::Ed25519),
+        sys::CKK_ML_DSA => attributes.ml_dsa().map(KeyKind::MlDsa),
         _ => None,
     }
 }
@@ -166,6 +152,7 @@ fn mechanism(kind: KeyKind, gcm: IvContract) -> &'static str {
         KeyKind::Rsa(_) => SignMechanism::RsaPkcs1v15(super::Hash::Sha256).name(),
         KeyKind::Ec(_) => SignMechanism::Ecdsa.name(),
         KeyKind::Ed25519 => SignMechanism::Ed25519.name(),
+        KeyKind::MlDsa(_) => SignMechanism::MlDsa.name(),
     }
 }
 
@@ -176,7 +163,7 @@ fn refused(class: ErrorClass, detail: &str) -> TokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::Hash;
+    use crate::token::{Hash, MlDsa};
 
     fn kind_of(key_type: u64, value_len: u64, other: &[(u64, &[u8])]) -> Option<KeyKind> {
         let mut values = vec![
@@ -207,6 +194,14 @@ mod tests {
             (sys::CKK_EC, 0, &[(sys::CKA_EC_PARAMS, &[0x06, 0x01, 0x2a])], None),
             (sys::CKK_EC_EDWARDS, 0, &[(sys::CKA_EC_PARAMS, &[0x06, 0x03, 0x2b, 0x65, 0x70])], Some(KeyKind::Ed25519)),
             (sys::CKK_EC_EDWARDS, 0, &[(sys::CKA_EC_PARAMS, &[0x06, 0x03, 0x2b, 0x65, 0x71])], None),
+            (
+                sys::CKK_ML_DSA,
+                0,
+                &[(sys::CKA_PARAMETER_SET, &2u64.to_ne_bytes())],
+                Some(KeyKind::MlDsa(MlDsa::MlDsa65)),
+            ),
+            (sys::CKK_ML_DSA, 0, &[(sys::CKA_PARAMETER_SET, &4u64.to_ne_bytes())], None),
+            (sys::CKK_ML_DSA, 0, &[], None),
             (sys::CKK_DES3, 24, &[], None),
         ] {
             assert_eq!(kind_of(key_type, length, other), expected, "{key_type:#x} {length}");

@@ -1,20 +1,22 @@
-//! A connected token, as the rest of the bridge sees it.
+//! The connection to a token in this process: its threads, its queues, and the way of a job through them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::call::About;
 use super::error::Counters;
-use super::generate::{EnsureSystemKey, Generate};
+use super::guard::{HeldPin, PinGuard};
 use super::handles::Handles;
 use super::keeper::{Keeper, is_another_pin};
-use super::keygen::{Destroy, Holds, Keygen, Mend, Objects, Task, TaskTicket};
+use super::keygen::{Keygen, Mend, Task, TaskTicket};
+use super::local::Local;
+use super::marks::Marks;
 use super::module::{Module, Selected, expect, refuse_login};
 use super::names::Names;
-use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::probe::probe;
 use super::queue::{FairQueue, Pushed};
 use super::renewal::{self, remembers_pins};
@@ -22,11 +24,8 @@ use super::report::enumerate;
 use super::seat::Seat;
 use super::shared::Shared;
 use super::worker::{Operation, Outcome, Ticket, Work, Worker};
-use super::{
-    CallContext, Capabilities, Done, ErrorClass, GcmOutput, Generated, Hash, KeyKind, KeyRef, MaterialId, ObjectReport,
-    Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
-};
-use crate::secret::{SecretBytes, SecretString};
+use super::{CallContext, Done, ErrorClass, Settings, Status, SystemKey, TokenError};
+use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
 const KEYGEN_QUEUE: usize = 64;
@@ -35,15 +34,13 @@ const SESSIONS_BESIDE_WORKERS: u64 = 3;
 /// How long `close` waits for calls that run.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A connected token. Cheap to clone; the last clone that goes ends its threads.
-#[derive(Clone)]
-pub struct Token(pub(super) Arc<Connection>);
-
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    workers: usize,
+    pub(super) workers: usize,
     generate_deadline: Duration,
+    /// Of rejected PINs.
+    pub(super) marks: Marks,
 }
 
 /// For `/metrics`.
@@ -63,21 +60,27 @@ pub struct Gauges {
     pub duplicates: usize,
 }
 
-impl Token {
+impl Local {
     /// Loads the module (once per process), selects the token, logs the keeper session in (one try), starts the session
     /// workers, enumerates the objects, runs self-test and probe. Blocking.
     ///
     /// Several tokens of one module or of several may be connected at a time, each with its own login.
-    pub fn open(settings: Settings, pin: SecretString) -> Result<Token, TokenError> {
+    pub fn open(settings: Settings, pin: SecretString) -> Result<Local, TokenError> {
+        let guard = HeldPin::new(pin, Marks::at(&settings.pin_marks));
+        Self::open_guarded(settings, Arc::new(guard))
+    }
+
+    /// The same where somebody else has the PIN.
+    pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
         let selected = select(module, &settings)?;
-        if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &pin) {
+        if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
             renewal::renew(module, None)?;
         }
         let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
         let selected = select(module, &settings)?;
-        let keeper = Keeper::log_in(module, &selected, pin)?;
+        let keeper = Keeper::log_in(module, &selected, guard)?;
         one_instance(module, &keeper, selected.slot.id())?;
         let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
 
@@ -93,8 +96,13 @@ impl Token {
             module,
             slot: selected.slot,
             serial: Arc::from(selected.info.serial.as_str()),
-            info: selected.info,
-            capabilities: Arc::new(capabilities),
+            about: Arc::new(About {
+                info: selected.info,
+                capabilities: Arc::new(capabilities),
+                iv_len: iv.iv_len(),
+                system_labels: SystemKey::ALL.map(|key| names.system(key)),
+                module: settings.module.clone(),
+            }),
             iv,
             names,
             ladder: settings.profile.ladder(),
@@ -114,6 +122,7 @@ impl Token {
             threads: Mutex::new(Vec::new()),
             workers,
             generate_deadline: settings.generate_deadline,
+            marks: Marks::at(settings.pin_marks),
         };
         let keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
         connection.spawn("p11-keygen".to_owned(), move || keygen.serve())?;
@@ -121,151 +130,12 @@ impl Token {
             let worker = Worker::new(Arc::clone(&shared));
             connection.spawn(format!("p11-worker-{number}"), move || worker.serve())?;
         }
-        Ok(Token(Arc::new(connection)))
-    }
-
-    pub fn info(&self) -> TokenInfo {
-        self.0.shared.info.clone()
-    }
-
-    pub fn capabilities(&self) -> Arc<Capabilities> {
-        Arc::clone(&self.0.shared.capabilities)
-    }
-
-    /// Length in bytes of the IVs that `encrypt` and `data_key` give.
-    pub fn iv_len(&self) -> usize {
-        self.0.shared.iv.iv_len()
-    }
-
-    pub fn status(&self) -> Status {
-        self.0.shared.status()
-    }
-
-    /// Jobs waiting, sessions replaced, errors by class: for `/metrics`.
-    pub fn gauges(&self) -> Gauges {
-        let shared = &self.0.shared;
-        Gauges {
-            queued: shared.queue.waiting(),
-            keygen_queued: shared.keygen.waiting(),
-            workers: self.0.workers,
-            sessions_replaced: shared.replaced.load(Ordering::Relaxed),
-            errors: shared.errors.read(),
-            debris: shared.handles.debris(),
-            duplicates: shared.handles.duplicates(),
-        }
-    }
-
-    /// AES-256-GCM, tag of 16 bytes, IV random from the token xor the system's generator.
-    pub async fn encrypt(
-        &self,
-        ctx: &CallContext,
-        key: &KeyRef,
-        aad: Vec<u8>,
-        plaintext: SecretBytes,
-    ) -> Result<Done<GcmOutput>, TokenError> {
-        self.call(ctx, Encrypt { key: key.clone(), aad, plaintext }).await
-    }
-
-    pub async fn decrypt(
-        &self,
-        ctx: &CallContext,
-        key: &KeyRef,
-        iv: Vec<u8>,
-        aad: Vec<u8>,
-        ciphertext: Vec<u8>,
-    ) -> Result<Done<SecretBytes>, TokenError> {
-        self.call(ctx, Decrypt { key: key.clone(), iv, aad, ciphertext }).await
-    }
-
-    /// `len` bytes from C_GenerateRandom and their encryption, in one visit to a session worker.
-    pub async fn data_key(
-        &self,
-        ctx: &CallContext,
-        key: &KeyRef,
-        aad: Vec<u8>,
-        len: usize,
-    ) -> Result<Done<(SecretBytes, GcmOutput)>, TokenError> {
-        self.call(ctx, DataKey { key: key.clone(), aad, len }).await
-    }
-
-    pub async fn random(&self, ctx: &CallContext, len: usize) -> Result<Done<SecretBytes>, TokenError> {
-        self.call(ctx, Random { len }).await
-    }
-
-    /// ECDSA signatures come back as DER.
-    pub async fn sign(
-        &self,
-        ctx: &CallContext,
-        key: &KeyRef,
-        mechanism: SignMechanism,
-        input: SecretBytes,
-    ) -> Result<Done<Vec<u8>>, TokenError> {
-        self.call(ctx, Sign { key: key.clone(), mechanism, input }).await
-    }
-
-    pub async fn mac(
-        &self,
-        ctx: &CallContext,
-        key: &KeyRef,
-        hash: Hash,
-        message: SecretBytes,
-    ) -> Result<Done<SecretBytes>, TokenError> {
-        self.call(ctx, Mac { key: key.clone(), hash, message }).await
-    }
-
-    /// Makes the object(s), reads the attributes back, makes the fingerprint. Objects that the token does not protect are
-    /// destroyed again. On its own worker, exclusive against C_FindObjects. `label` is `CKA_LABEL`.
-    ///
-    /// The deadline is `Settings::generate_deadline` from now, not the context's. After `Deadline` the work may still be
-    /// going on: a `destroy` or `holds` of the same material comes after it.
-    pub async fn generate(
-        &self,
-        ctx: &CallContext,
-        kind: KeyKind,
-        material: MaterialId,
-        label: &str,
-    ) -> Result<Done<Generated>, TokenError> {
-        self.task(ctx, self.slow_deadline(), Generate { kind, material, label: label.to_owned() }).await
-    }
-
-    /// Destroys all objects with this id (both halves of a pair), looks for them and finds none. `Ok` also where there was
-    /// none; the number of destroyed objects is returned. Deadline as for `generate`.
-    pub async fn destroy(&self, ctx: &CallContext, material: MaterialId) -> Result<Done<usize>, TokenError> {
-        let started = Instant::now();
-        let value = self.task(ctx, self.slow_deadline(), Destroy { material }).await?;
-        Ok(Done { value, facts: self.0.shared.facts("C_DestroyObject", started) })
-    }
-
-    /// Looks whether the token holds objects with this id. For the settling of intents.
-    pub async fn holds(&self, ctx: &CallContext, material: MaterialId) -> Result<bool, TokenError> {
-        self.task(ctx, self.slow_deadline(), Holds { material }).await
-    }
-
-    /// Checks the fingerprint now.
-    pub async fn check(&self, ctx: &CallContext, key: &KeyRef) -> Result<Done<()>, TokenError> {
-        self.call(ctx, Check::new(key.clone())).await
-    }
-
-    /// Makes a system key (AES-256) if the token has none with its label; `true` where it was made.
-    pub async fn ensure_system_key(&self, ctx: &CallContext, key: SystemKey) -> Result<bool, TokenError> {
-        self.task(ctx, self.slow_deadline(), EnsureSystemKey { key }).await
-    }
-
-    /// All objects of the token that the logged-in user sees.
-    pub async fn objects(&self) -> Result<Vec<ObjectReport>, TokenError> {
-        let ctx =
-            CallContext { principal: "token".into(), deadline: self.slow_deadline(), request_id: "objects".into() };
-        self.task(&ctx, ctx.deadline, Objects).await
-    }
-
-    /// Ids (MaterialId) that the enumeration at start found, and those made since, with the number of objects each.
-    pub fn known_materials(&self) -> Vec<(MaterialId, usize)> {
-        self.0.shared.handles.materials()
+        Ok(Local(Arc::new(connection)))
     }
 
     /// Stops the workers and closes the sessions; the module is left loaded. Blocks until running calls end, for a few
     /// seconds at most.
-    pub fn close(&self) {
+    pub(super) fn end(&self) {
         self.0.stop();
         let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let patience = Instant::now() + CLOSE_PATIENCE;

@@ -2,14 +2,15 @@
 //! objects; one that refuses them says so as `Unsupported`.
 
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use serde::{Deserialize, Serialize};
 
 use super::error::CallError;
 use super::keygen::{Keygen, Task, destroy};
 use super::report;
-use super::{CallContext, ErrorClass, Token, TokenError};
+use super::{ErrorClass, TokenError};
 
 /// Which object: both have to fit. Several instances may share a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataName {
     /// `CKA_LABEL`
     pub label: String,
@@ -17,20 +18,8 @@ pub struct DataName {
     pub application: String,
 }
 
-impl Token {
-    /// `CKA_VALUE` of each object of this name: none, one, or after a crash within `write_data` two.
-    pub async fn read_data(&self, ctx: &CallContext, name: &DataName) -> Result<Vec<Vec<u8>>, TokenError> {
-        self.task(ctx, self.slow_deadline(), ReadData { name: name.clone() }).await
-    }
-
-    /// Puts `value` in the place of what was there. At every moment one of both is in the token.
-    pub async fn write_data(&self, ctx: &CallContext, name: &DataName, value: Vec<u8>) -> Result<(), TokenError> {
-        self.task(ctx, self.slow_deadline(), WriteData { name: name.clone(), value }).await
-    }
-}
-
-struct ReadData {
-    name: DataName,
+pub(super) struct ReadData {
+    pub(super) name: DataName,
 }
 
 impl Task for ReadData {
@@ -53,9 +42,9 @@ impl Task for ReadData {
     }
 }
 
-struct WriteData {
-    name: DataName,
-    value: Vec<u8>,
+pub(super) struct WriteData {
+    pub(super) name: DataName,
+    pub(super) value: Vec<u8>,
 }
 
 impl Task for WriteData {

@@ -4,15 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki::error::{Error, Rv, RvError};
 use cryptoki_sys as sys;
+use serde::{Deserialize, Serialize};
 
 use super::ErrorClass;
 
 /// An error of the token. `function` and `rv` are for the log and never for callers.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 #[error("{function}: {detail} (rv {rv:#x}, class {class:?})")]
 pub struct TokenError {
     pub class: ErrorClass,
-    pub function: &'static str,
+    #[serde(with = "super::call::names")]
+    pub function: super::Constant,
     /// The CKR value, 0 where none was returned.
     pub rv: u64,
     pub detail: String,
@@ -21,7 +23,7 @@ pub struct TokenError {
 }
 
 /// Why a token could not be connected, as a custom key store tells its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OpenFailure {
     PinIncorrect,
     /// Locked, expired, or one try from the lock.

@@ -15,7 +15,7 @@ pub struct MaterialId {
 }
 
 /// Keys of the bridge itself, found by label; never reachable through a KMS call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SystemKey {
     /// `hsm-bridge/store-kek`
     StoreKek,
@@ -28,7 +28,7 @@ pub enum SystemKey {
 }
 
 /// A key to use. `fingerprint` is what `Generated::fingerprint` returned; it is checked before the first use of a handle.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum KeyRef {
     Kms { material: MaterialId, fingerprint: Arc<[u8]> },
     System(SystemKey),
@@ -40,6 +40,14 @@ pub enum Curve {
     P384,
     P521,
     Secp256k1,
+}
+
+/// Parameter sets of ML-DSA (FIPS 204).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MlDsa {
+    MlDsa44,
+    MlDsa65,
+    MlDsa87,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,18 +66,21 @@ pub enum KeyKind {
     Rsa(u32),
     Ec(Curve),
     Ed25519,
+    MlDsa(MlDsa),
     /// Key length is the digest's length in bytes.
     Hmac(Hash),
 }
 
-/// Input is a digest, except for Ed25519, which takes the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Input is a digest, except for Ed25519 and ML-DSA, which take the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SignMechanism {
     RsaPkcs1v15(Hash),
     /// MGF1 with the same hash, salt as long as the hash.
     RsaPss(Hash),
     Ecdsa,
     Ed25519,
+    /// Pure ML-DSA with an empty context. The pre-hashed form (HashML-DSA) is another algorithm.
+    MlDsa,
 }
 
 /// Who asks (for fairness between principals) and until when an answer is of use.
@@ -81,11 +92,15 @@ pub struct CallContext {
     pub request_id: Arc<str>,
 }
 
+/// A text of this program: a function's or a mechanism's name. A type of its own, since serde takes a reference for borrowed.
+pub type Constant = &'static str;
+
 /// What the audit record says of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// `CKM_AES_GCM` for example.
-    pub mechanism: &'static str,
+    #[serde(with = "call::names")]
+    pub mechanism: Constant,
     /// Time in the token, microseconds.
     pub micros: u32,
     /// Serial of the token that did it.
@@ -100,9 +115,11 @@ pub struct Done<T> {
 }
 
 /// AES-GCM output: the IV that was really used, and ciphertext ‖ 16-byte tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcmOutput {
+    #[serde(with = "call::bytes")]
     pub iv: Vec<u8>,
+    #[serde(with = "call::bytes")]
     pub ciphertext: Vec<u8>,
 }
 
@@ -117,7 +134,7 @@ pub struct Evidence {
     pub local: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Generated {
     /// Opaque to callers; stored in the key's record and handed back in `KeyRef`.
     pub fingerprint: Vec<u8>,
@@ -149,6 +166,7 @@ pub struct Capabilities {
     pub rsa_pss: Vec<Hash>,
     pub ecdsa: Vec<Curve>,
     pub ed25519: bool,
+    pub ml_dsa: Vec<MlDsa>,
     pub hmac: Vec<Hash>,
     pub oaep_hashes: Vec<Hash>,
     /// `None`: the token names no limit.
@@ -173,14 +191,14 @@ pub struct TokenInfo {
 }
 
 /// Whether the token can be used now, and why not. The reason is safe for `/readyz`: no path, no `CKR_`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     Ready,
     Down(String),
 }
 
 /// What an error costs, after tokens.md §1.3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorClass {
     /// The input is bad: a ciphertext that does not open. Costs nothing.
     Data,
@@ -205,7 +223,7 @@ pub enum ErrorClass {
 }
 
 /// How to find the token: label and/or serial, or an RFC 7512 URI; two matches are an error.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selector {
     pub label: Option<String>,
     pub serial: Option<String>,
@@ -225,19 +243,29 @@ pub struct Settings {
     /// Jobs that may wait, over all principals.
     pub queue: usize,
     pub generate_deadline: Duration,
+    /// Where this host keeps the marks of rejected PINs (`token.pin_marks`).
+    pub pin_marks: PathBuf,
+    /// Between tries to bring the token back.
+    pub retry: Retry,
 }
 
 mod adopt;
+mod backoff;
+mod call;
 mod connection;
 mod data;
 mod error;
+mod facade;
 mod fingerprint;
 mod gcm;
 mod generate;
+mod guard;
 mod handles;
 mod keeper;
 mod keygen;
+mod local;
 mod look;
+mod marks;
 mod mechanism;
 mod module;
 mod names;
@@ -263,11 +291,17 @@ mod template;
 mod worker;
 
 pub use adopt::Adopted;
-pub use connection::{Gauges, Token};
+pub use backoff::{Backoff, Retry};
+pub use call::{About, Answer, Backend, BoxFuture, Request};
+pub use connection::Gauges;
 pub use data::DataName;
 pub use error::{OpenFailure, TokenError};
+pub use facade::Token;
+pub use guard::{HeldPin, Login, LoginVerdict, PinGuard, PinTag, retry_pins};
 pub use keeper::login_attempts;
+pub use local::Local;
 pub use look::{Looked, certificate, look};
+pub use marks::{Attempt, Locked, Marks, PinOutcome};
 pub use object::{ObjectFacts, ObjectSelector};
 pub use profile::{LoginForm, Profile, Rung};
 pub use raw::{apply_environment, exit_now};

@@ -103,10 +103,6 @@ impl Module {
         Arc::clone(slots.entry(slot.id()).or_default())
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The one token that fits the selector.
     pub(super) fn select(&'static self, selector: &Selector) -> Result<Selected, TokenError> {
         self.one(selector, true)

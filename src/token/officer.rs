@@ -1,8 +1,6 @@
 //! What an officer and the reconciliation ask of a token: its objects with their attributes, the places of keys whose ids
 //! are not the bridge's own, and the signature under an attestation.
 
-use std::sync::Arc;
-
 use cryptoki::object::{Attribute, ObjectHandle};
 
 use super::error::Reaction;
@@ -10,97 +8,19 @@ use super::fingerprint::read_spki;
 use super::handles::Class;
 use super::keygen::{Keygen, Task};
 use super::object::Attributes;
-use super::operations::Sign;
 use super::report;
-use super::{
-    CallContext, Done, ErrorClass, Hash, KeyRef, MaterialId, ObjectFacts, ObjectSelector, SignMechanism, SystemKey,
-    Token, TokenError,
-};
-use crate::secret::SecretBytes;
-
-/// Objects that are read before others may use the key generation thread.
-const SLICE: usize = 64;
-/// How often an inventory begins again because the login was renewed under it.
-const BEGINNINGS: usize = 3;
-
-impl Token {
-    /// From now on the objects of these materials are those with this `CKA_ID` (adopted keys, short ids).
-    pub fn place(&self, places: Vec<(MaterialId, Vec<u8>)>) {
-        let foreign = places
-            .into_iter()
-            .filter(|(material, id)| *id != material.cka_id() || self.0.shared.handles.placed(*material).is_some());
-        self.0.shared.handles.place(foreign.collect());
-    }
-
-    /// Takes an adoption back whose record was not written.
-    pub fn give_up(&self, material: MaterialId) {
-        self.0.shared.handles.give_up(material);
-    }
-
-    /// The attributes of the objects that fit.
-    pub async fn inspect(&self, ctx: &CallContext, selector: &ObjectSelector) -> Result<Vec<ObjectFacts>, TokenError> {
-        let mut template = Vec::new();
-        template.extend(selector.id.clone().map(Attribute::Id));
-        template.extend(selector.label.clone().map(|label| Attribute::Label(label.into_bytes())));
-        self.task(ctx, self.slow_deadline(), Inspect { template }).await
-    }
-
-    /// The attributes of all objects, read in slices, so that keys are made and destroyed in between. `progress` is told
-    /// how many of how many are done. Each slice has a deadline of its own. An object that goes or comes meanwhile may be
-    /// missing.
-    pub async fn inventory(
-        &self,
-        ctx: &CallContext,
-        progress: Arc<dyn Fn(u64, u64) + Send + Sync>,
-    ) -> Result<Vec<ObjectFacts>, TokenError> {
-        'beginning: for _ in 0..BEGINNINGS {
-            let (epoch, objects) = self.task(ctx, self.slow_deadline(), List).await?;
-            let total = objects.len() as u64;
-            let mut all = Vec::with_capacity(objects.len());
-            let mut done = 0;
-            progress(0, total);
-            for slice in objects.chunks(SLICE) {
-                let task = ReadSlice { epoch, objects: slice.to_vec() };
-                match self.task(ctx, self.slow_deadline(), task).await? {
-                    Some(facts) => all.extend(facts),
-                    None => continue 'beginning,
-                }
-                done += slice.len() as u64;
-                progress(done, total);
-            }
-            return Ok(all);
-        }
-        Err(TokenError::own(ErrorClass::Session, "inventory", "the login was renewed again and again"))
-    }
-
-    /// RSASSA-PKCS1-v1_5 with SHA-256 of a digest, by a system key that signs (`SystemKey::Attest`).
-    pub async fn sign_system(
-        &self,
-        ctx: &CallContext,
-        key: SystemKey,
-        digest: SecretBytes,
-    ) -> Result<Done<Vec<u8>>, TokenError> {
-        signing(key)?;
-        let mechanism = SignMechanism::RsaPkcs1v15(Hash::Sha256);
-        self.call(ctx, Sign { key: KeyRef::System(key), mechanism, input: digest }).await
-    }
-
-    /// SubjectPublicKeyInfo (DER) of a system key that signs.
-    pub async fn system_public_key(&self, ctx: &CallContext, key: SystemKey) -> Result<Vec<u8>, TokenError> {
-        signing(key)?;
-        self.task(ctx, self.slow_deadline(), PublicKey { key }).await
-    }
-}
-
-fn signing(key: SystemKey) -> Result<(), TokenError> {
-    if key.class() == Class::Private {
-        return Ok(());
-    }
-    Err(TokenError::own(ErrorClass::Unsupported, "C_Sign", "this system key is no key pair"))
-}
-
-struct Inspect {
+use super::{ErrorClass, ObjectFacts, ObjectSelector, SystemKey, TokenError, raw};
+pub(super) struct Inspect {
     template: Vec<Attribute>,
+}
+
+impl Inspect {
+    pub(super) fn new(selector: ObjectSelector) -> Inspect {
+        let mut template = Vec::new();
+        template.extend(selector.id.map(Attribute::Id));
+        template.extend(selector.label.map(|label| Attribute::Label(label.into_bytes())));
+        Inspect { template }
+    }
 }
 
 impl Task for Inspect {
@@ -119,25 +39,25 @@ impl Task for Inspect {
 }
 
 /// The handles of all objects, and the epoch in which they are good.
-struct List;
+pub(super) struct List;
 
 impl Task for List {
-    type Output = (u64, Vec<ObjectHandle>);
+    type Output = (u64, Vec<u64>);
     const NAME: &'static str = "list";
 
-    fn run(self, keygen: &mut Keygen) -> Result<(u64, Vec<ObjectHandle>), TokenError> {
+    fn run(self, keygen: &mut Keygen) -> Result<(u64, Vec<u64>), TokenError> {
         keygen.ready()?;
         let epoch = keygen.shared.handles.epoch();
         let objects = list(keygen, &[])?;
         // RULE: half a token is no inventory: a token that went away shows fewer objects, or none.
         keygen.anchor()?;
-        Ok((epoch, objects))
+        Ok((epoch, objects.iter().map(ObjectHandle::handle).collect()))
     }
 }
 
-struct ReadSlice {
-    epoch: u64,
-    objects: Vec<ObjectHandle>,
+pub(super) struct ReadSlice {
+    pub(super) epoch: u64,
+    pub(super) objects: Vec<u64>,
 }
 
 impl Task for ReadSlice {
@@ -150,7 +70,8 @@ impl Task for ReadSlice {
         if keygen.shared.handles.epoch() != self.epoch {
             return Ok(None);
         }
-        let facts = read(keygen, &self.objects)?;
+        let objects: Vec<ObjectHandle> = self.objects.iter().copied().map(raw::object).collect();
+        let facts = read(keygen, &objects)?;
         if facts.len() < self.objects.len() {
             keygen.anchor()?;
         }
@@ -158,8 +79,8 @@ impl Task for ReadSlice {
     }
 }
 
-struct PublicKey {
-    key: SystemKey,
+pub(super) struct PublicKey {
+    pub(super) key: SystemKey,
 }
 
 impl Task for PublicKey {

@@ -3,29 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::guard::PinGuard;
 use super::keygen::{Keygen, Task};
 use super::renewal;
-use super::{CallContext, ErrorClass, Status, Token, TokenError};
-use crate::secret::SecretString;
+use super::{ErrorClass, Status, TokenError};
 
 /// How long running calls may take to end.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
-impl Token {
-    /// Logs out and in again with another user PIN, which the officer has set in the token before. The token is drained
-    /// first: jobs that come wait, running ones end. The PIN is tried once; where it is refused (class `Operator`) the old
-    /// one is used again, and where that fails too the token is down until a PIN works.
-    ///
-    /// Nothing happens at all (class `Deadline`) where a running call does not end.
-    pub async fn change_pin(&self, pin: SecretString) -> Result<(), TokenError> {
-        let deadline = self.slow_deadline() + DRAIN;
-        let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
-        self.task(&ctx, deadline, ChangePin { pin }).await
-    }
-}
-
-struct ChangePin {
-    pin: SecretString,
+pub(super) struct ChangePin {
+    pub(super) guard: Arc<dyn PinGuard>,
 }
 
 impl Task for ChangePin {
@@ -35,7 +22,7 @@ impl Task for ChangePin {
     const TELLS_STATUS: bool = false;
 
     fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
-        keygen.keeper.may_try(&self.pin)?;
+        keygen.keeper.may_try(&*self.guard)?;
         let shared = Arc::clone(&keygen.shared);
         if shared.remembers_pins {
             // All are logged out by it; who comes now waits for this thread.
@@ -43,7 +30,7 @@ impl Task for ChangePin {
         }
         let drained = shared.queue.pause(DRAIN);
         let result = if drained {
-            change(keygen, self.pin)
+            change(keygen, self.guard)
         } else {
             Err(TokenError::own(ErrorClass::Deadline, "C_Logout", "a running call does not end: the PIN is as it was"))
         };
@@ -52,10 +39,10 @@ impl Task for ChangePin {
     }
 }
 
-fn change(keygen: &mut Keygen, pin: SecretString) -> Result<(), TokenError> {
+fn change(keygen: &mut Keygen, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
     // RULE: before the login, not after it: from then on old numbers may name other keys.
     keygen.shared.handles.forget();
-    let changed = keygen.keeper.log_out().and_then(|()| keygen.keeper.log_in_with(pin));
+    let changed = keygen.keeper.log_out().and_then(|()| keygen.keeper.log_in_with(guard));
     keygen.seat.renew();
     match changed {
         Ok(()) => {

@@ -18,8 +18,8 @@ use super::{ErrorClass, TokenInfo};
 /// Length of an AES-GCM tag in bytes; other lengths are not made.
 pub(super) const TAG_LEN: usize = 16;
 
-/// Largest signature: RSA-8192.
-const SIGNATURE_MAX: usize = 1024;
+/// Largest signature: ML-DSA-87 (RSA-8192 has 1024 bytes).
+const SIGNATURE_MAX: usize = 4627;
 
 /// Sets the vendor module's environment variables (`SOFTHSM2_CONF` and the like), which modules read with getenv.
 ///
@@ -39,6 +39,13 @@ pub fn exit_now(code: i32) -> ! {
     }
     // SAFETY: `_exit` of the C library takes any status and does not return.
     unsafe { _exit(code) }
+}
+
+/// The handle behind a number that a call of this connection gave before.
+pub(super) fn object(number: u64) -> ObjectHandle {
+    // SAFETY: a handle is a number to the module, which looks it up at each call; one that it does not know is
+    // CKR_OBJECT_HANDLE_INVALID. What it names is judged by its attributes and its fingerprint.
+    unsafe { ObjectHandle::new_from_raw(number) }
 }
 
 /// What buffers for attributes hold before the call. No module writes a CK_BBOOL, a CK_ULONG or a text like it.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki::slot::Slot;
 
+use super::call::About;
 use super::error::Counters;
 use super::gcm::IvContract;
 use super::handles::Handles;
@@ -15,14 +16,13 @@ use super::names::Names;
 use super::queue::{FairQueue, Pushed};
 use super::seat::Seat;
 use super::worker::{Work, Worker};
-use super::{Capabilities, ErrorClass, Facts, Rung, Status, TokenError, TokenInfo};
+use super::{ErrorClass, Facts, Rung, Status, TokenError};
 
 pub(super) struct Shared {
     pub(super) module: &'static Module,
     pub(super) slot: Slot,
-    pub(super) info: TokenInfo,
+    pub(super) about: Arc<About>,
     pub(super) serial: Arc<str>,
-    pub(super) capabilities: Arc<Capabilities>,
     pub(super) iv: IvContract,
     pub(super) names: Names,
     pub(super) ladder: Arc<[Rung]>,
@@ -43,7 +43,7 @@ impl Shared {
     /// Of a call that began at `started`.
     pub(super) fn facts(&self, mechanism: &'static str, started: Instant) -> Facts {
         let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
-        Facts { mechanism, micros, token: Arc::clone(&self.serial), slot: self.info.slot }
+        Facts { mechanism, micros, token: Arc::clone(&self.serial), slot: self.about.info.slot }
     }
 
     pub(super) fn status(&self) -> Status {

@@ -1,6 +1,6 @@
 //! What `doctor` wants to know of a module and a token beyond what the service needs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectHandle};
@@ -12,7 +12,7 @@ use super::generate::create;
 use super::keygen::{Keygen, Task};
 use super::module::Module;
 use super::template::Naming;
-use super::{CallContext, KeyKind, SystemKey, Token, TokenError};
+use super::{KeyKind, TokenError};
 
 /// A slot with its token, as the module names them to anybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,27 +74,10 @@ pub fn slots(module: &Path) -> Result<Vec<SlotFacts>, TokenError> {
     Ok(facts.collect())
 }
 
-impl Token {
-    /// `CKA_LABEL` of a system key in this token.
-    pub fn system_label(&self, key: SystemKey) -> String {
-        self.0.shared.names.system(key)
-    }
-
-    /// The vendor's library.
-    pub fn module_path(&self) -> PathBuf {
-        self.0.shared.module.path().to_owned()
-    }
-
-    /// Tries to get at a throw-away key that must not be got at.
-    pub async fn enforcement(&self, ctx: &CallContext) -> Result<Enforcement, TokenError> {
-        self.task(ctx, ctx.deadline, TryAttributes).await
-    }
-}
-
 /// A session object of the key generation thread: it goes with its session, and is destroyed before.
 const THROW_AWAY: Naming<'_> = Naming { id: b"hsm-bridge-probe", label: "hsm-bridge-probe", token: false };
 
-struct TryAttributes;
+pub(super) struct TryAttributes;
 
 impl Task for TryAttributes {
     type Output = Enforcement;

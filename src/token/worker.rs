@@ -189,6 +189,10 @@ impl Worker {
                     Reaction::FindAgain => return Err(Stop::Mend(Need::Find { lost: Some(handle) })),
                     Reaction::LogIn => return Err(self.log_in()),
                     Reaction::Report(class) => return Err(self.report(error, class)),
+                    // Some tokens say CKR_GENERAL_ERROR for a handle that is gone, or that nobody is logged in for.
+                    Reaction::Ambiguous if takes_a_handle(error.function) => {
+                        return Err(Stop::Mend(Need::Find { lost: Some(handle) }));
+                    }
                     Reaction::Ambiguous => return Err(self.report(error, ErrorClass::Context)),
                 },
             }
@@ -217,6 +221,11 @@ fn check(seat: &mut Seat, key: &KeyRef, handle: ObjectHandle, public: Option<Obj
         KeyRef::System(key) if key.class() == Class::Private => signs(seat, handle, public),
         KeyRef::System(_) => Ok(round_trip(seat, handle)?),
     }
+}
+
+/// Functions that begin with the handle: it may be what is wrong.
+fn takes_a_handle(function: &str) -> bool {
+    matches!(function, "C_EncryptInit" | "C_DecryptInit" | "C_SignInit" | "C_GetAttributeValue")
 }
 
 fn failed(class: ErrorClass, function: &'static str, detail: &str) -> Stop {

@@ -130,7 +130,8 @@ impl Ops {
             tracing::error!(key_store = %id, %error, "keys that were not finished cannot be undone");
             Failure::from("INTERNAL_ERROR")
         })?;
-        let held: BTreeSet<MaterialId> = token.known_materials().into_iter().map(|(material, _)| material).collect();
+        let known = token.known_materials().await.map_err(|error| failed(id, &error))?;
+        let held: BTreeSet<MaterialId> = known.into_iter().map(|(material, _)| material).collect();
         Ok((self.availability(Some(id), &held), undone))
     }
 
