@@ -137,6 +137,8 @@ impl Bench {
             workers: 2,
             queue: 1024,
             generate_deadline: Duration::from_secs(60),
+            retry: Retry::default(),
+            hang_grace: Duration::from_secs(30),
         }
     }
 

@@ -330,6 +330,7 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         queue: config.token.queue,
         generate_deadline: config.token.generate_deadline,
         retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
+        hang_grace: config.token.hang_grace,
     };
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
         Ok(opened) => Ok(opened?),

@@ -80,6 +80,7 @@ pub fn open_token(config: &Config) -> Token {
         queue: config.token.queue,
         generate_deadline: config.token.generate_deadline,
         retry: hsm_bridge::token::Retry::default(),
+        hang_grace: config.token.hang_grace,
     };
     Token::open(settings, config.token.pin.read().expect("the instance has a PIN")).expect("the token opens")
 }

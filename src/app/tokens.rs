@@ -38,6 +38,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             deadline: token.deadline,
             generate_deadline: token.generate_deadline,
             retry: Retry { first: token.retry_first, longest: token.retry_longest },
+            hang_grace: token.hang_grace,
         })
     });
     tokens.collect()

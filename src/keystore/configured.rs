@@ -25,6 +25,7 @@ pub struct ConfiguredToken {
     pub deadline: Duration,
     pub generate_deadline: Duration,
     pub retry: Retry,
+    pub hang_grace: Duration,
 }
 
 impl ConfiguredToken {
@@ -53,6 +54,7 @@ impl ConfiguredToken {
             queue: self.queue,
             generate_deadline: self.generate_deadline,
             retry: self.retry,
+            hang_grace: self.hang_grace,
         };
         blocking("open", move || Token::open(settings, pin)).await
     }
