@@ -140,6 +140,8 @@ pub struct Token {
     /// A file of `hsm-config/profiles/`.
     pub profile: Option<PathBuf>,
     pub pin: PinSource,
+    /// Directory of the marks of rejected PINs, of this token and the custom ones.
+    pub pin_marks: PathBuf,
     pub workers: usize,
     /// Calls that may wait for a worker.
     pub queue: usize,

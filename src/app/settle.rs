@@ -134,7 +134,5 @@ fn outcome_unknown(app: &App, settlement: &Settlement) -> Event {
 
 /// A record of the service about itself.
 pub(super) fn system_event(app: &App, name: &str, request_id: Option<String>, details: serde_json::Value) -> Event {
-    let here = app.services.ops.locality();
-    let event = Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details);
-    Event { request_id, ..event }
+    Event { request_id, ..app.services.journal.event(name, now_ms(), details) }
 }

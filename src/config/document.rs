@@ -43,6 +43,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "pin_file",
             "pin_credential",
             "pin_env",
+            "pin_marks",
             "workers",
             "queue",
             "deadline_ms",

@@ -18,6 +18,7 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
         selector: selector(section)?,
         profile: path(section, "profile", base_dir)?,
         pin: pin(section, base_dir)?,
+        pin_marks: path(section, "pin_marks", base_dir)?.unwrap_or_else(super::pin::default_marks),
         workers: size(section, "workers", 1..=64, 2)?,
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,

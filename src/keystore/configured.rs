@@ -24,6 +24,8 @@ pub struct ConfiguredToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    /// Where this host keeps the marks of rejected PINs.
+    pub pin_marks: PathBuf,
     pub retry: Retry,
     pub hang_grace: Duration,
 }
@@ -53,6 +55,7 @@ impl ConfiguredToken {
             workers: self.workers,
             queue: self.queue,
             generate_deadline: self.generate_deadline,
+            pin_marks: self.pin_marks.clone(),
             retry: self.retry,
             hang_grace: self.hang_grace,
         };

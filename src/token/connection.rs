@@ -10,10 +10,12 @@ use tokio::sync::oneshot;
 use super::breaker::{Breaker, Health};
 use super::call::About;
 use super::error::Counters;
+use super::guard::{HeldPin, PinGuard};
 use super::handles::Handles;
 use super::keeper::{Keeper, is_another_pin};
 use super::keygen::{Keygen, Mend, Task, TaskTicket};
 use super::local::Local;
+use super::marks::Marks;
 use super::module::{Module, Selected, expect, refuse_login};
 use super::names::Names;
 use super::pool::Pool;
@@ -38,6 +40,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     threads: Arc<Threads>,
+    /// Of rejected PINs.
+    pub(super) marks: Marks,
 }
 
 #[derive(Default)]
@@ -80,15 +84,21 @@ impl Local {
     ///
     /// Several tokens of one module or of several may be connected at a time, each with its own login.
     pub fn open(settings: Settings, pin: SecretString) -> Result<Local, TokenError> {
+        let guard = HeldPin::new(pin, Marks::at(&settings.pin_marks));
+        Self::open_guarded(settings, Arc::new(guard))
+    }
+
+    /// The same where somebody else has the PIN.
+    pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
         let selected = select(module, &settings)?;
-        if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &pin) {
+        if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
             renewal::renew(module, None, Why::Pin)?;
         }
         let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
         let selected = select(module, &settings)?;
-        let keeper = Keeper::log_in(module, &selected, pin)?;
+        let keeper = Keeper::log_in(module, &selected, guard)?;
         one_instance(module, &keeper, selected.slot.id())?;
         let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
 
@@ -133,7 +143,7 @@ impl Local {
         });
         module.register(&shared);
         // From here on a failure drops the connection, which ends the threads that run.
-        let connection = Connection { shared: Arc::clone(&shared), threads: Arc::default() };
+        let connection = Connection { shared: Arc::clone(&shared), threads: Arc::default(), marks: Marks::at(settings.pin_marks) };
         let mut keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
         // Now, while the handles are as fresh as they can be.
         keygen.remember_system_keys();

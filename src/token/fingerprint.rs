@@ -9,7 +9,7 @@ use super::gcm::{IV_LEN, LUNA_IV_LEN};
 use super::raw::{SignCall, TAG_LEN};
 use super::seat::Seat;
 use super::template::ED25519_PARAMETERS;
-use super::{ErrorClass, Hash, spki};
+use super::{ErrorClass, Hash, MlDsa, spki};
 
 /// First AAD string of the known answer, and the message of the known MAC: no KMS ciphertext begins so.
 const KNOWN_ANSWER: &[u8] = b"hsm-bridge/kat/1";
@@ -163,8 +163,22 @@ pub(super) fn read_spki(seat: &mut Seat, public: ObjectHandle) -> Result<Option<
         (Some(KeyType::EC_EDWARDS), _, _, Some(parameters), Some(point)) if is_ed25519(&parameters) => {
             spki::ed25519(&point)
         }
+        (Some(KeyType::ML_DSA), ..) => read_ml_dsa(seat, public)?,
         _ => None,
     })
+}
+
+/// Asked for alone: other kinds of public keys have no `CKA_VALUE`, and of private keys it is nobody's to ask for.
+fn read_ml_dsa(seat: &mut Seat, public: ObjectHandle) -> Result<Option<Vec<u8>>, CallError> {
+    let (mut set, mut value) = (None, None);
+    for attribute in seat.attributes(public, &[AttributeType::ParameterSet, AttributeType::Value])? {
+        match attribute {
+            Attribute::ParameterSet(number) => set = MlDsa::from_parameter_set(**number),
+            Attribute::Value(bytes) => value = Some(bytes),
+            _ => {}
+        }
+    }
+    Ok(set.zip(value).and_then(|(set, value)| spki::ml_dsa(set, &value)))
 }
 
 /// The object identifier, or the name that older drafts used.

@@ -216,6 +216,10 @@ impl Worker {
                     Reaction::FindAgain => return Err(Stop::Mend(Need::Find { lost: Some(handle) })),
                     Reaction::LogIn => return Err(self.log_in()),
                     Reaction::Report(class) => return Err(self.report(error, class)),
+                    // Some tokens say CKR_GENERAL_ERROR for a handle that is gone, or that nobody is logged in for.
+                    Reaction::Ambiguous if takes_a_handle(error.function) => {
+                        return Err(Stop::Mend(Need::Find { lost: Some(handle) }));
+                    }
                     Reaction::Ambiguous => return Err(self.report(error, ErrorClass::Context)),
                 },
             }
@@ -257,6 +261,11 @@ fn check(
             .check(seat, handle, public),
         KeyRef::System(key) => prove_system(seat, handles, *key, handle, public),
     }
+}
+
+/// Functions that begin with the handle: it may be what is wrong.
+fn takes_a_handle(function: &str) -> bool {
+    matches!(function, "C_EncryptInit" | "C_DecryptInit" | "C_SignInit" | "C_GetAttributeValue")
 }
 
 fn failed(class: ErrorClass, function: &'static str, detail: &str) -> Stop {
