@@ -12,6 +12,7 @@ pub mod dev;
 pub mod init;
 pub mod issuer_keys;
 mod last_use;
+mod members;
 mod operator_socket;
 mod pins;
 mod runtime;
@@ -181,7 +182,11 @@ impl App {
             },
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
-        ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        let of_members = config.token.together.members.iter();
+        ops.read_pins_with(Box::new(pins::Configured {
+            first: config.token.pin.clone(),
+            members: of_members.filter_map(|member| Some((member.name.clone(), member.pin.clone()?))).collect(),
+        }));
         let index = Index::new(&audit_directory(&config));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
@@ -330,6 +335,9 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         queue: config.token.queue,
         generate_deadline: config.token.generate_deadline,
     };
+    if !config.token.together.members.is_empty() {
+        return members::open(config, settings, pin).await;
+    }
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
         Ok(opened) => Ok(opened?),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),

@@ -148,6 +148,36 @@ pub struct Token {
     pub generate_deadline: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
+    pub together: Together,
+}
+
+/// Which of several tokens with the same keys does a call that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// The first one that is well.
+    Preferred,
+    /// One after the other.
+    Spread,
+}
+
+/// Further tokens that hold the same keys as the first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Together {
+    pub members: Vec<TokenMember>,
+    pub reads: Reads,
+    /// Members, the first one too, that hold a new key before CreateKey answers.
+    pub require: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMember {
+    /// Unique within the key store; the first one has the token's own name.
+    pub name: String,
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    pub profile: Option<PathBuf>,
+    /// `None`: the first one's.
+    pub pin: Option<PinSource>,
 }
 
 /// A token that a custom key store can be made of.
@@ -169,6 +199,7 @@ pub struct CustomToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    pub together: Together,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ pub use crate::token::{
     TokenError, TokenInfo, certificate, look, slots,
 };
 pub use clusters::{DEFAULT_TOKEN, Presence, derive_cluster, first_seen};
-pub use configured::ConfiguredToken;
+pub use configured::{ConfiguredMember, ConfiguredToken};
 pub use states::{STATE_NAMES, State, States, Step};
 
 use std::collections::{BTreeMap, VecDeque};
