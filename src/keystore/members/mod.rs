@@ -148,12 +148,27 @@ impl Member {
         }
     }
 
-    /// The connection, where it can be used now.
+    /// The connection, where it can be used now. RULE: a member that was seen down is out until it has shown again what it is,
+    /// however soon it calls itself ready.
     fn ready(&self) -> Option<&Token> {
         if !self.is_in() {
             return None;
         }
-        self.token.get().filter(|token| token.status() == Status::Ready)
+        let token = self.token.get()?;
+        match token.status() {
+            Status::Ready => Some(token),
+            Status::Down(why) => {
+                self.leave(&why);
+                None
+            }
+        }
+    }
+
+    fn leave(&self, why: &str) {
+        if self.is_in() && self.set(Stage::Out(why.to_owned())) {
+            tracing::error!(member = &*self.name, why, "a token leaves its key store: the others go on");
+            self.wake.notify_one();
+        }
     }
 }
 
@@ -180,15 +195,6 @@ impl Group {
     fn names(&self, places: impl Fn(usize) -> bool) -> Vec<Arc<str>> {
         let chosen = self.members.iter().enumerate().filter(|(place, _)| places(*place));
         chosen.map(|(_, member)| Arc::clone(&member.name)).collect()
-    }
-
-    /// A member is not used any more until it has shown that it is well.
-    fn leave(&self, place: usize, why: &str) {
-        let Some(member) = self.member(place) else { return };
-        if member.is_in() && member.set(Stage::Out(why.to_owned())) {
-            tracing::error!(member = &*member.name, why, "a token leaves its key store: the others go on");
-            member.wake.notify_one();
-        }
     }
 
     fn nobody(&self, function: &'static str) -> TokenError {

@@ -125,14 +125,14 @@ impl Group {
             }
             (ErrorClass::Context | ErrorClass::Operator | ErrorClass::Session | ErrorClass::Deadline, _) => {
                 if let Status::Down(why) = token.status() {
-                    self.leave(place, &why);
+                    member.leave(&why);
                     return;
                 }
                 // One call that fails everywhere must not empty the key store: only failures in a row count, and the last
                 // member stays.
                 let strikes = member.strikes.fetch_add(1, Ordering::Relaxed) + 1;
                 if strikes >= STRIKES && self.usable().len() > 1 {
-                    self.leave(place, "it fails or does not answer in time");
+                    member.leave("it fails or does not answer in time");
                 }
             }
             _ => {}

@@ -229,17 +229,17 @@ impl Group {
         let status = token.status();
         match (member.is_in(), status) {
             (true, Status::Down(why)) => {
-                self.leave(place, &why);
+                member.leave(&why);
                 *wait = pace.again.0;
                 Some(pace.look)
             }
             (true, Status::Ready) if self.system.take_doubt(place) => {
                 match self.system.compare(place, token, &self.call("doubt", pace.verify)).await {
                     Verdict::Same => {}
-                    Verdict::Refused(why) => self.leave(place, &why),
+                    Verdict::Refused(why) => member.leave(&why),
                     Verdict::Failed(error) => {
                         tracing::warn!(member = &*member.name, %error, "the member cannot show the bridge's own keys");
-                        self.leave(place, "it does not answer");
+                        member.leave("it does not answer");
                     }
                 }
                 Some(pace.look)
