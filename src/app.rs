@@ -123,6 +123,8 @@ pub struct StartOptions {
     pub accept_token_replacement: Option<String>,
     /// Ticket for starting although records of the log that were signed are missing.
     pub accept_loss: Option<String>,
+    /// The default token's PIN is tried also where this host has seen it rejected, for `token pin --retry` only.
+    pub retry_pin: bool,
 }
 
 /// The opened instance: both locks held, token logged in, store and journal agreed.
@@ -159,6 +161,9 @@ impl App {
         let Opened { lock, journal, recovery } = opened;
         // What is wrong with a profile is told before the PIN is tried.
         let configured = tokens::configured(&config)?;
+        if options.retry_pin {
+            pins::retry_default(&config, &journal).await?;
+        }
         let token = connect(&config).await?;
         let wrap = TokenWrap::new(token.clone());
         let store = Store::open(lock, &wrap).await?;
@@ -184,13 +189,14 @@ impl App {
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
         let of_members = config.token.together.members.iter();
         ops.read_pins_with(Box::new(pins::Configured {
-            first: config.token.pin.clone(),
+            source: config.token.pin.clone(),
             members: of_members.filter_map(|member| Some((member.name.clone(), member.pin.clone()?))).collect(),
+            marks: token::Marks::at(&config.token.pin_marks),
         }));
         let index = Index::new(&audit_directory(&config));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
-        let trail = Trail { dir: settings.dir, arn: settings.trail_arn, locality: config.server.locality.clone() };
+        let trail = Trail { dir: settings.dir, arn: settings.trail_arn };
         let audit_keys = Arc::new(AuditKeys::new(
             token.clone(),
             ops.store().clone(),
@@ -205,7 +211,6 @@ impl App {
             journal: journal.clone(),
             dir: audited.dir,
             trail_arn: audited.trail_arn,
-            locality: config.server.locality.clone(),
             deployment: ops.store().deployment_id().to_owned(),
             in_token: config.audit.anchor_in_token,
             timestamp_url: config.audit.timestamp_url.clone(),
@@ -334,12 +339,15 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         workers: config.token.workers,
         queue: config.token.queue,
         generate_deadline: config.token.generate_deadline,
+        pin_marks: config.token.pin_marks.clone(),
+        retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
+        hang_grace: config.token.hang_grace,
     };
     if !config.token.together.members.is_empty() {
         return members::open(config, settings, pin).await;
     }
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
-        Ok(opened) => Ok(opened?),
+        Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),
     }
 }

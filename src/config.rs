@@ -140,12 +140,19 @@ pub struct Token {
     /// A file of `hsm-config/profiles/`.
     pub profile: Option<PathBuf>,
     pub pin: PinSource,
+    /// Directory of the marks of rejected PINs, of this token and the custom ones.
+    pub pin_marks: PathBuf,
     pub workers: usize,
     /// Calls that may wait for a worker.
     pub queue: usize,
     pub deadline: Duration,
     /// For key generation and destruction.
     pub generate_deadline: Duration,
+    /// The first wait before another try to bring a token back, and the longest.
+    pub retry_first: Duration,
+    pub retry_longest: Duration,
+    /// After a deadline, until a session whose call did not come back counts as lost.
+    pub hang_grace: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
     pub together: Together,
@@ -200,6 +207,10 @@ pub struct CustomToken {
     pub deadline: Duration,
     pub generate_deadline: Duration,
     pub together: Together,
+    /// `[token]`'s.
+    pub retry_first: Duration,
+    pub retry_longest: Duration,
+    pub hang_grace: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -324,11 +324,12 @@ fn configuration(dir: &Path, module: &Path, options: &DevOptions, custom: &Custo
     }
     let _ = write!(
         text,
-        "\n[metrics]\naddress = \"off\"\n\n[token]\nmodule = {}\nlabel = {}\ncluster_id = {}\npin_file = {}\nenvironment = {{ SOFTHSM2_CONF = {} }}\n",
+        "\n[metrics]\naddress = \"off\"\n\n[token]\nmodule = {}\nlabel = {}\ncluster_id = {}\npin_file = {}\npin_marks = {}\nenvironment = {{ SOFTHSM2_CONF = {} }}\n",
         quote(&module.display().to_string()),
         quote(TOKEN_LABEL),
         quote(read(&dir.join(CLUSTER))?.trim()),
         path("pin"),
+        path("pin-marks"),
         path("softhsm2.conf")
     );
     text.push_str(&custom.sections());

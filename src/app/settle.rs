@@ -148,7 +148,5 @@ pub(super) fn system_event(app: &App, name: &str, request_id: Option<String>, de
 }
 
 fn event_of(services: &Services, name: &str, request_id: Option<String>, details: serde_json::Value) -> Event {
-    let here = services.ops.locality();
-    let event = Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details);
-    Event { request_id, ..event }
+    Event { request_id, ..services.journal.event(name, now_ms(), details) }
 }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::http::{Services, operator};
 use crate::ids::KeyStoreId;
 use crate::keystore::{ConfiguredMember, ConfiguredToken, DEFAULT_TOKEN, Looked, MemberView, Presence, first_seen};
+use crate::token::Retry;
 
 /// Until a connection that could not be recorded is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -51,6 +52,9 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
                 .collect::<Result<_, AppError>>()?,
             reads: members::reads(token.together.reads),
             require_members: token.together.require,
+            pin_marks: config.token.pin_marks.clone(),
+            retry: Retry { first: token.retry_first, longest: token.retry_longest },
+            hang_grace: token.hang_grace,
         })
     });
     tokens.collect()

@@ -122,6 +122,24 @@ impl std::fmt::Display for PinSource {
     }
 }
 
+/// Where marks of rejected PINs are by default: one place for all instances of the service's user on this host.
+pub(super) fn default_marks() -> PathBuf {
+    default_marks_from(|name| std::env::var_os(name), Path::is_dir)
+}
+
+/// RULE XDG Base Directory Specification: a path in `XDG_STATE_HOME` that is not absolute is to be ignored. A service's user often
+/// has a home that does not exist, or `/`.
+fn default_marks_from(variable: impl Fn(&str) -> Option<OsString>, exists: impl Fn(&Path) -> bool) -> PathBuf {
+    let directory = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    directory("XDG_STATE_HOME")
+        .or_else(|| {
+            let home = directory("HOME").filter(|home| home.parent().is_some() && exists(home));
+            home.map(|home| home.join(".local/state"))
+        })
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("hsm-bridge/pin-marks")
+}
+
 /// One buffer of full size from the start: a growing one would leave parts of the PIN in freed memory.
 fn read_file(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     let file = File::open(path)?;
@@ -183,6 +201,26 @@ mod tests {
             assert_eq!(source.warnings().len(), count, "{mode:o}");
         }
         assert_eq!(PinSource::Environment("PIN".into()).warnings().len(), 1);
+    }
+
+    #[test]
+    fn where_marks_are_by_default() {
+        for (state, home, expected) in [
+            (Some("/x"), Some("/home/b"), "/x/hsm-bridge/pin-marks"),
+            (None, Some("/home/b"), "/home/b/.local/state/hsm-bridge/pin-marks"),
+            (Some("x"), Some("/home/b"), "/home/b/.local/state/hsm-bridge/pin-marks"),
+            (Some(""), Some("/nonexistent"), "/var/lib/hsm-bridge/pin-marks"),
+            (None, Some("/"), "/var/lib/hsm-bridge/pin-marks"),
+            (None, Some(""), "/var/lib/hsm-bridge/pin-marks"),
+            (None, None, "/var/lib/hsm-bridge/pin-marks"),
+        ] {
+            let variable = |name: &str| match name {
+                "XDG_STATE_HOME" => state.map(OsString::from),
+                _ => home.map(OsString::from),
+            };
+            let found = default_marks_from(variable, |path| path != Path::new("/nonexistent"));
+            assert_eq!(found, Path::new(expected), "{state:?} {home:?}");
+        }
     }
 
     #[test]

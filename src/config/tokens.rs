@@ -16,6 +16,11 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
     let module = base_dir.join(section.required_text("module")?);
     let (selector, profile) = (selector(section)?, path(section, "profile", base_dir)?);
     let first = TokenMember { name: "default".to_owned(), module, selector, profile, pin: None };
+    let retry_first = milliseconds(section, "retry_first_ms", 200)?;
+    let retry_longest = milliseconds(section, "retry_longest_ms", 30_000)?;
+    if retry_longest < retry_first {
+        return Err(section.problem("retry_longest_ms", "is less than `retry_first_ms`"));
+    }
     Ok(Token {
         pin: pin(section, base_dir)?,
         together: together(section, &first, base_dir)?,
@@ -23,10 +28,14 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
         selector: first.selector,
         profile: first.profile,
         cluster: section.parsed("cluster_id")?,
+        pin_marks: path(section, "pin_marks", base_dir)?.unwrap_or_else(super::pin::default_marks),
         workers: size(section, "workers", 1..=64, 2)?,
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        retry_first,
+        retry_longest,
+        hang_grace: milliseconds(section, "hang_grace_ms", 30_000)?,
         environment: environment(section)?,
     })
 }
@@ -92,6 +101,9 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
+        retry_first: default.retry_first,
+        retry_longest: default.retry_longest,
+        hang_grace: default.hang_grace,
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::members::{Members, Opener, Pace, Reads, Together};
 use crate::ids::ClusterId;
 use crate::secret::SecretString;
-use crate::token::{self, ErrorClass, Looked, Profile, Selector, Settings, Token, TokenError};
+use crate::token::{self, ErrorClass, Looked, Profile, Retry, Selector, Settings, Token, TokenError};
 
 /// One of them. What PKCS#11 calls block, so each runs on a thread for that.
 #[derive(Debug, Clone)]
@@ -30,6 +30,10 @@ pub struct ConfiguredToken {
     pub members: Vec<ConfiguredMember>,
     pub reads: Reads,
     pub require_members: usize,
+    /// Where this host keeps the marks of rejected PINs.
+    pub pin_marks: PathBuf,
+    pub retry: Retry,
+    pub hang_grace: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -65,6 +69,9 @@ impl ConfiguredToken {
             workers: self.workers,
             queue: self.queue,
             generate_deadline: self.generate_deadline,
+            pin_marks: self.pin_marks.clone(),
+            retry: self.retry,
+            hang_grace: self.hang_grace,
         };
         if self.members.is_empty() {
             return blocking("open", move || Token::open(settings, pin)).await;

@@ -12,15 +12,17 @@ use cryptoki::types::AuthPin;
 use cryptoki_sys as sys;
 
 use super::error::CallError;
+use super::guard::{Login, LoginVerdict, PinGuard, PinTag};
 use super::module::{Module, Selected, refuse_login};
 use super::opened::Opened;
-use super::{ErrorClass, OpenFailure, TokenError};
+use super::{ErrorClass, TokenError, TokenInfo};
 use crate::secret::SecretString;
 
 pub(super) struct Keeper {
     module: &'static Module,
     slot: Slot,
-    pin: SecretString,
+    serial: String,
+    guard: Arc<dyn PinGuard>,
     session: Option<Opened>,
     /// Its login is counted among `Logins::holders`.
     holds: bool,
@@ -31,12 +33,10 @@ pub(super) struct Keeper {
 /// Logins of this process to one token.
 #[derive(Default)]
 struct Logins {
-    /// PINs that the token refused: none is tried twice.
-    rejected: Vec<(SecretString, OpenFailure)>,
     /// Keepers that hold the login.
     holders: usize,
     /// The PIN that was tried last.
-    tried: Option<SecretString>,
+    tried: Option<PinTag>,
 }
 
 /// By serial. The lock of one token is held during its C_Login, which may hang, and that of the list never.
@@ -54,11 +54,9 @@ fn logins(serial: &str) -> Arc<Mutex<Logins>> {
 }
 
 /// Whether this process has tried another PIN than this one on the token before, and will try this one.
-pub(super) fn is_another_pin(serial: &str, pin: &SecretString) -> bool {
-    let logins = logins(serial);
-    let logins = logins.lock().unwrap_or_else(PoisonError::into_inner);
-    logins.tried.as_ref().is_some_and(|tried| tried != pin)
-        && !logins.rejected.iter().any(|(rejected, _)| rejected == pin)
+pub(super) fn is_another_pin(serial: &str, guard: &dyn PinGuard) -> bool {
+    let tried = logins(serial).lock().unwrap_or_else(PoisonError::into_inner).tried;
+    tried.is_some_and(|tried| tried != guard.tag()) && guard.refuse(serial).is_ok()
 }
 
 impl Keeper {
@@ -66,10 +64,11 @@ impl Keeper {
     pub(super) fn log_in(
         module: &'static Module,
         selected: &Selected,
-        pin: SecretString,
+        guard: Arc<dyn PinGuard>,
     ) -> Result<Keeper, TokenError> {
-        let logins = logins(&selected.info.serial);
-        let mut keeper = Keeper { module, slot: selected.slot, pin, session: None, holds: false, logins };
+        let serial = selected.info.serial.clone();
+        let logins = logins(&serial);
+        let mut keeper = Keeper { module, slot: selected.slot, serial, guard, session: None, holds: false, logins };
         keeper.ensure()?;
         Ok(keeper)
     }
@@ -79,8 +78,10 @@ impl Keeper {
         if self.alive().is_ok() {
             return Ok(());
         }
+        // Not even a session for a PIN that is not tried.
+        self.guard.refuse(&self.serial)?;
         self.open_session()?;
-        self.try_login(&self.pin.clone())
+        self.try_login(&*Arc::clone(&self.guard))
     }
 
     /// Opens the session where it was lost; whether it is logged in is another matter.
@@ -108,8 +109,14 @@ impl Keeper {
         self.session.as_ref().and_then(Opened::live)
     }
 
+    /// The token stands in another slot now.
+    pub(super) fn move_to(&mut self, slot: Slot) {
+        self.slot = slot;
+        self.session = None;
+    }
+
     /// Whether another PIN may be tried: before anything is given up for it.
-    pub(super) fn may_try(&self, pin: &SecretString) -> Result<(), TokenError> {
+    pub(super) fn may_try(&self, guard: &dyn PinGuard) -> Result<(), TokenError> {
         let logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
         // RULE PKCS#11 v2.40 §5.6 C_Logout: it logs out every session that the application has with the token.
         if logins.holders > usize::from(self.holds) {
@@ -119,7 +126,9 @@ impl Keeper {
                 "another connection of this process uses the login of the token",
             ));
         }
-        self.refuse(&logins, pin)
+        drop(logins);
+        guard.refuse(&self.serial)?;
+        flags(self.module, self.slot).map(drop)
     }
 
     pub(super) fn log_out(&mut self) -> Result<(), TokenError> {
@@ -134,10 +143,10 @@ impl Keeper {
     }
 
     /// One try with another PIN; the one that works is used from then on.
-    pub(super) fn log_in_with(&mut self, pin: SecretString) -> Result<(), TokenError> {
+    pub(super) fn log_in_with(&mut self, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
         self.open_session()?;
-        self.try_login(&pin)?;
-        self.pin = pin;
+        self.try_login(&*guard)?;
+        self.guard = guard;
         Ok(())
     }
 
@@ -154,71 +163,82 @@ impl Keeper {
         }
     }
 
-    fn try_login(&mut self, pin: &SecretString) -> Result<(), TokenError> {
+    fn try_login(&mut self, guard: &dyn PinGuard) -> Result<(), TokenError> {
         let Some(session) = self.session.as_ref().and_then(Opened::live) else {
             return Err(TokenError::own(ErrorClass::Context, "C_Login", "there is no keeper session"));
         };
+        let (module, slot, logins, tag) = (self.module, self.slot, &self.logins, guard.tag());
+        guard.attempt(&self.serial, &mut OneLogin { module, slot, session, logins, tag, holds: &mut self.holds })
+    }
+}
+
+/// One login of a keeper's session.
+struct OneLogin<'a> {
+    module: &'static Module,
+    slot: Slot,
+    session: &'a Session,
+    logins: &'a Mutex<Logins>,
+    tag: PinTag,
+    holds: &'a mut bool,
+}
+
+impl Login for OneLogin<'_> {
+    fn flags(&mut self) -> Result<Option<TokenInfo>, TokenError> {
+        flags(self.module, self.slot)
+    }
+
+    fn log_in(&mut self, pin: &SecretString) -> LoginVerdict {
         let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        self.refuse(&logins, pin)?;
         let log_in = || {
             ATTEMPTS.fetch_add(1, Ordering::Relaxed);
-            session.login(UserType::User, Some(&AuthPin::from(pin.expose().to_owned())))
+            self.session.login(UserType::User, Some(&AuthPin::from(pin.expose().to_owned())))
         };
-        logins.tried = Some(pin.clone());
+        logins.tried = Some(self.tag);
         let mut answer = log_in();
         let already =
             |answer: &Result<(), Error>| matches!(answer, Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)));
-        if already(&answer) && (self.holds || logins.holders > 0) {
-            // Another session of this process holds the login: normal, and it says nothing about the PIN.
-            answer = Ok(());
-        } else if already(&answer) {
+        // Another session of this process holds the login: normal, and it says nothing about the PIN.
+        let others = already(&answer) && (*self.holds || logins.holders > 0);
+        if already(&answer) && !others {
             // A login that nobody holds, of a connection that was not closed to its end: the PIN has not been looked at.
-            let _ = session.logout();
+            let _ = self.session.logout();
             answer = log_in();
         }
         match answer {
-            Ok(()) => {
-                if !std::mem::replace(&mut self.holds, true) {
+            Err(error) if !others => verdict(CallError::from_cryptoki("C_Login", &error)),
+            _ => {
+                if !std::mem::replace(self.holds, true) {
                     logins.holders += 1;
                 }
-                Ok(())
-            }
-            Err(error) => {
-                let error = CallError::from_cryptoki("C_Login", &error);
-                let error = error.into_error(match error.rv {
-                    sys::CKR_PIN_INCORRECT | sys::CKR_PIN_LEN_RANGE | sys::CKR_PIN_INVALID => {
-                        "the token rejected the PIN: it is not tried again"
-                    }
-                    sys::CKR_PIN_LOCKED => "the user PIN is locked",
-                    sys::CKR_PIN_EXPIRED => "the user PIN has expired",
-                    sys::CKR_USER_PIN_NOT_INITIALIZED => "the token has no user PIN yet",
-                    _ => "the login failed",
-                });
-                // A token without a PIN has not rejected this one.
-                if let failure @ (OpenFailure::PinIncorrect | OpenFailure::PinLocked) = error.open_failure() {
-                    logins.rejected.push((pin.clone(), failure));
-                }
-                Err(error)
+                if others { LoginVerdict::AlreadyLoggedIn } else { LoginVerdict::Accepted }
             }
         }
     }
+}
 
-    /// RULE: a PIN that was rejected once is never tried again, and none where it could lock the token; the tries until
-    /// the lock belong to the operator.
-    fn refuse(&self, logins: &Logins, pin: &SecretString) -> Result<(), TokenError> {
-        if let Some((_, failure)) = logins.rejected.iter().find(|(rejected, _)| rejected == pin) {
-            return Err(TokenError::own(
-                ErrorClass::Operator,
-                "C_Login",
-                "the token rejected this PIN before: it is not tried again",
-            )
-            .because(*failure));
+fn verdict(error: CallError) -> LoginVerdict {
+    match error.rv {
+        sys::CKR_PIN_INCORRECT | sys::CKR_PIN_LEN_RANGE | sys::CKR_PIN_INVALID => {
+            LoginVerdict::Rejected(error.into_error("the token rejected the PIN: it is not tried again"))
         }
-        // Read just before the try: another process may have spent tries since.
-        match self.module.functions.token_info(self.slot.id()) {
-            Ok((info, limits)) => refuse_login(&info, &limits),
-            Err(_) => Ok(()),
-        }
+        sys::CKR_PIN_LOCKED => LoginVerdict::Locked(error.into_error("the user PIN is locked")),
+        sys::CKR_PIN_EXPIRED => LoginVerdict::Locked(error.into_error("the user PIN has expired")),
+        // A token without a PIN has not rejected this one.
+        sys::CKR_USER_PIN_NOT_INITIALIZED => LoginVerdict::NotTried(error.into_error("the token has no user PIN yet")),
+        sys::CKR_SESSION_HANDLE_INVALID
+        | sys::CKR_SESSION_CLOSED
+        | sys::CKR_CRYPTOKI_NOT_INITIALIZED
+        | sys::CKR_FUNCTION_NOT_SUPPORTED
+        | sys::CKR_USER_ALREADY_LOGGED_IN => LoginVerdict::NotTried(error.into_error("the login failed")),
+        _ => LoginVerdict::Other(error.into_error("the login failed")),
+    }
+}
+
+/// RULE: no PIN is tried where it could lock the token; the tries until the lock belong to the operator.
+fn flags(module: &Module, slot: Slot) -> Result<Option<TokenInfo>, TokenError> {
+    match module.functions.token_info(slot.id()) {
+        Ok((info, limits)) => refuse_login(&info, &limits).map(|()| Some(info)),
+        Err(_) => Ok(None),
     }
 }
 

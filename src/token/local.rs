@@ -9,12 +9,13 @@ use super::call::{About, Answer, Backend, BoxFuture, Request};
 use super::connection::Connection;
 use super::data::{ReadData, WriteData};
 use super::generate::{EnsureSystemKey, Generate};
+use super::guard::{HeldPin, PinGuard};
 use super::keygen::{Destroy, Holds, Objects};
 use super::officer::{Inspect, List, PublicKey, ReadSlice};
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::pin::{ChangePin, DRAIN};
 use super::slots::TryAttributes;
-use super::{CallContext, Gauges, MaterialId, Status, TokenError};
+use super::{CallContext, Change, Gauges, MaterialId, Status, TokenError};
 use crate::secret::SecretString;
 
 /// Cheap to clone; the last clone that goes ends its threads.
@@ -22,6 +23,13 @@ use crate::secret::SecretString;
 pub struct Local(pub(super) Arc<Connection>);
 
 impl Local {
+    /// `change_pin` where somebody else has the PIN.
+    pub async fn change_guard(&self, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
+        let deadline = self.slow_deadline() + DRAIN;
+        let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
+        self.task(&ctx, deadline, ChangePin { guard }).await
+    }
+
     async fn answer(&self, ctx: &CallContext, request: Request) -> Result<Answer, TokenError> {
         // Of the tasks of the key generation thread, which last longer than a caller's patience.
         let slow = self.slow_deadline();
@@ -94,11 +102,7 @@ impl Backend for Local {
     }
 
     fn change_pin(&self, pin: SecretString) -> BoxFuture<'_, Result<(), TokenError>> {
-        Box::pin(async move {
-            let deadline = self.slow_deadline() + DRAIN;
-            let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
-            self.task(&ctx, deadline, ChangePin { pin }).await
-        })
+        Box::pin(self.change_guard(Arc::new(HeldPin::new(pin, self.0.marks.clone()))))
     }
 
     fn about(&self) -> Arc<About> {
@@ -114,12 +118,21 @@ impl Backend for Local {
         Gauges {
             queued: shared.queue.waiting(),
             keygen_queued: shared.keygen.waiting(),
-            workers: self.0.workers,
+            workers: shared.pool.active(),
             sessions_replaced: shared.replaced.load(Ordering::Relaxed),
             errors: shared.errors.read(),
             debris: shared.handles.debris(),
             duplicates: shared.handles.duplicates(),
+            health: shared.health(),
         }
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.0.shared.breaker.changes()
+    }
+
+    fn doom(&self) -> Option<String> {
+        self.0.shared.doom.get().map(|reason| (*reason).to_owned())
     }
 
     fn place(&self, places: Vec<(MaterialId, Vec<u8>)>) {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::guard::PinGuard;
 use super::keygen::{Keygen, Task};
 use super::renewal;
-use super::{ErrorClass, Status, TokenError};
-use crate::secret::SecretString;
+use super::{ErrorClass, TokenError};
 
 /// How long running calls may take to end.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
 pub(super) struct ChangePin {
-    pub(super) pin: SecretString,
+    pub(super) guard: Arc<dyn PinGuard>,
 }
 
 impl Task for ChangePin {
@@ -20,17 +20,19 @@ impl Task for ChangePin {
     const NAME: &'static str = "change_pin";
     /// A refused PIN leaves the token as it was.
     const TELLS_STATUS: bool = false;
+    /// A token that refuses the login comes back by it.
+    const WHILE_DOWN: bool = true;
 
     fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
-        keygen.keeper.may_try(&self.pin)?;
+        keygen.keeper.may_try(&*self.guard)?;
         let shared = Arc::clone(&keygen.shared);
         if shared.remembers_pins {
             // All are logged out by it; who comes now waits for this thread.
-            renewal::renew(shared.module, Some(&shared)).inspect_err(|error| shared.note(error))?;
+            renewal::renew(shared.module, Some(&shared), renewal::Why::Pin).inspect_err(|error| shared.note(error))?;
         }
         let drained = shared.queue.pause(DRAIN);
         let result = if drained {
-            change(keygen, self.pin)
+            change(keygen, self.guard)
         } else {
             Err(TokenError::own(ErrorClass::Deadline, "C_Logout", "a running call does not end: the PIN is as it was"))
         };
@@ -39,15 +41,15 @@ impl Task for ChangePin {
     }
 }
 
-fn change(keygen: &mut Keygen, pin: SecretString) -> Result<(), TokenError> {
+fn change(keygen: &mut Keygen, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
     // RULE: before the login, not after it: from then on old numbers may name other keys.
     keygen.shared.handles.forget();
-    let changed = keygen.keeper.log_out().and_then(|()| keygen.keeper.log_in_with(pin));
+    let changed = keygen.keeper.log_out().and_then(|()| keygen.keeper.log_in_with(guard));
     keygen.seat.renew();
     match changed {
         Ok(()) => {
             keygen.enumerate()?;
-            keygen.shared.set_status(Status::Ready);
+            keygen.shared.close_breaker();
             tracing::info!("the token took the new PIN");
             Ok(())
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::ids::ClusterId;
-use crate::keystore::{ConfiguredToken, DEFAULT_TOKEN, MaterialId, MemberView, Status, Token, TokenInfo};
+use crate::keystore::{BoxFuture, ConfiguredToken, DEFAULT_TOKEN, MaterialId, MemberView, Status, Token, TokenInfo};
 use crate::ops::{OpError, OperatorResponse, Ops};
 use crate::secret::SecretString;
 use crate::store::{KeyRecord, KeyStoreRecord, Snapshot};
@@ -15,13 +15,15 @@ use crate::store::{KeyRecord, KeyStoreRecord, Snapshot};
 /// Keys that a list names; the count beside it is whole.
 const LISTED: usize = 200;
 
-/// Where PINs come from. Owned here, given by whoever knows the configuration.
+/// Where PINs come from, and which were tried. Owned here, given by whoever knows the configuration.
 pub trait ReadPin: Send + Sync {
     /// The default token's PIN, or that of one of several, read anew from its configured source. The error's text names the
     /// source.
     fn configured(&self, member: Option<&str>) -> Result<SecretString, String>;
     /// From a file of this host, checked as the configured one is.
     fn file(&self, path: &Path) -> Result<SecretString, String>;
+    /// Forgets which PINs the token with this serial rejected, and how many marks of them there were.
+    fn forget_rejected(&self, serial: String) -> BoxFuture<'_, Result<usize, String>>;
 }
 
 /// A token that the configuration names, or named once.
