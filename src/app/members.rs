@@ -8,7 +8,6 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{AppError, now_ms, profile, selector, settle};
-use crate::audit::Event;
 use crate::config::{self, Config};
 use crate::http::Services;
 use crate::http::metrics::MemberReading;
@@ -122,9 +121,7 @@ pub(super) async fn watch(services: Arc<Services>, patience: Duration, mut stopp
                     "because": member.down,
                     "unreplicatedKeys": token.unreplicated().len(),
                 });
-                let here = services.ops.locality();
-                let event =
-                    Event::system("TokenMember", here.region.as_str(), here.account.as_str(), now_ms(), details);
+                let event = services.journal.event("TokenMember", now_ms(), details);
                 if let Err(error) = services.journal.append(event).await {
                     tracing::error!(%error, "a change of a key store's tokens was not recorded");
                 }

@@ -24,8 +24,8 @@ use tokio::sync::Notify;
 
 use crate::secret::SecretString;
 use crate::token::{
-    About, Answer, Backend, BoxFuture, CallContext, ErrorClass, Gauges, MaterialId, MemberView, Replicas, Request,
-    Status, Token, TokenError,
+    About, Answer, Backend, BoxFuture, CallContext, Change, ErrorClass, Gauges, MaterialId, MemberView, Replicas,
+    Request, Status, Token, TokenError,
 };
 
 pub use holdings::MOST_MEMBERS;
@@ -277,6 +277,18 @@ impl Backend for Members {
 
     fn gauges(&self) -> Gauges {
         together::gauges(self.0.members.iter().filter_map(|member| member.token.get()).map(Token::gauges))
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.0.members.iter().filter_map(|member| member.token.get()).flat_map(Token::changes).collect()
+    }
+
+    /// As long as one member can be used, a call that hangs in another one's library is no reason to end the process.
+    fn doom(&self) -> Option<String> {
+        if self.status() == Status::Ready {
+            return None;
+        }
+        self.0.members.iter().filter_map(|member| member.token.get()).find_map(Token::doom)
     }
 
     fn place(&self, places: Vec<(MaterialId, Vec<u8>)>) {

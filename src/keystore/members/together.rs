@@ -42,6 +42,7 @@ fn intersect(can: &mut Capabilities, other: &Capabilities) {
 pub(super) fn gauges(all: impl Iterator<Item = Gauges>) -> Gauges {
     let mut sum = Gauges::default();
     let mut errors: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let (well, mut first) = (sum.health.breaker, true);
     for one in all {
         sum.queued += one.queued;
         sum.keygen_queued += one.keygen_queued;
@@ -49,6 +50,14 @@ pub(super) fn gauges(all: impl Iterator<Item = Gauges>) -> Gauges {
         sum.sessions_replaced += one.sessions_replaced;
         sum.debris += one.debris;
         sum.duplicates += one.duplicates;
+        let (outages, lost_threads) =
+            (sum.health.outages + one.health.outages, sum.health.lost_threads + one.health.lost_threads);
+        // Told of the one that fares best: the key store is as well as that one.
+        if first || (sum.health.breaker != well && one.health.breaker == well) {
+            sum.health = one.health;
+        }
+        (sum.health.outages, sum.health.lost_threads) = (outages, lost_threads);
+        first = false;
         for (class, count) in one.errors {
             *errors.entry(class).or_default() += count;
         }
