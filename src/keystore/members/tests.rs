@@ -518,6 +518,27 @@ async fn one_may_be_away_at_the_start_and_a_refused_pin_is_not_tried_again() {
 }
 
 #[tokio::test]
+async fn a_library_that_hangs_holds_nobody_up() {
+    let b = Fake::new("B");
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = Mutex::new(ended);
+    let hangs: Opener = Arc::new(move || {
+        let _ = ended.lock().unwrap().recv();
+        Err(TokenError::own(ErrorClass::Context, "fake", "away"))
+    });
+    let opens: Opener = {
+        let b = Arc::clone(&b);
+        Arc::new(move || Ok(Token::of(Handle(Arc::clone(&b)))))
+    };
+    let mut settings = together(Reads::Preferred, 1);
+    settings.pace.start = Duration::from_millis(20);
+    let members = Members::open(settings, vec![("a".into(), hangs), ("b".into(), opens)]).await.unwrap();
+    assert_eq!(members.about().info.serial, "B");
+    assert!(down(&members)[0].is_some());
+    drop(end);
+}
+
+#[tokio::test]
 async fn system_keys_are_made_on_one_and_only_when_all_are_there() {
     let (a, b) = (Fake::with("A", None, 12), Fake::with("B", None, 12));
     let (token, members) = group(together(Reads::Preferred, 1), &[&a, &b]).await;

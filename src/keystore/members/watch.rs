@@ -43,23 +43,25 @@ impl Members {
         let patience = Instant::now() + group.settings.pace.start;
         let mut failure = None;
         for (place, opened) in opened.into_iter().enumerate() {
-            let is_first = group.usable().is_empty();
-            // A library that hangs holds up the start only while nobody else is there.
-            let outcome = match is_first {
-                true => opened.await.ok(),
-                false => tokio::time::timeout_at(patience.into(), opened).await.ok().and_then(Result::ok),
+            // A library that hangs holds up the start only so long: it comes later.
+            let outcome = match tokio::time::timeout_at(patience.into(), opened).await {
+                Ok(Ok(Ok(()))) => group.join(place).await,
+                Ok(Ok(Err(error))) => Err(error),
+                Ok(Err(_)) | Err(_) => continue,
             };
-            match outcome {
-                Some(Ok(())) => match group.join(place).await {
-                    Ok(()) => {}
-                    Err(error) => {
-                        failure.get_or_insert(error);
-                    }
-                },
-                Some(Err(error)) => {
+            if let Err(error) = outcome {
+                failure.get_or_insert(error);
+            }
+        }
+        // Nobody is there yet: whoever opens next will do.
+        while group.usable().is_empty() && group.members.iter().any(|member| member.opening.load(Ordering::Relaxed)) {
+            tokio::time::sleep(group.settings.pace.look).await;
+            for place in 0..group.members.len() {
+                if group.member(place).is_some_and(|member| member.token.get().is_some() && !member.is_in())
+                    && let Err(error) = group.join(place).await
+                {
                     failure.get_or_insert(error);
                 }
-                None => {}
             }
         }
         let members = Members(group);
