@@ -12,6 +12,7 @@ pub mod dev;
 pub mod init;
 pub mod issuer_keys;
 mod last_use;
+mod members;
 mod operator_socket;
 mod pins;
 mod runtime;
@@ -186,8 +187,10 @@ impl App {
             },
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
+        let of_members = config.token.together.members.iter();
         ops.read_pins_with(Box::new(pins::Configured {
             source: config.token.pin.clone(),
+            members: of_members.filter_map(|member| Some((member.name.clone(), member.pin.clone()?))).collect(),
             marks: token::Marks::at(&config.token.pin_marks),
         }));
         let index = Index::new(&audit_directory(&config));
@@ -341,6 +344,9 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         hang_grace: config.token.hang_grace,
         isolation: isolation(config, &config.token.isolation),
     };
+    if !config.token.together.members.is_empty() {
+        return members::open(config, settings, pin).await;
+    }
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
         Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, audit_sinks, clock_file,
-    last_use, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
+    last_use, members, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
     token_watch, tokens,
 };
 use crate::audit::{AuditError, Load};
@@ -97,6 +97,8 @@ pub async fn serve(
     let anchors = tokio::spawn(app.anchors.clone().keep(stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let mut watchers = Vec::new();
+    let patience = config.token.generate_deadline;
+    watchers.push(tokio::spawn(members::watch(services.clone(), patience, stopped.clone())));
     watchers.push(tokio::spawn(state_snapshots::keep(services.clone(), config.clone(), stopped.clone())));
     for log in &config.token_logs {
         let collected =
@@ -349,6 +351,7 @@ fn feed(app: &App, audit_dir: PathBuf, sinks: Arc<Sinks>) {
         let gauges = token.gauges();
         let budgets = services.ops.budget_use();
         let sealed = sealing.numbers();
+        let (of_members, unreplicated, failovers) = members::readings(&services);
         Readings {
             token_queue: gauges.queued as u64,
             token_sessions: gauges.workers as u64,
@@ -376,6 +379,9 @@ fn feed(app: &App, audit_dir: PathBuf, sinks: Arc<Sinks>) {
             unsettled: services.ops.unsettled(),
             streams: services.streams.open() as u64,
             sinks: audit_sinks::readings(&sinks, services.journal.durable()),
+            members: of_members,
+            unreplicated,
+            failovers,
         }
     });
 }

@@ -71,6 +71,24 @@ pub struct Readings {
     /// Open streams of the log.
     pub streams: u64,
     pub sinks: Vec<SinkReading>,
+    /// Of key stores of several tokens.
+    pub members: Vec<MemberReading>,
+    /// Keys that some member is not known to hold, by key store.
+    pub unreplicated: Vec<(String, u64)>,
+    /// Calls that another member answered after one had failed.
+    pub failovers: u64,
+}
+
+/// One of several tokens of a key store. Names are from the configuration, key stores by their ids: closed sets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MemberReading {
+    pub key_store: String,
+    pub member: String,
+    pub ready: bool,
+    /// That it is known to hold.
+    pub keys: u64,
+    /// Under whose id it holds another key.
+    pub wrong_keys: u64,
 }
 
 /// One sink of the log. Names are from the configuration: a closed set.
@@ -245,6 +263,31 @@ impl Collector for Scrape {
 
         counter("audit_seal_failures", "Sealing, digests and pruning that failed", readings.audit_seal_failures)?;
 
+        if !readings.members.is_empty() {
+            counter("token_failovers", "Calls that another member answered after one had failed", readings.failovers)?;
+        }
+        let mut by_member = |name: &str, help: &str, value: fn(&MemberReading) -> u64| {
+            if readings.members.is_empty() {
+                return Ok(());
+            }
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for member in &readings.members {
+                let labels = [("key_store", member.key_store.as_str()), ("member", member.member.as_str())];
+                ConstGauge::new(signed(value(member))).encode(family.encode_family(&labels)?)?;
+            }
+            Ok(())
+        };
+        by_member("token_member_ready", "1 where the token is used with its key store", |m| u64::from(m.ready))?;
+        by_member("token_member_keys", "Keys that the token is known to hold", |m| m.keys)?;
+        by_member("token_member_wrong_keys", "Keys under whose id the token holds another one", |m| m.wrong_keys)?;
+        if !readings.unreplicated.is_empty() {
+            let help = "Keys that some token of the key store is not known to hold";
+            let mut family = encoder.encode_descriptor("keys_unreplicated", help, None, MetricType::Gauge)?;
+            for (store, count) in &readings.unreplicated {
+                let labels = [("key_store", store.as_str())];
+                ConstGauge::new(signed(*count)).encode(family.encode_family(&labels)?)?;
+            }
+        }
         let mut family = encoder.encode_descriptor("token_errors", "Token errors", None, MetricType::Counter)?;
         for (class, count) in readings.token_errors {
             ConstCounter::new(count).encode(family.encode_family(&[("class", class)])?)?;
