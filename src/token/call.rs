@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopted, CallContext, Capabilities, Change, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash, KeyKind,
-    KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status, SystemKey, TokenError,
-    TokenInfo,
+    Adopted, CallContext, Capabilities, Change, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash,
+    KeyKind, KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status, SystemKey,
+    TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
