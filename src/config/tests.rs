@@ -126,6 +126,12 @@ fn refusals() {
         (changed(pin, "pin_file = \"pin\"\nworkers = 65"), "from 1 to 64"),
         (changed(pin, "pin_file = \"pin\"\nworkers = 0"), "from 1 to 64"),
         (changed(pin, "pin_file = \"pin\"\nenvironment = { A = 1 }"), "`token.environment`"),
+        (changed(pin, "pin_file = \"pin\"\nisolation = \"thread\""), "write `process` or `in-process`"),
+        (changed(pin, "pin_file = \"pin\"\nworker_command = [\"w\"]"), "and no worker is started"),
+        (
+            changed(pin, "pin_file = \"pin\"\nisolation = \"process\"\nworker_command = [\"\", \"a\"]"),
+            "`token.worker_command` at line 13 names no program",
+        ),
         (changed(pin, "pin_file = \"pin\"\n[http]\ndrain_seconds = 0"), "`http.drain_seconds` at line 13 is `0`"),
         (
             changed(pin, "pin_file = \"pin\"\n[audit]\nrefuse_below_free_percent = 101"),
@@ -165,6 +171,22 @@ fn what_may_be_said() {
     assert_eq!(config.token.environment["SOFTHSM2_CONF"], "x.conf");
     assert_eq!(config.metrics, None);
     assert!(!config.operator.allows("doctor"));
+
+    let isolated = |token: &str, custom: &str| {
+        let text = changed("pin_file = \"pin\"", &format!("pin_file = \"pin\"\n{token}"));
+        let config = parse(&format!("{text}\n[[custom_token]]\nname = 'c'\nlabel = 'c'\n{custom}")).unwrap();
+        (config.token.isolation, config.custom_tokens[0].isolation.clone())
+    };
+    let process = |command: &[&str]| {
+        let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        Isolation::Process { command: (!words.is_empty()).then_some(words) }
+    };
+    assert_eq!(isolated("", ""), (Isolation::InProcess, Isolation::InProcess));
+    assert_eq!(isolated("", "isolation = 'process'"), (Isolation::InProcess, process(&[])));
+    let both = "isolation = 'process'\nworker_command = ['w', 'a']";
+    assert_eq!(isolated(both, ""), (process(&["w", "a"]), process(&["w", "a"])));
+    assert_eq!(isolated(both, "worker_command = []").1, process(&[]));
+    assert_eq!(isolated(both, "isolation = 'in-process'").1, Isolation::InProcess);
 
     let uri = parse(&changed("label = \"bridge\"", "uri = \"pkcs11:serial=0a1b\"")).unwrap();
     assert_eq!(uri.token.selector.serial.as_deref(), Some("0a1b"));

@@ -43,7 +43,6 @@ pub(super) enum ToWorker {
     Call {
         id: u64,
         generation: u64,
-        principal: Arc<str>,
         /// Until nobody waits any more.
         micros: u64,
         request_id: Arc<str>,
