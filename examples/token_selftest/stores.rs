@@ -27,7 +27,7 @@ impl Bench {
         Settings { selector: Selector { serial: Some(serial.to_owned()), ..Selector::default() }, ..self.settings() }
     }
 
-    pub(super) async fn stores(&self, conf: &str) {
+    pub(super) async fn stores(&self) {
         let serials = self.serials();
         let [a, b] = serials.as_slice() else { panic!("two tokens, not {serials:?}") };
         let wrong = || SecretString::new("not-the-pin".into());
@@ -237,23 +237,23 @@ impl Bench {
                 let selector = Selector {
                     label: initialized.then(|| "no-pin".to_owned()),
                     serial: None,
-                    model: Some("SoftHSM v2".into()),
+                    model: Some(first.info().model.clone()),
                     manufacturer: None,
                 };
                 look(&self.module, &selector).map(|looked| (looked.initialized, looked.pin_initialized))
             };
-            // SoftHSM always has a slot more.
+            // SoftHSM always has a slot more; others are given one by their configuration.
             let output = Command::new("pkcs11-tool")
                 .arg("--module")
                 .arg(&self.module)
-                .env("SOFTHSM2_CONF", conf)
                 .args(["--init-token", "--slot-index", "2", "--label", "no-pin", "--so-pin", "12345678"])
                 .output()
                 .map_err(|error| error.to_string())?;
             want(output.status.success(), &String::from_utf8_lossy(&output.stderr))?;
             // The module lists its slots once in this process: a child has to look.
             let child = Command::new(std::env::current_exe().unwrap())
-                .args(["no-pin", &self.module.display().to_string(), conf, "no-pin", &self.pin])
+                .args(["no-pin", &self.module.display().to_string()])
+                .args([&format!("{}={}", self.variable, self.conf.display()), "no-pin", &self.pin])
                 .output()
                 .map_err(|error| error.to_string())?;
             let told = String::from_utf8_lossy(&child.stdout).into_owned();
@@ -429,6 +429,8 @@ impl Bench {
             let hex = hex::encode(id.id);
             let officer = Bench {
                 module: self.module.clone(),
+                variable: self.variable.clone(),
+                conf: self.conf.clone(),
                 label: self.label.clone(),
                 pin: "third-pin".to_owned(),
                 marks: self.marks.clone(),

@@ -6,7 +6,9 @@ use crate::authz::Permit;
 use crate::ids::AccountId;
 use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, KeyUsage, SigningAlgorithm};
 use crate::ids::{ClusterId, KeyId, KeyStoreId};
-use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
+use crate::keystore::{
+    CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, MlDsa, Token,
+};
 use crate::ops::key_policy::default_policy;
 use crate::ops::key_policy::lockout::stays_in_hand;
 use crate::ops::resolve::{KeyTarget, Resolved};
@@ -297,7 +299,8 @@ impl Ops {
                 SigningAlgorithm::EcdsaSha256
                 | SigningAlgorithm::EcdsaSha384
                 | SigningAlgorithm::EcdsaSha512
-                | SigningAlgorithm::Ed25519Sha512 => true,
+                | SigningAlgorithm::Ed25519Sha512
+                | SigningAlgorithm::MlDsaShake256 => true,
                 SigningAlgorithm::Ed25519PhSha512 => false,
             })
             .collect()
@@ -529,6 +532,9 @@ pub(super) fn key_kind(spec: KeySpec) -> KeyKind {
         KeySpec::EccNistP521 => KeyKind::Ec(Curve::P521),
         KeySpec::EccSecgP256k1 => KeyKind::Ec(Curve::Secp256k1),
         KeySpec::EccNistEdwards25519 => KeyKind::Ed25519,
+        KeySpec::MlDsa44 => KeyKind::MlDsa(MlDsa::MlDsa44),
+        KeySpec::MlDsa65 => KeyKind::MlDsa(MlDsa::MlDsa65),
+        KeySpec::MlDsa87 => KeyKind::MlDsa(MlDsa::MlDsa87),
         KeySpec::Hmac224 => KeyKind::Hmac(Hash::Sha224),
         KeySpec::Hmac256 => KeyKind::Hmac(Hash::Sha256),
         KeySpec::Hmac384 => KeyKind::Hmac(Hash::Sha384),
@@ -543,6 +549,7 @@ pub fn supported(can: &Capabilities, spec: KeySpec) -> bool {
         KeyKind::Rsa(_) => can.rsa_pkcs1v15 || !can.rsa_pss.is_empty(),
         KeyKind::Ec(curve) => can.ecdsa.contains(&curve),
         KeyKind::Ed25519 => can.ed25519,
+        KeyKind::MlDsa(set) => can.ml_dsa.contains(&set),
         KeyKind::Hmac(hash) => can.hmac.contains(&hash),
     }
 }

@@ -187,6 +187,7 @@ fn why_not(can: &Capabilities, spec: KeySpec) -> String {
         KeyKind::Rsa(_) => ("CKM_RSA_PKCS_KEY_PAIR_GEN", &["CKM_RSA_PKCS", "CKM_RSA_PKCS_PSS"]),
         KeyKind::Ec(_) => ("CKM_EC_KEY_PAIR_GEN", &["CKM_ECDSA"]),
         KeyKind::Ed25519 => ("CKM_EC_EDWARDS_KEY_PAIR_GEN", &["CKM_EDDSA"]),
+        KeyKind::MlDsa(_) => ("CKM_ML_DSA_KEY_PAIR_GEN", &["CKM_ML_DSA"]),
         KeyKind::Hmac(Hash::Sha224) => ("CKM_GENERIC_SECRET_KEY_GEN", &["CKM_SHA224_HMAC"]),
         KeyKind::Hmac(Hash::Sha256) => ("CKM_GENERIC_SECRET_KEY_GEN", &["CKM_SHA256_HMAC"]),
         KeyKind::Hmac(Hash::Sha384) => ("CKM_GENERIC_SECRET_KEY_GEN", &["CKM_SHA384_HMAC"]),
