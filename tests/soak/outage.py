@@ -31,7 +31,7 @@ PAUSE = 30
 # From the token's return to the first answer; a bound, not a measurement.
 HEALED = 60
 # Kills and pauses of what every run of the tests does, by where the token is.
-SMALL = {"container": (3, 1), "process": (5, 0)}
+SMALL = {"container": (3, 1), "process": (3, 0)}
 # A long run has as many kills to one pause.
 KILLS_PER_PAUSE = 50
 # Ciphertexts and signatures that are looked at again in later rounds and at the end.
@@ -55,11 +55,17 @@ def soak(rounds, seed, side):
         for number, what in enumerate(plan, 1):
             ledger.begin_round()
             getattr(attack, what)(instance, ledger, dice)
+            judge.settled = False
             judge.look()
             forget(ledger, dice)
             if number % 25 == 0:
                 print(f"outage: {number} rounds, {len(ledger.keys)} keys, {attack.answers} answers, {time.monotonic() - began:.0f} s in "
                       f"all", flush=True)
+        # A service that went through all that stops and starts as any other.
+        instance.stop()
+        instance.start()
+        judge.connect()
+        judge.settled = True
         judge.look(everything=True)
         outside = judge.check_token_from_outside()
         instance.stop()
@@ -67,14 +73,13 @@ def soak(rounds, seed, side):
         assert instance.verify()["verdict"] == "OK"
     except BaseException:
         print(f"soak outage: seed {seed}; the server's last words:\n{instance.said()[-4000:]}", file=sys.stderr)
-        if instance.box:
-            print(f"soak outage: kept {instance.root} and {journal}; the token side:\n{instance.box.tell('log')[-4000:]}", file=sys.stderr)
-            instance.kill()
-            instance.box.close()
+        print(f"soak outage: kept {instance.root} and {journal}; the token side:\n{instance.box_said()[-4000:]}", file=sys.stderr)
+        instance.kill()
         raise
     print(json.dumps({
         "soak": "outage", "side": side, "kills": kills, "pauses": pauses, "seconds": round(time.monotonic() - began, 1),
-        "acknowledged": {"requests": len(ledger.requests), "keys": len(ledger.keys)}, **attack.about(), "token": outside,
+        "acknowledged": {"requests": len(ledger.requests), "keys": len(ledger.keys)}, **attack.about(), "keys undone": judge.starts[-1]["unfinishedKeysUndone"],
+        "token": outside,
     }, indent=1), flush=True)
     instance.close()
     shutil.rmtree(journal, ignore_errors=True)
@@ -172,11 +177,12 @@ class Load:
 
 class Outage:
     def __init__(self):
-        self.told, self.answers, self.waits, self.heals, self.gaps, self.pauses = Counter(), 0, [], [], [], []
+        self.told, self.answers, self.longest, self.heals, self.gaps, self.pauses = Counter(), 0, (0, "", ""), [], [], []
 
     @staticmethod
     def sections():
-        return {"token": {"deadline_ms": int(DEADLINE * 1000), "retry_first_ms": 50, "retry_longest_ms": 1000}}
+        return {"token": {"deadline_ms": int(DEADLINE * 1000), "retry_first_ms": 50, "retry_longest_ms": 1000,
+                          "generate_deadline_seconds": int(DEADLINE)}}
 
     def warm_up(self, instance, ledger):
         for spec in SPECS * 4:
@@ -225,8 +231,9 @@ class Outage:
     def count(self, answers, gone, back):
         self.answers += len(answers)
         self.told.update(error for _, _, _, error in answers if error)
-        self.waits.append(max(wait for _, wait, _, _ in answers))
-        assert self.waits[-1] < DEADLINE + MARGIN, f"a caller waited {self.waits[-1]:.1f} s; its deadline was {DEADLINE} s"
+        wait, operation, told = max((wait, operation, error or "answered") for _, wait, operation, error in answers)
+        assert wait < DEADLINE + MARGIN, f"{operation} waited {wait:.1f} s; its deadline was {DEADLINE} s"
+        self.longest = max(self.longest, (round(wait, 2), operation, told))
         # Answered by the token that came back: asked for after it was there.
         well = [began + wait for began, wait, _, error in answers if error is None and began >= back]
         assert well, "nobody was answered after the token was back"
@@ -234,7 +241,7 @@ class Outage:
         self.gaps.append(min(well) - gone)
 
     def about(self):
-        return {"answers": self.answers, "told meanwhile": dict(self.told), "longest wait": round(max(self.waits), 2),
+        return {"answers": self.answers, "told meanwhile": dict(self.told), "longest wait": self.longest,
                 "longest wait in a pause": round(max(self.pauses), 2) if self.pauses else None,
                 "heal seconds": spread(self.heals), "gap seconds": spread(self.gaps)}
 
