@@ -155,6 +155,17 @@ pub struct Token {
     pub hang_grace: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
+    pub isolation: Isolation,
+}
+
+/// Which process loads the vendor's library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    InProcess,
+    Process {
+        /// Program and arguments, in the place of this program as a worker.
+        command: Option<Vec<String>>,
+    },
 }
 
 /// A token that a custom key store can be made of.
@@ -180,6 +191,8 @@ pub struct CustomToken {
     pub retry_first: Duration,
     pub retry_longest: Duration,
     pub hang_grace: Duration,
+    /// By default `[token]`'s.
+    pub isolation: Isolation,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -342,6 +355,15 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogFormat {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
 }
 
 impl LogLevel {

@@ -52,6 +52,8 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "retry_longest_ms",
             "hang_grace_ms",
             "environment",
+            "isolation",
+            "worker_command",
         ],
     ),
     (
@@ -72,6 +74,8 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "queue",
             "deadline_ms",
             "generate_deadline_seconds",
+            "isolation",
+            "worker_command",
         ],
     ),
     ("key_stores", &["custom_store_key_specs"]),
