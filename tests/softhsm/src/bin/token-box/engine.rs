@@ -36,7 +36,8 @@ pub(crate) fn reach(socket: &Path) -> io::Result<String> {
 
 /// `1.41`, from the header that every engine's answer to `/_ping` has.
 fn version(path: &str) -> io::Result<String> {
-    let mut engine = UnixStream::connect(path)?;
+    let mut engine = UnixStream::connect(path)
+        .map_err(|error| io::Error::other(format!("no Docker engine answers at `{path}`: {error}")))?;
     engine.write_all(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")?;
     let mut answer = String::new();
     engine.read_to_string(&mut answer)?;
