@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -54,7 +54,7 @@ fn main() {
         conf: conf.into(),
         label: label.clone(),
         pin: pin.clone(),
-        marks: PathBuf::from(conf).with_file_name("pin-marks"),
+        marks: Path::new(conf).with_file_name("pin-marks"),
         failed: AtomicBool::new(false),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -158,6 +158,7 @@ impl Bench {
             queue: 1024,
             generate_deadline: Duration::from_secs(60),
             pin_marks: self.marks.clone(),
+            retry: Retry::default(),
         }
     }
 

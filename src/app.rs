@@ -122,6 +122,8 @@ pub struct StartOptions {
     pub accept_token_replacement: Option<String>,
     /// Ticket for starting although records of the log that were signed are missing.
     pub accept_loss: Option<String>,
+    /// The default token's PIN is tried also where this host has seen it rejected, for `token pin --retry` only.
+    pub retry_pin: bool,
 }
 
 /// The opened instance: both locks held, token logged in, store and journal agreed.
@@ -158,6 +160,9 @@ impl App {
         let Opened { lock, journal, recovery } = opened;
         // What is wrong with a profile is told before the PIN is tried.
         let configured = tokens::configured(&config)?;
+        if options.retry_pin {
+            pins::retry_default(&config, &journal).await?;
+        }
         let token = connect(&config).await?;
         let wrap = TokenWrap::new(token.clone());
         let store = Store::open(lock, &wrap).await?;
@@ -181,7 +186,10 @@ impl App {
             },
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
-        ops.read_pins_with(Box::new(pins::Configured(config.token.pin.clone())));
+        ops.read_pins_with(Box::new(pins::Configured {
+            source: config.token.pin.clone(),
+            marks: token::Marks::at(&config.token.pin_marks),
+        }));
         let index = Index::new(&audit_directory(&config));
         let secrets = TokenSecrets { token: token.clone(), session_keys: ops.session_keys().clone() };
         let settings = audit_settings(&config);
@@ -332,7 +340,7 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
     };
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
-        Ok(opened) => Ok(opened?),
+        Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),
     }
 }

@@ -63,7 +63,44 @@ const SOFTHSM: Kind = Kind {
         }
         conf
     },
-    differences: &[],
+    differences: &[
+        Difference {
+            scenario: "main",
+            check: "capability: ML-DSA",
+            says: "the token has it not",
+            why: "SoftHSM2 2.6 is older than ML-DSA",
+        },
+        Difference {
+            scenario: "main",
+            check: "ML_DSA_44 signs with MlDsa",
+            says: "class Unsupported",
+            why: "SoftHSM2 2.6 is older than ML-DSA",
+        },
+        Difference {
+            scenario: "main",
+            check: "ML_DSA_65 signs with MlDsa",
+            says: "class Unsupported",
+            why: "SoftHSM2 2.6 is older than ML-DSA",
+        },
+        Difference {
+            scenario: "main",
+            check: "ML_DSA_87 signs with MlDsa",
+            says: "class Unsupported",
+            why: "SoftHSM2 2.6 is older than ML-DSA",
+        },
+        Difference {
+            scenario: "main",
+            check: "capability: OAEP with SHA-256, SHA-384 and SHA-512",
+            says: "the token has it not",
+            why: "SoftHSM2 knows OAEP with SHA-1 only",
+        },
+        Difference {
+            scenario: "officer",
+            check: "ML_DSA_65 of somebody else is adopted and used",
+            says: "mechanism",
+            why: "SoftHSM2 2.6 is older than ML-DSA",
+        },
+    ],
     without: &[],
 };
 
@@ -90,8 +127,39 @@ const KRYOPTIC: Kind = Kind {
         }
         conf
     },
-    differences: &[],
-    without: &[],
+    differences: &[
+        Difference {
+            scenario: "main",
+            check: "capability: secp256k1",
+            says: "the token has it not",
+            why: "kryoptic knows NIST's curves only",
+        },
+        Difference {
+            scenario: "main",
+            check: "EC_SECP256K1 signs with Ecdsa",
+            says: "C_GenerateKeyPair",
+            why: "kryoptic knows NIST's curves only",
+        },
+        Difference {
+            scenario: "officer",
+            check: "EC_SECP256K1 with id b005 is adopted and used",
+            says: "C_GenerateKeyPair failed",
+            why: "kryoptic knows NIST's curves only",
+        },
+        Difference {
+            scenario: "wrong-pin",
+            check: "the token counted the wrong PIN",
+            says: "no flag",
+            why: "kryoptic sets CKF_USER_PIN_COUNT_LOW never: it does not count",
+        },
+        Difference {
+            scenario: "stores",
+            check: "a token without a user PIN, and one that was never initialised",
+            says: "no token with label ``",
+            why: "a token of kryoptic that was never initialised has a label",
+        },
+    ],
+    without: &[("gone", "kryoptic keeps its database open: the file may go away, and nothing happens")],
 };
 
 /// Beside this test's own target directory, or where HSM_BRIDGE_KRYOPTIC says.

@@ -1,9 +1,11 @@
 //! The configured sinks of the log, as `sinks` runs them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AppError, audit_directory, audit_settings, now_ms};
+use crate::audit::seal::Behind;
 use crate::client::https::Trust;
 use crate::config::{AuditSink, Config, SinkTarget, SinkTrust};
 use crate::http::Services;
@@ -21,7 +23,7 @@ pub(super) fn start(config: &Config, services: &Arc<Services>) -> Result<Arc<Sin
         arn: audit_settings(config).trail_arn,
         durable: services.journal.watch_durable(),
         now: now_ms,
-        cursors: config.server.state_dir.join("sinks"),
+        cursors: cursors(config),
         heartbeat: HEARTBEAT,
     };
     // The journal's own task waits for the disk; a sink does not.
@@ -44,6 +46,20 @@ pub(super) fn start(config: &Config, services: &Arc<Services>) -> Result<Arc<Sin
     Sinks::start(settings, trail, notice)
         .map(Arc::new)
         .map_err(|e| AppError::Io(format!("sinks of the audit log: {e}")))
+}
+
+fn cursors(config: &Config) -> PathBuf {
+    config.server.state_dir.join("sinks")
+}
+
+/// The configured sink that is furthest behind, by what it has on disk: also where no sink runs.
+pub(super) fn behind(config: &Config) -> Box<dyn Fn() -> Option<Behind> + Send> {
+    let (dir, trail) = (cursors(config), audit_settings(config).trail_arn);
+    let sinks: Vec<Settings> = config.audit_sinks.iter().map(settings).collect();
+    Box::new(move || {
+        let place = |sink: &Settings| Some(Behind { name: sink.name.clone(), next: sink.place(&dir, &trail)? });
+        sinks.iter().filter_map(place).min_by_key(|behind| behind.next)
+    })
 }
 
 pub(super) async fn finish(sinks: Arc<Sinks>) {

@@ -364,6 +364,7 @@ fn feed(app: &App, audit_dir: PathBuf, sinks: Arc<Sinks>) {
             audit_last_seal: sealed.last_seal,
             audit_last_digest: sealed.last_digest,
             audit_seal_failures: sealed.failures,
+            audit_segments_held: sealed.held,
             keys: services.ops.keys_by_state(),
             key_stores: services.ops.keystore().by_state(),
             gcm_usage: vec![

@@ -58,6 +58,8 @@ pub struct Readings {
     pub audit_last_digest: u64,
     /// Sealing, signing a digest or deleting old files that failed; tried again.
     pub audit_seal_failures: u64,
+    /// Segments of the journal that are old enough to go, and stay because a sink is behind.
+    pub audit_segments_held: u64,
     /// By key state.
     pub keys: Vec<(&'static str, u64)>,
     /// Custom key stores by connection state.
@@ -230,6 +232,8 @@ impl Collector for Scrape {
         }
         gauge("audit_last_seal_seconds", "When records were last sealed, Unix time", readings.audit_last_seal)?;
         gauge("audit_last_digest_seconds", "End of the newest digest, Unix time", readings.audit_last_digest)?;
+        let held = readings.audit_segments_held;
+        gauge("audit_segments_held", "Old segments of the journal that wait for a sink that is behind", held)?;
         let mut counter = |name: &str, help: &str, value: u64| {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)
@@ -312,6 +316,7 @@ mod tests {
             audit_free_bytes: Some(1 << 40),
             audit_low_space: true,
             audit_checkpoint_failures: 3,
+            audit_segments_held: 2,
             sinks: vec![SinkReading { name: "siem".to_owned(), acknowledged: 7, lag: 2, failures: 3, failing: true }],
             ..Readings::default()
         });
@@ -337,6 +342,7 @@ mod tests {
             "hsm_bridge_connections 1",
             "hsm_bridge_audit_free_bytes 1099511627776",
             "hsm_bridge_audit_low_space 1",
+            "hsm_bridge_audit_segments_held 2",
             "hsm_bridge_audit_checkpoint_failures_total 3",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} in\n{text}");

@@ -6,10 +6,10 @@ mod configured;
 mod states;
 
 pub use crate::token::{
-    Adopted, CallContext, Capabilities, Curve, DataName, Done, Enforcement, ErrorClass, Evidence, Facts, GcmOutput,
-    Generated, Hash, KeyKind, KeyRef, LoginForm, Looked, MaterialId, MlDsa, ObjectFacts, ObjectReport, ObjectSelector,
-    OpenFailure, Profile, Rung, Selector, SignMechanism, SlotFacts, Status, SystemKey, Token, TokenError, TokenInfo,
-    certificate, look, slots,
+    Adopted, BoxFuture, CallContext, Capabilities, Curve, DataName, Done, Enforcement, ErrorClass, Evidence, Facts,
+    GcmOutput, Generated, Hash, KeyKind, KeyRef, LoginForm, Looked, MaterialId, MlDsa, ObjectFacts, ObjectReport,
+    ObjectSelector, OpenFailure, Profile, Rung, Selector, SignMechanism, SlotFacts, Status, SystemKey, Token,
+    TokenError, TokenInfo, certificate, look, slots,
 };
 pub use clusters::{DEFAULT_TOKEN, Presence, derive_cluster, first_seen};
 pub use configured::ConfiguredToken;

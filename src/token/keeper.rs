@@ -78,6 +78,8 @@ impl Keeper {
         if self.alive().is_ok() {
             return Ok(());
         }
+        // Not even a session for a PIN that is not tried.
+        self.guard.refuse(&self.serial)?;
         self.open_session()?;
         self.try_login(&*Arc::clone(&self.guard))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::Around;
+use super::{Around, Behind};
 use crate::audit::Journal;
 use crate::audit::signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
 
@@ -16,6 +16,8 @@ pub struct Live {
     pub signer: Arc<dyn SignAudit>,
     /// Milliseconds since the epoch.
     pub clock: fn() -> i64,
+    /// See `Around::behind`.
+    pub behind: Box<dyn Fn() -> Option<Behind> + Send>,
 }
 
 impl Around for Live {
@@ -38,5 +40,13 @@ impl Around for Live {
 
     fn now(&self) -> i64 {
         (self.clock)()
+    }
+
+    fn behind(&self) -> Option<Behind> {
+        (self.behind)()
+    }
+
+    fn is_low(&self) -> bool {
+        self.journal.is_low()
     }
 }

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::ids::ClusterId;
-use crate::keystore::{ConfiguredToken, DEFAULT_TOKEN, Status, Token, TokenInfo};
+use crate::keystore::{BoxFuture, ConfiguredToken, DEFAULT_TOKEN, Status, Token, TokenInfo};
 use crate::ops::{OpError, OperatorResponse, Ops};
 use crate::secret::SecretString;
 use crate::store::{KeyStoreRecord, Snapshot};
 
-/// Where PINs come from. Owned here, given by whoever knows the configuration.
+/// Where PINs come from, and which were tried. Owned here, given by whoever knows the configuration.
 pub trait ReadPin: Send + Sync {
     /// The default token's PIN, read anew from its configured source. The error's text names the source.
     fn configured(&self) -> Result<SecretString, String>;
     /// From a file of this host, checked as the configured one is.
     fn file(&self, path: &Path) -> Result<SecretString, String>;
+    /// Forgets which PINs the token with this serial rejected, and how many marks of them there were.
+    fn forget_rejected(&self, serial: String) -> BoxFuture<'_, Result<usize, String>>;
 }
 
 /// A token that the configuration names, or named once.

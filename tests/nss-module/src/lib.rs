@@ -62,7 +62,8 @@ fn load() -> Result<Module, String> {
     let parameters = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
     let parameters = CString::new(parameters.trim()).map_err(|error| error.to_string())?;
     // SAFETY: loading runs the module's initialisers, which is what the test asks for.
-    let library = unsafe { Pkcs11::new(SOFTOKN) }.map_err(|error| format!("{SOFTOKN} (apt install libnss3): {error}"))?;
+    let library =
+        unsafe { Pkcs11::new(SOFTOKN) }.map_err(|error| format!("{SOFTOKN} (apt install libnss3): {error}"))?;
     let library: &'static Pkcs11 = Box::leak(Box::new(library));
     let entry = library.C_GetFunctionList.as_ref().map_err(|error| error.to_string())?;
     let mut real = std::ptr::null_mut();
