@@ -72,6 +72,7 @@ fn main() {
             "stores" => bench.stores().await,
             "no-pin" => bench.no_pin().await,
             "pin" => bench.new_pin().await,
+            "init-pin" => bench.init_pin(),
             "race" => bench.race(),
             "measure" => bench.measure().await,
             other => panic!("no scenario `{other}`"),
@@ -159,6 +160,7 @@ impl Bench {
             generate_deadline: Duration::from_secs(60),
             pin_marks: self.marks.clone(),
             retry: Retry::default(),
+            hang_grace: Duration::from_secs(30),
         }
     }
 

@@ -338,6 +338,7 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         generate_deadline: config.token.generate_deadline,
         pin_marks: config.token.pin_marks.clone(),
         retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
+        hang_grace: config.token.hang_grace,
     };
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
         Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),

@@ -151,6 +151,8 @@ pub struct Token {
     /// The first wait before another try to bring a token back, and the longest.
     pub retry_first: Duration,
     pub retry_longest: Duration,
+    /// After a deadline, until a session whose call did not come back counts as lost.
+    pub hang_grace: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
 }
@@ -177,6 +179,7 @@ pub struct CustomToken {
     /// `[token]`'s.
     pub retry_first: Duration,
     pub retry_longest: Duration,
+    pub hang_grace: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,6 +39,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             generate_deadline: token.generate_deadline,
             pin_marks: config.token.pin_marks.clone(),
             retry: Retry { first: token.retry_first, longest: token.retry_longest },
+            hang_grace: token.hang_grace,
         })
     });
     tokens.collect()

@@ -50,6 +50,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "generate_deadline_seconds",
             "retry_first_ms",
             "retry_longest_ms",
+            "hang_grace_ms",
             "environment",
         ],
     ),

@@ -266,7 +266,15 @@ fn the_example_loads_and_shows_the_defaults() {
     assert_eq!(example.key_stores, minimal.key_stores);
     assert_eq!(example.rotation, minimal.rotation);
     let sizes = |token: Token| {
-        (token.workers, token.queue, token.deadline, token.generate_deadline, token.retry_first, token.retry_longest)
+        (
+            token.workers,
+            token.queue,
+            token.deadline,
+            token.generate_deadline,
+            token.retry_first,
+            token.retry_longest,
+            token.hang_grace,
+        )
     };
     assert_eq!(sizes(example.token), sizes(minimal.token));
 }

@@ -25,6 +25,7 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
         retry_first,
         retry_longest,
+        hang_grace: milliseconds(section, "hang_grace_ms", 30_000)?,
         environment: environment(section)?,
     })
 }
@@ -83,6 +84,7 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
         retry_first: default.retry_first,
         retry_longest: default.retry_longest,
+        hang_grace: default.hang_grace,
     })
 }
 

@@ -27,6 +27,7 @@ pub struct ConfiguredToken {
     /// Where this host keeps the marks of rejected PINs.
     pub pin_marks: PathBuf,
     pub retry: Retry,
+    pub hang_grace: Duration,
 }
 
 impl ConfiguredToken {
@@ -56,6 +57,7 @@ impl ConfiguredToken {
             generate_deadline: self.generate_deadline,
             pin_marks: self.pin_marks.clone(),
             retry: self.retry,
+            hang_grace: self.hang_grace,
         };
         blocking("open", move || Token::open(settings, pin)).await
     }

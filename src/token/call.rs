@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopted, CallContext, Capabilities, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash, KeyKind,
-    KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status, SystemKey, TokenError,
-    TokenInfo,
+    Adopted, CallContext, Capabilities, Change, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash,
+    KeyKind, KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status, SystemKey,
+    TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -249,6 +249,16 @@ pub trait Backend: Send + Sync {
     fn status(&self) -> Status;
 
     fn gauges(&self) -> Gauges;
+
+    /// What happened to the token since the last time somebody asked, for the log.
+    fn changes(&self) -> Vec<Change> {
+        Vec::new()
+    }
+
+    /// Why the process has to end: a call that hangs in the vendor's library cannot be ended otherwise.
+    fn doom(&self) -> Option<String> {
+        None
+    }
 
     /// From now on the objects of these materials are those with this `CKA_ID`. Holds for what is connected later, too.
     fn place(&self, places: Vec<(MaterialId, Vec<u8>)>);

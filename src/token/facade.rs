@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::call::{About, Answer, Backend, Request};
 use super::handles::Class;
 use super::{
-    Adopted, CallContext, Capabilities, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated, Hash,
-    KeyKind, KeyRef, Local, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, Settings, SignMechanism, Status,
-    SystemKey, TokenError, TokenInfo,
+    Adopted, CallContext, Capabilities, Change, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated,
+    Hash, KeyKind, KeyRef, Local, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, Settings, SignMechanism,
+    Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -84,6 +84,16 @@ impl Token {
     /// Jobs waiting, sessions replaced, errors by class: for `/metrics`.
     pub fn gauges(&self) -> Gauges {
         self.0.gauges()
+    }
+
+    /// What happened to the token since the last time somebody asked.
+    pub fn changes(&self) -> Vec<Change> {
+        self.0.changes()
+    }
+
+    /// Why the process has to end, where it has to.
+    pub fn doom(&self) -> Option<String> {
+        self.0.doom()
     }
 
     /// AES-256-GCM, tag of 16 bytes, IV random from the token xor the system's generator.

@@ -247,10 +247,13 @@ pub struct Settings {
     pub pin_marks: PathBuf,
     /// Between tries to bring the token back.
     pub retry: Retry,
+    /// After a deadline, until the thread whose call did not come back counts as lost.
+    pub hang_grace: Duration,
 }
 
 mod adopt;
 mod backoff;
+mod breaker;
 mod call;
 mod connection;
 mod data;
@@ -275,10 +278,12 @@ mod opened;
 mod operations;
 mod pin;
 mod places;
+mod pool;
 mod probe;
 mod profile;
 mod queue;
 mod raw;
+mod recovery;
 mod renewal;
 mod report;
 mod rv;
@@ -288,10 +293,12 @@ mod shared;
 mod slots;
 mod spki;
 mod template;
+mod watchdog;
 mod worker;
 
 pub use adopt::Adopted;
 pub use backoff::{Backoff, Retry};
+pub use breaker::{BreakerState, Cause, Change, Health, LastError};
 pub use call::{About, Answer, Backend, BoxFuture, Request};
 pub use connection::Gauges;
 pub use data::DataName;
