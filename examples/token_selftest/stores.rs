@@ -288,6 +288,17 @@ impl Bench {
         .await;
     }
 
+    /// Not a check: gives a token of NSS its first PIN, which pkcs11-tool cannot. Its security officer has an empty one.
+    pub(super) fn init_pin(&self) {
+        let context = Pkcs11::new(&self.module).unwrap();
+        let _ = look(&self.module, &Selector { label: Some("nobody".into()), ..Selector::default() });
+        let slots = context.get_slots_with_token().unwrap();
+        let fits = |slot: &&Slot| context.get_token_info(**slot).unwrap().label() == self.label;
+        let session = context.open_rw_session(*slots.iter().find(fits).unwrap()).unwrap();
+        session.login(UserType::So, Some(&AuthPin::from(String::new()))).unwrap();
+        session.init_pin(&AuthPin::from(self.pin.clone())).unwrap();
+    }
+
     fn slot_of(&self, serial: &str) -> Slot {
         let context = Pkcs11::new(&self.module).unwrap();
         let slots = context.get_slots_with_token().unwrap();
