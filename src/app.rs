@@ -34,7 +34,7 @@ use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Stran
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
-use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, TokenSelector};
+use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, Isolation, TokenSelector};
 use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::store_key::TokenWrap;
@@ -42,10 +42,10 @@ use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, O
 use crate::store::{Store, StoreError, StoreLock};
 use crate::token;
 
-pub use crate::token::{apply_environment, exit_now};
+pub use crate::token::{apply_environment, exit_now, worker_on_stdin};
 use audit_keys::{AuditKeys, Trail};
 pub use operator_socket::{Asked, PROGRESS_INTERVAL, ask_running, socket_path};
-pub use runtime::{harden, log_to_stderr};
+pub use runtime::{harden, log_to_stderr, log_words_to_stderr};
 
 /// Rows of the table of strangers.
 const STRANGERS: usize = 1024;
@@ -342,6 +342,7 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         pin_marks: config.token.pin_marks.clone(),
         retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
         hang_grace: config.token.hang_grace,
+        isolation: isolation(config, &config.token.isolation),
     };
     if !config.token.together.members.is_empty() {
         return members::open(config, settings, pin).await;
@@ -350,6 +351,22 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),
     }
+}
+
+/// A worker is this program again, unless the configuration names another; it logs as the service does.
+fn isolation(config: &Config, isolation: &Isolation) -> token::Isolation {
+    let Isolation::Process { command } = isolation else { return token::Isolation::InProcess };
+    let own = || {
+        let program = "/proc/self/exe".to_owned();
+        let log = ["--log-level", config.log.level.as_str(), "--log-format", config.log.format.as_str()];
+        std::iter::once(program).chain(["token-worker"].into_iter().chain(log).map(str::to_owned)).collect()
+    };
+    let mut words = command.clone().unwrap_or_else(own).into_iter().map(std::ffi::OsString::from);
+    token::Isolation::Process(token::WorkerCommand {
+        program: words.next().unwrap_or_default(),
+        arguments: words.collect(),
+        environment: config.token.environment.clone(),
+    })
 }
 
 fn selector(selector: &TokenSelector) -> token::Selector {

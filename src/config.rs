@@ -156,6 +156,7 @@ pub struct Token {
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
     pub together: Together,
+    pub isolation: Isolation,
 }
 
 /// Which of several tokens with the same keys does a call that changes nothing.
@@ -187,6 +188,16 @@ pub struct TokenMember {
     pub pin: Option<PinSource>,
 }
 
+/// Which process loads the vendor's library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    InProcess,
+    Process {
+        /// Program and arguments, in the place of this program as a worker.
+        command: Option<Vec<String>>,
+    },
+}
+
 /// A token that a custom key store can be made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomToken {
@@ -211,6 +222,8 @@ pub struct CustomToken {
     pub retry_first: Duration,
     pub retry_longest: Duration,
     pub hang_grace: Duration,
+    /// By default `[token]`'s.
+    pub isolation: Isolation,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -373,6 +386,15 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogFormat {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
 }
 
 impl LogLevel {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{AppError, now_ms, selector};
+use super::{AppError, isolation, now_ms, selector};
 use crate::audit::{Event, EventType, Journal};
 use crate::config::{self, Config, PinSource};
 use crate::keystore::{BoxFuture, DEFAULT_TOKEN, OpenFailure, TokenError};
@@ -41,7 +41,8 @@ impl ReadPin for Configured {
 /// the log by an intent and an outcome of its own, because the login may fail again.
 pub(super) async fn retry_default(config: &Config, journal: &Journal) -> Result<(), AppError> {
     let (module, wanted) = (config.token.module.clone(), selector(&config.token.selector));
-    let looked = blocking(move || token::look(&module, &wanted)).await?;
+    let isolation = isolation(config, &config.token.isolation);
+    let looked = blocking(move || token::look(&isolation, &module, &wanted)).await?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let here = &config.server.locality;
     let event = |event_type, details: Value| Event {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::settle::system_event;
-use super::{App, AppError, StartOptions, members, now_ms, profile, selector};
+use super::{App, AppError, StartOptions, isolation, members, now_ms, profile, selector};
 use crate::audit::{Event, EventType};
 use crate::config::Config;
 use crate::http::{Services, operator};
@@ -55,6 +55,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             pin_marks: config.token.pin_marks.clone(),
             retry: Retry { first: token.retry_first, longest: token.retry_longest },
             hang_grace: token.hang_grace,
+            isolation: isolation(config, &token.isolation),
         })
     });
     tokens.collect()

@@ -55,6 +55,8 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "reads",
             "require_members",
             "member",
+            "isolation",
+            "worker_command",
         ],
     ),
     (
@@ -78,6 +80,8 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "reads",
             "require_members",
             "member",
+            "isolation",
+            "worker_command",
         ],
     ),
     ("key_stores", &["custom_store_key_specs"]),

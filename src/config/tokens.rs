@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::document::{Document, Section};
 use super::{
-    CustomToken, HOUR, PinSource, Problem, Reads, Together, Token, TokenMember, TokenSelector, milliseconds, path,
-    seconds, size, uri,
+    CustomToken, HOUR, Isolation, PinSource, Problem, Reads, Together, Token, TokenMember, TokenSelector, milliseconds,
+    path, seconds, size, uri,
 };
 
 /// Tokens of one key store.
@@ -37,6 +37,7 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
         retry_longest,
         hang_grace: milliseconds(section, "hang_grace_ms", 30_000)?,
         environment: environment(section)?,
+        isolation: isolation(section, None)?,
     })
 }
 
@@ -104,6 +105,7 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         retry_first: default.retry_first,
         retry_longest: default.retry_longest,
         hang_grace: default.hang_grace,
+        isolation: isolation(section, Some(&default.isolation))?,
     })
 }
 
@@ -213,6 +215,38 @@ fn pin(section: &Section<'_>, base_dir: &Path) -> Result<PinSource, Problem> {
             "pin_file",
             "is not the only source of the PIN: keep one of `pin_file`, `pin_credential` and `pin_env`",
         )),
+    }
+}
+
+/// What a custom token does not say is as in `[token]`.
+fn isolation(section: &Section<'_>, default: Option<&Isolation>) -> Result<Isolation, Problem> {
+    let command = section.texts("worker_command")?;
+    let kept = match default {
+        Some(Isolation::Process { command }) => command.clone(),
+        _ => None,
+    };
+    let isolated = match section.text("isolation")? {
+        None => matches!(default, Some(Isolation::Process { .. })),
+        Some("process") => true,
+        Some("in-process") => false,
+        Some(other) => {
+            return Err(section.problem("isolation", format_args!("is `{other}`: write `process` or `in-process`")));
+        }
+    };
+    match command {
+        Some(command) if !isolated && !command.is_empty() => {
+            Err(section.problem("worker_command", "is for `isolation = \"process\"`, and no worker is started"))
+        }
+        Some(command) if command.first().is_some_and(|program| program.is_empty()) => {
+            Err(section.problem("worker_command", "names no program"))
+        }
+        // An empty list takes a command of `[token]` back.
+        Some(command) if isolated => {
+            let command = command.into_iter().map(str::to_owned).collect::<Vec<_>>();
+            Ok(Isolation::Process { command: (!command.is_empty()).then_some(command) })
+        }
+        _ if isolated => Ok(Isolation::Process { command: kept }),
+        _ => Ok(Isolation::InProcess),
     }
 }
 

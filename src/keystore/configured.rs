@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::members::{Members, Opener, Pace, Reads, Together};
 use crate::ids::ClusterId;
 use crate::secret::SecretString;
-use crate::token::{self, ErrorClass, Looked, Profile, Retry, Selector, Settings, Token, TokenError};
+use crate::token::{self, ErrorClass, Isolation, Looked, Profile, Retry, Selector, Settings, Token, TokenError};
 
 /// One of them. What PKCS#11 calls block, so each runs on a thread for that.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct ConfiguredToken {
     pub pin_marks: PathBuf,
     pub retry: Retry,
     pub hang_grace: Duration,
+    /// Which process loads the module.
+    pub isolation: Isolation,
 }
 
 #[derive(Debug, Clone)]
@@ -47,15 +49,15 @@ pub struct ConfiguredMember {
 impl ConfiguredToken {
     /// What the token says of itself to anybody.
     pub async fn look(&self) -> Result<Looked, TokenError> {
-        let (module, selector) = (self.module.clone(), self.selector.clone());
-        blocking("look", move || token::look(&module, &selector)).await
+        let (isolation, module, selector) = (self.isolation.clone(), self.module.clone(), self.selector.clone());
+        blocking("look", move || token::look(&isolation, &module, &selector)).await
     }
 
     /// The identity certificate in DER; `None`: the token has none under that label, or the configuration names none.
     pub async fn certificate(&self) -> Result<Option<Vec<u8>>, TokenError> {
         let Some(label) = self.identity_certificate.clone() else { return Ok(None) };
-        let (module, selector) = (self.module.clone(), self.selector.clone());
-        blocking("certificate", move || token::certificate(&module, &selector, &label)).await
+        let (isolation, module, selector) = (self.isolation.clone(), self.module.clone(), self.selector.clone());
+        blocking("certificate", move || token::certificate(&isolation, &module, &selector, &label)).await
     }
 
     /// Connects and logs the crypto user in, once. Another serial than the expected one is refused before the login.
@@ -72,6 +74,7 @@ impl ConfiguredToken {
             pin_marks: self.pin_marks.clone(),
             retry: self.retry,
             hang_grace: self.hang_grace,
+            isolation: self.isolation.clone(),
         };
         if self.members.is_empty() {
             return blocking("open", move || Token::open(settings, pin)).await;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Adopted, CallContext, Capabilities, Change, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash,
-    KeyKind, KeyRef, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Replicas, SignMechanism,
-    Status, SystemKey, TokenError, TokenInfo,
+    Isolation, KeyKind, KeyRef, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Replicas,
+    SignMechanism, Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -223,7 +223,7 @@ impl Request {
 }
 
 /// What is known of a connected token without asking it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     pub info: TokenInfo,
     pub capabilities: Arc<Capabilities>,
@@ -233,6 +233,9 @@ pub struct About {
     pub system_labels: [String; 4],
     /// The vendor's library.
     pub module: PathBuf,
+    /// Which process has loaded it.
+    #[serde(skip)]
+    pub isolation: Isolation,
 }
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

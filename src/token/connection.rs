@@ -27,7 +27,7 @@ use super::seat::{Seat, SlotNow};
 use super::shared::Shared;
 use super::watchdog::{self, Watchdog};
 use super::worker::{Need, Operation, Outcome, Ticket, Work, Worker};
-use super::{CallContext, Done, ErrorClass, Settings, SystemKey, TokenError};
+use super::{CallContext, Done, ErrorClass, Isolation, Settings, SystemKey, TokenError};
 use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
@@ -121,6 +121,7 @@ impl Local {
                 iv_len: iv.iv_len(),
                 system_labels: SystemKey::ALL.map(|key| names.system(key)),
                 module: settings.module.clone(),
+                isolation: Isolation::InProcess,
             }),
             iv,
             names,

@@ -8,8 +8,8 @@ use super::call::{About, Answer, Backend, Request};
 use super::handles::Class;
 use super::{
     Adopted, CallContext, Capabilities, Change, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated,
-    Hash, KeyKind, KeyRef, Local, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Replicas,
-    Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
+    Hash, Isolation, KeyKind, KeyRef, Local, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Remote,
+    Replicas, Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -37,7 +37,10 @@ impl Token {
     ///
     /// Several tokens of one module or of several may be connected at a time, each with its own login.
     pub fn open(settings: Settings, pin: SecretString) -> Result<Token, TokenError> {
-        Local::open(settings, pin).map(Token::of)
+        match settings.isolation.clone() {
+            Isolation::InProcess => Local::open(settings, pin).map(Token::of),
+            isolation @ Isolation::Process(_) => Remote::open(settings, pin, isolation).map(Token::of),
+        }
     }
 
     pub fn of(backend: impl Backend + 'static) -> Token {
@@ -75,6 +78,11 @@ impl Token {
     /// The vendor's library.
     pub fn module_path(&self) -> PathBuf {
         self.0.about().module.clone()
+    }
+
+    /// Which process has loaded it.
+    pub fn isolation(&self) -> Isolation {
+        self.0.about().isolation.clone()
     }
 
     pub fn status(&self) -> Status {

@@ -15,6 +15,11 @@ use super::raw::{Functions, TokenLimits};
 use super::shared::Shared;
 use super::{ErrorClass, OpenFailure, Selector, TokenError, TokenInfo};
 
+/// Maps a module that will be loaded, and no more.
+pub(super) fn preload(path: &Path) -> Result<(), TokenError> {
+    Functions::load(path).map(drop)
+}
+
 pub(super) struct Module {
     path: PathBuf,
     pub(super) context: Pkcs11,

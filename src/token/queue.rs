@@ -137,6 +137,19 @@ impl<J> FairQueue<J> {
         }
     }
 
+    /// A job, if there is one that may run now.
+    pub(super) fn try_take(&self) -> Taken<J> {
+        let mut state = self.lock();
+        match state.next(self.heavy_limit) {
+            Some((job, heavy)) => {
+                self.running.fetch_add(1, Ordering::SeqCst);
+                Taken::Job { job, heavy }
+            }
+            None if state.closed => Taken::Closed,
+            None => Taken::Nothing,
+        }
+    }
+
     /// A job has run; after a heavy one another may.
     pub(super) fn done(&self, heavy: bool) {
         self.running.fetch_sub(1, Ordering::SeqCst);
@@ -203,12 +216,15 @@ impl<J> FairQueue<J> {
 
     /// Takes no more jobs; hands back those that waited.
     pub(super) fn close(&self) -> Vec<J> {
-        let mut state = self.lock();
-        state.closed = true;
-        let waited = state.take_all();
-        drop(state);
+        self.lock().closed = true;
         self.ready.notify_all();
-        waited
+        self.drain()
+    }
+
+    /// Hands back the jobs that wait.
+    pub(super) fn drain(&self) -> Vec<J> {
+        let mut state = self.lock();
+        state.take_all()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {

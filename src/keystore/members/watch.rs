@@ -97,6 +97,7 @@ fn nothing_known() -> About {
         iv_len: 0,
         system_labels: Default::default(),
         module: std::path::PathBuf::new(),
+        isolation: crate::token::Isolation::InProcess,
     }
 }
 

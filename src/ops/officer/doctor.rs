@@ -1,7 +1,7 @@
 //! `doctor`: everything about tokens and service that a bug report needs, and nothing that it must not have: no PIN, no
 //! secret, no name of a principal. Nothing is changed in token or store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::audit_keys;
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::{NamedToken, merge, pin_flags};
 use crate::ids::spec::KeySpec;
-use crate::keystore::{Capabilities, DEFAULT_TOKEN, Hash, KeyKind, ObjectFacts, SlotFacts, Status, slots};
+use crate::keystore::{Capabilities, DEFAULT_TOKEN, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, slots};
 use crate::ops::keys::{key_kind, supported};
 use crate::ops::{Context, OpError, Ops};
 use crate::store::{KeyStoreRecord, Snapshot};
@@ -121,9 +121,9 @@ impl Ops {
     /// All slots of each module, with their tokens.
     async fn modules(&self) -> Value {
         let mut modules = BTreeMap::new();
-        for path in self.module_paths() {
+        for (path, isolation) in self.module_paths() {
             let module = path.clone();
-            let found = tokio::task::spawn_blocking(move || slots(&module)).await;
+            let found = tokio::task::spawn_blocking(move || slots(&isolation, &module)).await;
             let shown = match found {
                 Ok(Ok(slots)) => slots.iter().map(slot).collect(),
                 Ok(Err(error)) => json!(format!("not listed: {}", error.detail)),
@@ -134,12 +134,15 @@ impl Ops {
         json!(modules)
     }
 
-    fn module_paths(&self) -> BTreeSet<PathBuf> {
-        let custom = self.keystore.configured().iter().map(|token| token.module.clone());
+    /// With the process that loads it.
+    fn module_paths(&self) -> BTreeMap<PathBuf, Isolation> {
+        let custom = self.keystore.configured().iter().map(|token| (token.module.clone(), token.isolation.clone()));
         let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
         let members = connected.chain(std::iter::once(self.keystore.token().clone())).flat_map(|token| token.members());
-        let members = members.filter_map(|member| Some(member.token?.module_path()));
-        std::iter::once(self.keystore.token().module_path()).chain(custom).chain(members).collect()
+        let members =
+            members.filter_map(|member| Some((member.token.as_ref()?.module_path(), member.token?.isolation())));
+        let token = self.keystore.token();
+        custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members).collect()
     }
 
     /// Certificates that owners of key stores gave, and whether anything was compared with them.
