@@ -160,6 +160,7 @@ impl Bench {
             pin_marks: self.marks.clone(),
             retry: Retry::default(),
             hang_grace: Duration::from_secs(30),
+            isolation: Isolation::InProcess,
         }
     }
 

@@ -155,8 +155,18 @@ pub struct Token {
     pub hang_grace: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
-    pub together: Together,
     pub isolation: Isolation,
+    pub together: Together,
+}
+
+/// Which process loads the vendor's library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    InProcess,
+    Process {
+        /// Program and arguments, in the place of this program as a worker.
+        command: Option<Vec<String>>,
+    },
 }
 
 /// Which of several tokens with the same keys does a call that changes nothing.
@@ -186,16 +196,6 @@ pub struct TokenMember {
     pub profile: Option<PathBuf>,
     /// `None`: the first one's.
     pub pin: Option<PinSource>,
-}
-
-/// Which process loads the vendor's library.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Isolation {
-    InProcess,
-    Process {
-        /// Program and arguments, in the place of this program as a worker.
-        command: Option<Vec<String>>,
-    },
 }
 
 /// A token that a custom key store can be made of.

@@ -1,6 +1,6 @@
 //! The connection to a token in this process: its threads, its queues, and the way of a job through them.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ use super::seat::{Seat, SlotNow};
 use super::shared::Shared;
 use super::watchdog::{self, Watchdog};
 use super::worker::{Need, Operation, Outcome, Ticket, Work, Worker};
-use super::{CallContext, Done, ErrorClass, Isolation, Settings, SystemKey, TokenError};
+use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError};
 use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
@@ -92,6 +92,25 @@ impl Local {
     pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
+        // Libraries remember the slots that they saw: a token that was away is seen after C_Initialize only.
+        if module.doubted.swap(false, Ordering::Relaxed)
+            && module.connected().iter().all(|token| token.status() != Status::Ready)
+        {
+            renewal::renew(module, None, Why::Recovery)?;
+        }
+        Self::connect(module, names, settings, guard).inspect_err(|error| {
+            if error.class == ErrorClass::Context {
+                module.doubted.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn connect(
+        module: &'static Module,
+        names: Names,
+        settings: Settings,
+        guard: Arc<dyn PinGuard>,
+    ) -> Result<Local, TokenError> {
         let selected = select(module, &settings)?;
         if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
             renewal::renew(module, None, Why::Pin)?;

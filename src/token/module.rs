@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -33,6 +33,8 @@ pub(super) struct Module {
     /// Held by the one thread that initialises the module again.
     pub(super) renewing: Mutex<()>,
     connected: Mutex<Vec<Weak<Shared>>>,
+    /// A connection failed: the library may remember that a token was away.
+    pub(super) doubted: AtomicBool,
 }
 
 /// The token that the selector names.
@@ -65,6 +67,7 @@ impl Module {
             gate: RwLock::default(),
             renewing: Mutex::default(),
             connected: Mutex::default(),
+            doubted: AtomicBool::new(false),
         }));
         loaded.push(module);
         Ok(module)

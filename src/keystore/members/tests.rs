@@ -174,7 +174,7 @@ impl Backend for Handle {
             iv_len: self.0.iv_len,
             system_labels: Default::default(),
             module: PathBuf::new(),
-            isolation: crate::token::Isolation::InProcess,
+            ..About::default()
         })
     }
     fn status(&self) -> Status {

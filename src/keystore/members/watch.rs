@@ -27,7 +27,7 @@ impl Members {
         }
         let members: Vec<Member> = members.into_iter().map(|(name, open)| member(&name, open)).collect();
         let group = Arc::new(Group {
-            about: RwLock::new(Arc::new(nothing_known())),
+            about: RwLock::new(Arc::new(About::default())),
             settings,
             members,
             holdings: Holdings::default(),
@@ -86,18 +86,6 @@ fn member(name: &str, open: Opener) -> Member {
         stage: RwLock::new(Stage::Out("it is not there yet".to_owned())),
         strikes: AtomicU32::new(0),
         wake: Notify::new(),
-    }
-}
-
-/// Before the first member is there nobody asks.
-fn nothing_known() -> About {
-    About {
-        info: crate::token::TokenInfo::default(),
-        capabilities: Arc::default(),
-        iv_len: 0,
-        system_labels: Default::default(),
-        module: std::path::PathBuf::new(),
-        isolation: crate::token::Isolation::InProcess,
     }
 }
 

@@ -137,11 +137,10 @@ impl Ops {
     /// With the process that loads it.
     fn module_paths(&self) -> BTreeMap<PathBuf, Isolation> {
         let custom = self.keystore.configured().iter().map(|token| (token.module.clone(), token.isolation.clone()));
-        let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
-        let members = connected.chain(std::iter::once(self.keystore.token().clone())).flat_map(|token| token.members());
-        let members =
-            members.filter_map(|member| Some((member.token.as_ref()?.module_path(), member.token?.isolation())));
         let token = self.keystore.token();
+        let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
+        let members = connected.chain(std::iter::once(token.clone())).flat_map(|token| token.members());
+        let members = members.filter_map(|member| member.token.map(|token| (token.module_path(), token.isolation())));
         custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members).collect()
     }
 
