@@ -149,7 +149,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
 const REPEATED: &[&str] = &["listener", "custom_token", "token_log", "audit_sink"];
 
 /// Keys of a section that are `[[section.key]]`, with the keys of each of those.
-const NESTED: &[(&str, &str, &[&str])] = &[
+pub(super) const NESTED: &[(&str, &str, &[&str])] = &[
     (
         "token",
         "member",

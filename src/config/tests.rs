@@ -352,6 +352,13 @@ fn the_example_has_every_key_and_no_other() {
     let known: BTreeSet<String> = document::KNOWN
         .iter()
         .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+        .chain(
+            document::NESTED
+                .iter()
+                .flat_map(|(section, name, keys)| keys.iter().map(move |key| format!("{section}.{name}.{key}"))),
+        )
+        // Shown as sections of their own.
+        .filter(|path| !document::NESTED.iter().any(|(section, name, _)| *path == format!("{section}.{name}")))
         .collect();
     assert_eq!(shown, known);
 }
@@ -367,6 +374,8 @@ fn what_the_example_leaves_out_is_valid_too() {
         &["[[custom_token]]", "name", "label"],
         &["[[audit_sink]]", "name", "kind", "address", "url", "secret_file", "certificate", "key"],
         &["[[token_log]]", "name", "file", "format"],
+        &["[[token.member]]", "name", "label"],
+        &["[[custom_token.member]]", "name", "label"],
     ];
     let unset = |line: &str| line.starts_with('#') && !line.starts_with("# ");
     let key_of = |line: &str| line.trim_start_matches('#').split(" = ").next().unwrap_or_default().to_owned();
@@ -384,20 +393,23 @@ fn what_the_example_leaves_out_is_valid_too() {
     for (place, (section, line)) in lines.iter().enumerate().filter(|(_, (_, l))| unset(l) && l.contains(" = ")) {
         let key = key_of(line);
         let excluded = EXCLUDES.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
-        let needed = TOGETHER.iter().find(|keys| keys[0] == section.as_str()).map_or(&[][..], |keys| keys);
+        let needed_of = |section: &str| TOGETHER.iter().find(|keys| keys[0] == section).map_or(&[][..], |keys| keys);
+        // `[[custom_token.member]]` stands below `[[custom_token]]`.
+        let above = section.replace(".member]]", "]]");
         let text: Vec<&str> = lines
             .iter()
             .enumerate()
             .filter(|(_, (s, l))| s != section || !excluded.contains(&key_of(l).as_str()))
             .map(|(at, (s, l))| {
-                let set = at == place || (s == section && unset(l) && needed.contains(&key_of(l).as_str()));
+                let set = at == place
+                    || ((s == section || *s == above) && unset(l) && needed_of(s).contains(&key_of(l).as_str()));
                 if set { l.trim_start_matches('#') } else { *l }
             })
             .collect();
         parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 57);
+    assert_eq!(count, 79);
 }
 
 fn sinks(text: &str) -> Result<Vec<AuditSink>, ConfigError> {
