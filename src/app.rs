@@ -115,7 +115,9 @@ impl From<TokenError> for AppError {
                 if matches!(
                     error.class,
                     ErrorClass::Context | ErrorClass::Session | ErrorClass::Capacity | ErrorClass::Deadline
-                ) && error.function != "C_GetFunctionList" =>
+                ) && error.function != "C_GetFunctionList"
+                    // Marks of PINs that cannot be kept: nothing of the token's.
+                    && (error.function, error.rv) != ("C_Login", 0) =>
             {
                 AppError::TokenAway(format!("the token cannot be used ({error})"))
             }

@@ -16,8 +16,8 @@ use crate::http::{Drained, Metrics, Server, Switch, TlsReloader};
 use crate::keystore::{DEFAULT_TOKEN, Token};
 use crate::token::{Backoff, Retry};
 
-/// A login that takes longer is not waited for in silence.
-const SLOW: Duration = Duration::from_secs(3);
+/// A connection that takes longer hangs, as far as anybody can tell: probe and login of a network token take seconds.
+const SLOW: Duration = Duration::from_secs(15);
 
 /// What answers until the service can.
 #[derive(Clone)]

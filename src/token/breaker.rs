@@ -312,11 +312,6 @@ impl Breaker {
         self.lock().down.as_ref().map_or(Duration::ZERO, |down| down.since.elapsed())
     }
 
-    #[cfg(test)]
-    pub(super) fn cause(&self) -> Option<Cause> {
-        self.lock().down.as_ref().map(|down| down.cause)
-    }
-
     /// What changed since the last time somebody asked.
     pub(super) fn changes(&self) -> Vec<Change> {
         self.lock().changes.drain(..).collect()

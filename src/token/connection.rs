@@ -155,7 +155,7 @@ impl Local {
             keygen: FairQueue::new(KEYGEN_QUEUE, 1),
             breaker: Breaker::new(settings.retry),
             pool: Pool::new(workers),
-            watchdog: Watchdog::new(settings.hang_grace),
+            watchdog: Watchdog::new(settings.hang_grace, settings.generate_deadline),
             generate_deadline: settings.generate_deadline,
             rest: settings.retry.longest,
             succeeded: AtomicU64::new(0),
