@@ -159,6 +159,8 @@ impl Bench {
             generate_deadline: Duration::from_secs(60),
             pin_marks: self.marks.clone(),
             retry: Retry::default(),
+            hang_grace: Duration::from_secs(30),
+            isolation: Isolation::InProcess,
         }
     }
 

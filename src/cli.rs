@@ -111,6 +111,11 @@ fn run(arguments: Arguments) -> Result<u8, Failed> {
             operate(&config.load()?, OperatorRequest::AuditExport(log::export(*options)?), json)
         }
 
+        Command::TokenWorker { log_level, log_format } => {
+            app::harden();
+            app::log_words_to_stderr(&log_level, &log_format);
+            app::worker_on_stdin()
+        }
         Command::Dev(options) => dev(options),
         Command::Serve { accept_store_rollback, accept_loss } => {
             let config = config.load()?;

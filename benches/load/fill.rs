@@ -81,6 +81,8 @@ pub fn open_token(config: &Config) -> Token {
         generate_deadline: config.token.generate_deadline,
         pin_marks: config.token.pin_marks.clone(),
         retry: hsm_bridge::token::Retry::default(),
+        hang_grace: config.token.hang_grace,
+        isolation: hsm_bridge::token::Isolation::InProcess,
     };
     Token::open(settings, config.token.pin.read().expect("the instance has a PIN")).expect("the token opens")
 }

@@ -97,7 +97,7 @@ impl Bench {
             cert
         };
         let selector = self.settings().selector;
-        let read = |label: &str| certificate(&self.module, &selector, label);
+        let read = |label: &str| certificate(&Isolation::InProcess, &self.module, &selector, label);
         self.check("the token's certificate is read without a login", async {
             want(read("identity").map_err(text)?.is_none(), "there is none yet")?;
             let cert = made("one.der");

@@ -1,11 +1,12 @@
 //! Where `token pin` finds PINs: the configured source, or a file that the operator names; and the marks of those that were
 //! rejected, which it may remove.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{AppError, now_ms, selector};
+use super::{AppError, isolation, now_ms, selector};
 use crate::audit::{Event, EventType, Journal};
 use crate::config::{self, Config, PinSource};
 use crate::keystore::{BoxFuture, DEFAULT_TOKEN, OpenFailure, TokenError};
@@ -13,15 +14,17 @@ use crate::ops::ReadPin;
 use crate::secret::SecretString;
 use crate::token::{self, Marks};
 
-/// The default token's source, and the marks of all tokens.
+/// The default token's source, those of further tokens with the same keys that have one of their own, and the marks of all
+/// tokens.
 pub(super) struct Configured {
     pub(super) source: PinSource,
+    pub(super) members: BTreeMap<String, PinSource>,
     pub(super) marks: Marks,
 }
 
 impl ReadPin for Configured {
-    fn configured(&self) -> Result<SecretString, String> {
-        read(&self.source)
+    fn configured(&self, member: Option<&str>) -> Result<SecretString, String> {
+        read(member.and_then(|name| self.members.get(name)).unwrap_or(&self.source))
     }
 
     fn file(&self, path: &Path) -> Result<SecretString, String> {
@@ -38,7 +41,8 @@ impl ReadPin for Configured {
 /// the log by an intent and an outcome of its own, because the login may fail again.
 pub(super) async fn retry_default(config: &Config, journal: &Journal) -> Result<(), AppError> {
     let (module, wanted) = (config.token.module.clone(), selector(&config.token.selector));
-    let looked = blocking(move || token::look(&module, &wanted)).await?;
+    let isolation = isolation(config, &config.token.isolation);
+    let looked = blocking(move || token::look(&isolation, &module, &wanted)).await?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let here = &config.server.locality;
     let event = |event_type, details: Value| Event {

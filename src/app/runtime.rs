@@ -6,7 +6,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, LogLevel};
 
 type Handle = reload::Handle<EnvFilter, Registry>;
 
@@ -37,6 +37,14 @@ pub fn log_to_stderr(log: &Log) {
     if started.is_ok() {
         let _ = LEVEL.set((handle, Mutex::new(level)));
     }
+}
+
+/// The same, as a worker process is told it.
+pub fn log_words_to_stderr(level: &str, format: &str) {
+    const LEVELS: [LogLevel; 5] = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    let level = LEVELS.into_iter().find(|known| known.as_str() == level).unwrap_or(LogLevel::Info);
+    let format = if format == LogFormat::Json.as_str() { LogFormat::Json } else { LogFormat::Text };
+    log_to_stderr(&Log { format, level });
 }
 
 /// SIGUSR1: info → debug → trace → the configured level again.

@@ -58,6 +58,14 @@ pub enum Command {
         #[arg(long, value_name = "TICKET")]
         accept_loss: Option<String>,
     },
+    /// The process that holds a token; the service starts it.
+    #[command(hide = true)]
+    TokenWorker {
+        #[arg(long, default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
+        log_level: String,
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        log_format: String,
+    },
     /// A self-contained instance for trying things out. Not for production.
     #[command(
         after_help = "Once ready it prints shell exports (AWS_ENDPOINT_URL, credentials, paths) and writes them to --env-file.\n\

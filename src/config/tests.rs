@@ -195,6 +195,39 @@ fn custom_tokens() {
 }
 
 #[test]
+fn several_tokens_with_the_same_keys() {
+    let none = parse(MINIMAL).unwrap().token.together;
+    assert_eq!((none.members.len(), none.reads, none.require), (0, Reads::Preferred, 1));
+    let text = "reads = 'spread'\nrequire_members = 2\n[[token.member]]\nname = 'b'\nserial = '02'\npin_env = 'B'\n\
+                [[token.member]]\nname = 'c'\nmodule = 'm.so'\nlabel = 'x'\n\
+                [[custom_token]]\nname = 'k'\nserial = '03'\n[[custom_token.member]]\nname = 'l'\nserial = '04'\n";
+    let config = parse(&format!("{MINIMAL}{text}")).unwrap();
+    let together = &config.token.together;
+    assert_eq!((together.reads, together.require), (Reads::Spread, 2));
+    let [b, c] = &together.members[..] else { panic!("two members") };
+    assert_eq!((b.name.as_str(), &b.module), ("b", &config.token.module));
+    assert_eq!((b.selector.serial.as_deref(), &b.pin), (Some("02"), &Some(PinSource::Environment("B".into()))));
+    assert_eq!((c.module.as_path(), &c.pin), (Path::new("/etc/hsm-bridge/m.so"), &None));
+    let custom = &config.custom_tokens[0].together;
+    assert_eq!((custom.members.len(), custom.reads, custom.require), (1, Reads::Preferred, 1));
+    for (text, told) in [
+        ("reads = 'both'\n", "write `preferred` or `spread`"),
+        ("require_members = 2\n", "write a number from 1 to 1"),
+        ("[[token.member]]\nname = 'default'\nserial = '02'\n", "another member has the same"),
+        ("[[token.member]]\nname = 'b'\nlabel = 'bridge'\n", "names the same token as `default`"),
+        ("[[token.member]]\nname = 'b/c'\nserial = '02'\n", "is not a name"),
+        ("[[token.member]]\nserial = '02'\n", "`token.member[0].name` is missing"),
+        (
+            "[[token.member]]\nname = 'b'\nserial = '02'\n[[custom_token]]\nname = 'k'\nserial = '02'\n",
+            "names the same token as `b`",
+        ),
+    ] {
+        let shown = parse(&format!("{MINIMAL}{text}")).unwrap_err().to_string();
+        assert!(shown.contains(told), "{shown}");
+    }
+}
+
+#[test]
 fn rotation_and_key_stores() {
     let config = parse(MINIMAL).unwrap();
     let defaults = Rotation {
@@ -266,7 +299,15 @@ fn the_example_loads_and_shows_the_defaults() {
     assert_eq!(example.key_stores, minimal.key_stores);
     assert_eq!(example.rotation, minimal.rotation);
     let sizes = |token: Token| {
-        (token.workers, token.queue, token.deadline, token.generate_deadline, token.retry_first, token.retry_longest)
+        (
+            token.workers,
+            token.queue,
+            token.deadline,
+            token.generate_deadline,
+            token.retry_first,
+            token.retry_longest,
+            token.hang_grace,
+        )
     };
     assert_eq!(sizes(example.token), sizes(minimal.token));
 }

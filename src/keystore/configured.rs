@@ -1,11 +1,13 @@
 //! The tokens that the configuration names for custom key stores.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::members::{Members, Opener, Pace, Reads, Together};
 use crate::ids::ClusterId;
 use crate::secret::SecretString;
-use crate::token::{self, ErrorClass, Looked, Profile, Retry, Selector, Settings, Token, TokenError};
+use crate::token::{self, ErrorClass, Isolation, Looked, Profile, Retry, Selector, Settings, Token, TokenError};
 
 /// One of them. What PKCS#11 calls block, so each runs on a thread for that.
 #[derive(Debug, Clone)]
@@ -24,23 +26,38 @@ pub struct ConfiguredToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    /// Further tokens that hold the same keys.
+    pub members: Vec<ConfiguredMember>,
+    pub reads: Reads,
+    pub require_members: usize,
     /// Where this host keeps the marks of rejected PINs.
     pub pin_marks: PathBuf,
     pub retry: Retry,
+    pub hang_grace: Duration,
+    /// Which process loads the module.
+    pub isolation: Isolation,
+}
+
+#[derive(Debug, Clone)]
+pub struct ConfiguredMember {
+    pub name: String,
+    pub module: PathBuf,
+    pub selector: Selector,
+    pub profile: Profile,
 }
 
 impl ConfiguredToken {
     /// What the token says of itself to anybody.
     pub async fn look(&self) -> Result<Looked, TokenError> {
-        let (module, selector) = (self.module.clone(), self.selector.clone());
-        blocking("look", move || token::look(&module, &selector)).await
+        let (isolation, module, selector) = (self.isolation.clone(), self.module.clone(), self.selector.clone());
+        blocking("look", move || token::look(&isolation, &module, &selector)).await
     }
 
     /// The identity certificate in DER; `None`: the token has none under that label, or the configuration names none.
     pub async fn certificate(&self) -> Result<Option<Vec<u8>>, TokenError> {
         let Some(label) = self.identity_certificate.clone() else { return Ok(None) };
-        let (module, selector) = (self.module.clone(), self.selector.clone());
-        blocking("certificate", move || token::certificate(&module, &selector, &label)).await
+        let (isolation, module, selector) = (self.isolation.clone(), self.module.clone(), self.selector.clone());
+        blocking("certificate", move || token::certificate(&isolation, &module, &selector, &label)).await
     }
 
     /// Connects and logs the crypto user in, once. Another serial than the expected one is refused before the login.
@@ -56,8 +73,36 @@ impl ConfiguredToken {
             generate_deadline: self.generate_deadline,
             pin_marks: self.pin_marks.clone(),
             retry: self.retry,
+            hang_grace: self.hang_grace,
+            isolation: self.isolation.clone(),
         };
-        blocking("open", move || Token::open(settings, pin)).await
+        if self.members.is_empty() {
+            return blocking("open", move || Token::open(settings, pin)).await;
+        }
+        let first: Opener = {
+            let settings = settings.clone();
+            Arc::new(move || Token::open(settings.clone(), pin.clone()))
+        };
+        let others = self.members.iter().map(|member| {
+            let settings = Settings {
+                module: member.module.clone(),
+                selector: member.selector.clone(),
+                expect_serial: None,
+                profile: member.profile.clone(),
+                ..settings.clone()
+            };
+            let pin = member.profile.login_pin(&self.user, password);
+            let open: Opener = Arc::new(move || Token::open(settings.clone(), pin.clone()));
+            (member.name.clone(), open)
+        });
+        let together = Together {
+            reads: self.reads,
+            require: self.require_members,
+            generate_deadline: self.generate_deadline,
+            pace: Pace::default(),
+        };
+        let all = std::iter::once((self.name.clone(), first)).chain(others).collect();
+        Members::open(together, all).await.map(Token::of)
     }
 }
 

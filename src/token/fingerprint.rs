@@ -129,16 +129,9 @@ impl Fingerprint {
     }
 }
 
-/// For keys without a recorded fingerprint (system keys): whether the key works at all.
+/// Whether the key works at all.
 pub(super) fn round_trip(seat: &mut Seat, key: ObjectHandle) -> Result<(), CallError> {
     Fingerprint::of_aes(seat, key).map(|_| ())
-}
-
-/// The same for a system key that signs.
-pub(super) fn signs(seat: &mut Seat, private: ObjectHandle, public: Option<ObjectHandle>) -> Result<(), Mismatch> {
-    let public = public.ok_or(Mismatch::WrongKey("the token has no single public key with this label"))?;
-    let spki = read_spki(seat, public)?.ok_or(Mismatch::WrongKey("the public key cannot be read"))?;
-    prove_pair(seat, private, &spki)
 }
 
 /// The SubjectPublicKeyInfo of a public key object; `None` where its attributes make none.

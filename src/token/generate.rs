@@ -112,6 +112,8 @@ impl Task for EnsureSystemKey {
         };
         let made = Made::make(keygen, kind, Naming { id: &id, label: &label, token: true })?;
         made.attest_or_destroy(keygen, kind)?;
+        // Another key than the one that was there, if one was.
+        keygen.shared.handles.forget_proof(self.key);
         keygen.made_system(self.key, &made.objects());
         Ok(true)
     }

@@ -38,7 +38,7 @@ pub trait Login {
     fn log_in(&mut self, pin: &SecretString) -> LoginVerdict;
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum LoginVerdict {
     Accepted,
     /// Another session of the process holds the login: it says nothing about the PIN.

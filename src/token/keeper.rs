@@ -109,6 +109,12 @@ impl Keeper {
         self.session.as_ref().and_then(Opened::live)
     }
 
+    /// The token stands in another slot now.
+    pub(super) fn move_to(&mut self, slot: Slot) {
+        self.slot = slot;
+        self.session = None;
+    }
+
     /// Whether another PIN may be tried: before anything is given up for it.
     pub(super) fn may_try(&self, guard: &dyn PinGuard) -> Result<(), TokenError> {
         let logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,12 +5,15 @@ use std::sync::PoisonError;
 
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 
+use serde::{Deserialize, Serialize};
+
 use super::error::CallError;
 use super::module::{Module, Selected};
-use super::{ErrorClass, Selector, TokenError, TokenInfo};
+use super::process::{ask_certificate, ask_look};
+use super::{ErrorClass, Isolation, Selector, TokenError, TokenInfo};
 
 /// What a token says of itself to anybody.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Looked {
     pub info: TokenInfo,
     pub initialized: bool,
@@ -18,7 +21,10 @@ pub struct Looked {
 }
 
 /// The one token that fits the selector. A token that was never initialised is found where no other fits. Blocking.
-pub fn look(module: &Path, selector: &Selector) -> Result<Looked, TokenError> {
+pub fn look(isolation: &Isolation, module: &Path, selector: &Selector) -> Result<Looked, TokenError> {
+    if let Isolation::Process(command) = isolation {
+        return ask_look(command, module, selector);
+    }
     let module = Module::load(module)?;
     let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
     let Selected { info, limits, .. } = module.select_any(selector)?;
@@ -26,7 +32,15 @@ pub fn look(module: &Path, selector: &Selector) -> Result<Looked, TokenError> {
 }
 
 /// The public `CKO_CERTIFICATE` with this label, as DER; several are an error. Blocking.
-pub fn certificate(module: &Path, selector: &Selector, label: &str) -> Result<Option<Vec<u8>>, TokenError> {
+pub fn certificate(
+    isolation: &Isolation,
+    module: &Path,
+    selector: &Selector,
+    label: &str,
+) -> Result<Option<Vec<u8>>, TokenError> {
+    if let Isolation::Process(command) = isolation {
+        return ask_certificate(command, module, selector, label);
+    }
     let module = Module::load(module)?;
     let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
     let selected = module.select(selector)?;

@@ -231,7 +231,7 @@ pub struct Selector {
     pub manufacturer: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settings {
     pub module: PathBuf,
     pub selector: Selector,
@@ -243,22 +243,31 @@ pub struct Settings {
     /// Jobs that may wait, over all principals.
     pub queue: usize,
     pub generate_deadline: Duration,
-    /// Where this host keeps the marks of rejected PINs (`token.pin_marks`).
+    /// Where this host keeps the marks of rejected PINs (`token.pin_marks`); nothing to a worker process.
+    #[serde(skip)]
     pub pin_marks: PathBuf,
     /// Between tries to bring the token back.
     pub retry: Retry,
+    /// After a deadline, until the thread whose call did not come back counts as lost.
+    pub hang_grace: Duration,
+    /// Which process loads the module.
+    #[serde(skip)]
+    pub isolation: Isolation,
 }
 
 mod adopt;
 mod backoff;
+mod breaker;
 mod call;
 mod connection;
 mod data;
 mod error;
 mod facade;
 mod fingerprint;
+mod frame;
 mod gcm;
 mod generate;
+mod group;
 mod guard;
 mod handles;
 mod keeper;
@@ -275,10 +284,13 @@ mod opened;
 mod operations;
 mod pin;
 mod places;
+mod pool;
 mod probe;
+mod process;
 mod profile;
 mod queue;
 mod raw;
+mod recovery;
 mod renewal;
 mod report;
 mod rv;
@@ -288,21 +300,25 @@ mod shared;
 mod slots;
 mod spki;
 mod template;
+mod watchdog;
 mod worker;
 
 pub use adopt::Adopted;
 pub use backoff::{Backoff, Retry};
+pub use breaker::{BreakerState, Cause, Change, Health, LastError};
 pub use call::{About, Answer, Backend, BoxFuture, Request};
 pub use connection::Gauges;
 pub use data::DataName;
 pub use error::{OpenFailure, TokenError};
 pub use facade::Token;
+pub use group::{MemberView, Replicas};
 pub use guard::{HeldPin, Login, LoginVerdict, PinGuard, PinTag, retry_pins};
 pub use keeper::login_attempts;
 pub use local::Local;
 pub use look::{Looked, certificate, look};
 pub use marks::{Attempt, Locked, Marks, PinOutcome};
 pub use object::{ObjectFacts, ObjectSelector};
+pub use process::{Isolation, Remote, WorkerCommand, worker_main, worker_on_stdin};
 pub use profile::{LoginForm, Profile, Rung};
 pub use raw::{apply_environment, exit_now};
 pub use slots::{Enforcement, SlotFacts, slots};

@@ -17,7 +17,7 @@ use super::generate::create;
 use super::mechanism::{ALL_CURVES, ALL_HASHES, ALL_ML_DSA};
 use super::module::{Module, Selected};
 use super::raw::SignCall;
-use super::seat::Seat;
+use super::seat::{Seat, SlotNow};
 use super::template::Naming;
 use super::{Capabilities, ErrorClass, Hash, KeyKind, Profile, Rung, SignMechanism, TokenError};
 
@@ -50,7 +50,7 @@ pub(super) fn probe(
         .context
         .open_rw_session(selected.slot)
         .map_err(|error| fail(CallError::from_cryptoki("C_OpenSession", &error)))?;
-    let seat = Seat::new(module, selected.slot, IvContract::Caller, Arc::new(AtomicU64::new(0)));
+    let seat = Seat::new(module, SlotNow::new(selected.slot), IvContract::Caller, Arc::new(AtomicU64::new(0)));
     let mut probe = Probe {
         module,
         selected,

@@ -11,8 +11,9 @@ use super::error::CallError;
 use super::generate::create;
 use super::keygen::{Keygen, Task};
 use super::module::Module;
+use super::process::ask_slots;
 use super::template::Naming;
-use super::{KeyKind, TokenError};
+use super::{Isolation, KeyKind, TokenError};
 
 /// A slot with its token, as the module names them to anybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +48,10 @@ pub struct Enforcement {
 }
 
 /// All slots of a module with a token in them. Blocking.
-pub fn slots(module: &Path) -> Result<Vec<SlotFacts>, TokenError> {
+pub fn slots(isolation: &Isolation, module: &Path) -> Result<Vec<SlotFacts>, TokenError> {
+    if let Isolation::Process(command) = isolation {
+        return ask_slots(command, module);
+    }
     let module = Module::load(module)?;
     let slots = module
         .context

@@ -29,6 +29,8 @@ COMMAND = 120
 PATIENCE = 60
 
 MODULE = os.environ.get("HSM_BRIDGE_PKCS11_MODULE", "/usr/lib/softhsm/libsofthsm2.so")
+# `process` or `in-process`, where the same tests are to run in the other mode.
+ISOLATION = os.environ.get("HSM_BRIDGE_TEST_ISOLATION")
 ACCOUNT, REGION, TRAIL = "111122223333", "eu-central-1", "hsm-bridge"
 
 
@@ -122,6 +124,8 @@ class Instance:
                       "environment": {"SOFTHSM2_CONF": str(self.softhsm_conf)}},
             "audit": {"dir": str(self.audit_root), "trail": TRAIL, "deadline_ms": 30000},
         }
+        if ISOLATION:
+            sections["token"]["isolation"] = ISOLATION
         for more in (self.sections, changes):
             for name, keys in more.items():
                 sections.setdefault(name, {}).update(keys)

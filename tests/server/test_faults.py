@@ -75,6 +75,21 @@ def test_counted_over_processes(bench):
     assert len({call.pid for call in faults.calls()}) == 2
 
 
+def test_one_token_of_two(bench):
+    subprocess.run(["softhsm2-util", "--init-token", "--free", "--label", "other", "--pin", "1234", "--so-pin", "9876543210"],
+                   env=clean_env(SOFTHSM2_CONF=str(bench.instance.softhsm_conf)), check=True, capture_output=True, timeout=COMMAND)
+    faults = bench.faults(rule("C_GenerateRandom", token="other", returns="CKR_DEVICE_ERROR", nth=2))
+
+    def program(module):
+        module.initialize()
+        place = (c_ubyte * 8)()
+        ours, other = (module.open(module.labelled(label)) for label in (bench.instance.label, "other"))
+        answers = [module.GenerateRandom(session, place, 8) for session in (ours, ours, other, ours, other, ours, other)]
+        faults.set(rule("C_GetMechanismList", token="other", returns="CKR_TOKEN_NOT_PRESENT"))
+        return answers, [module.GetMechanismList(module.labelled(label), None, byref(c_ulong())) for label in (bench.instance.label, "other")]
+    assert bench.run(program) == (["OK"] * 4 + ["DEVICE_ERROR", "OK", "OK"], ["OK", "0xe0"])
+
+
 def test_before_and_after_the_effect(bench):
     bench.faults(rule("C_GenerateKey", returns="CKR_DEVICE_ERROR", nth=1), rule("C_GenerateKey", returns="CKR_GENERAL_ERROR", when="after", nth=1))
 
@@ -177,7 +192,7 @@ def test_a_script_that_says_nothing_sensible_ends_the_process(bench, script):
     assert codes(bench, 1) == "exit 97"
 
 
-@pytest.mark.parametrize("what, answers", [("login", ("OK", "KEY_HANDLE_INVALID", "OK")), ("sessions", ("SESSION_HANDLE_INVALID",) * 3),
+@pytest.mark.parametrize("what, answers", [("login", ("OK", "OBJECT_HANDLE_INVALID", "OK")), ("sessions", ("SESSION_HANDLE_INVALID",) * 3),
                                            ("context", ("CRYPTOKI_NOT_INITIALIZED",) * 3)])
 def test_what_the_token_loses(bench, what, answers):
     bench.faults(rule("C_GenerateRandom", lose=what, nth=1))

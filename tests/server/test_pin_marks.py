@@ -271,14 +271,15 @@ def test_a_full_disk_does_not_end_a_token_that_works(ready):
     """A PIN that worked in this process is used again without a mark."""
     faults = watched(ready)
     ready.start()
-    key = ready.new_key()
     shutil.rmtree(ready.pin_marks)
     ready.pin_marks.write_text("")
     tried = logins(faults)
-    faults.set(rule("C_Encrypt", nth=1, lose="login"))
-    for _ in range(2):
-        ready.call("Encrypt", {"KeyId": key, "Plaintext": "eA=="})
-    assert logins(faults) > tried
+    # Out and in again.
+    ask(ready, "token-pin", token=None, pin_file=None)
+    assert logins(faults) > tried and "logged in again without a mark" in ready.said()
+    with pytest.raises(Refused, match="no PIN is tried without them"):
+        ask(ready, "token-pin", token=None, pin_file=pin_file(ready, "7310450000"))
+    ready.new_key()
 
 
 @pytest.mark.parametrize("state, home, expected", [

@@ -1,7 +1,7 @@
 //! `doctor`: everything about tokens and service that a bug report needs, and nothing that it must not have: no PIN, no
 //! secret, no name of a principal. Nothing is changed in token or store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::audit_keys;
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::{NamedToken, merge, pin_flags};
 use crate::ids::spec::KeySpec;
-use crate::keystore::{Capabilities, Hash, KeyKind, ObjectFacts, SlotFacts, Status, slots};
+use crate::keystore::{Capabilities, DEFAULT_TOKEN, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, slots};
 use crate::ops::keys::{key_kind, supported};
 use crate::ops::{Context, OpError, Ops};
 use crate::store::{KeyStoreRecord, Snapshot};
@@ -20,11 +20,11 @@ impl Ops {
     /// Tokens, what they can do, what follows from that, and how token and store agree at a glance.
     pub(crate) async fn doctor(&self, snapshot: &Snapshot, ctx: &Context) -> Result<Value, OpError> {
         let (mut tokens, mut objects) = (Vec::new(), Value::Null);
-        for named in self.named_tokens(snapshot) {
+        for named in self.single_tokens(snapshot) {
             let mut line = self.token_line(&named, snapshot).await;
             merge(&mut line, Some(self.examine(&named, ctx).await));
             let compared = self.glance(&named, snapshot).await;
-            if named.is_default() {
+            if named.name == DEFAULT_TOKEN {
                 objects = compared;
             } else {
                 merge(&mut line, Some(json!({ "objects": compared })));
@@ -41,6 +41,7 @@ impl Ops {
             "status": status,
             "tokens": tokens,
             "objects": objects,
+            "replication": self.replication(snapshot),
             "modules": self.modules().await,
             "trustAnchors": self.trust_anchors(snapshot),
             "store": {
@@ -120,9 +121,9 @@ impl Ops {
     /// All slots of each module, with their tokens.
     async fn modules(&self) -> Value {
         let mut modules = BTreeMap::new();
-        for path in self.module_paths() {
+        for (path, isolation) in self.module_paths() {
             let module = path.clone();
-            let found = tokio::task::spawn_blocking(move || slots(&module)).await;
+            let found = tokio::task::spawn_blocking(move || slots(&isolation, &module)).await;
             let shown = match found {
                 Ok(Ok(slots)) => slots.iter().map(slot).collect(),
                 Ok(Err(error)) => json!(format!("not listed: {}", error.detail)),
@@ -133,9 +134,14 @@ impl Ops {
         json!(modules)
     }
 
-    fn module_paths(&self) -> BTreeSet<PathBuf> {
-        let custom = self.keystore.configured().iter().map(|token| token.module.clone());
-        std::iter::once(self.keystore.token().module_path()).chain(custom).collect()
+    /// With the process that loads it.
+    fn module_paths(&self) -> BTreeMap<PathBuf, Isolation> {
+        let custom = self.keystore.configured().iter().map(|token| (token.module.clone(), token.isolation.clone()));
+        let token = self.keystore.token();
+        let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
+        let members = connected.chain(std::iter::once(token.clone())).flat_map(|token| token.members());
+        let members = members.filter_map(|member| member.token.map(|token| (token.module_path(), token.isolation())));
+        custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members).collect()
     }
 
     /// Certificates that owners of key stores gave, and whether anything was compared with them.

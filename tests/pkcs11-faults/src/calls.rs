@@ -5,16 +5,30 @@ use cryptoki_sys::*;
 
 use crate::behaviour::Kind;
 use crate::real::{attribute, real};
-use crate::rules::{Length, Output};
+use crate::rules::{Length, On, Output};
 use crate::sessions::{self, Known};
 use crate::templates::{self, Template};
 use crate::{Call, gcm, mechanisms, objects, pins, slots, through};
+
+/// What a call is on: its first argument, where that is a session or a slot.
+macro_rules! on {
+    ([session $($name:ident)*] $first:expr $(, $more:expr)*) => {
+        On::Session($first)
+    };
+    ([slot $($name:ident)*] $first:expr $(, $more:expr)*) => {
+        On::Slot($first)
+    };
+    ([$($name:ident)*] $($more:expr),*) => {
+        On::Module
+    };
+}
 
 macro_rules! functions {
     ($($name:ident($($argument:ident: $kind:ty),* $(,)?) $([$($field:ident: $value:expr),*])? |$call:ident| $body:expr;)*) => {
         $(unsafe extern "C" fn $name($($argument: $kind),*) -> CK_RV {
             let output = Output { $($($field: $value,)*)? ..Output::default() };
-            through(stringify!($name), output, |$call| $body)
+            let on = on!([$($argument)*] $($argument),*);
+            through(stringify!($name), on, output, |$call| $body)
         })*
 
         pub const NAMES: &[&str] = &[$(stringify!($name)),*];

@@ -34,7 +34,7 @@ use cryptoki_sys::{
     CK_FUNCTION_LIST, CK_FUNCTION_LIST_PTR_PTR, CK_RV, CKR_ARGUMENTS_BAD, CKR_GENERAL_ERROR, CKR_OK, Pkcs11,
 };
 
-use rules::Output;
+use rules::{On, Output};
 use script::{Place, Script};
 
 /// What the process has one of.
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn C_GetFunctionList(out: CK_FUNCTION_LIST_PTR_PTR) -> CK_
         }
     });
     let Some(faults) = made else { return CKR_GENERAL_ERROR };
-    through("C_GetFunctionList", Output::default(), |_| {
+    through("C_GetFunctionList", On::Module, Output::default(), |_| {
         // SAFETY: not null, and the caller says that a pointer can be written there. The list lives in a static and nobody writes it.
         unsafe { *out = (&raw const faults.list).cast_mut() };
         CKR_OK
@@ -87,11 +87,11 @@ pub unsafe extern "C" fn C_GetFunctionList(out: CK_FUNCTION_LIST_PTR_PTR) -> CK_
 }
 
 /// A call through the rules to `behaviour`.
-fn through(function: &'static str, output: Output, behaviour: impl FnOnce(&Call) -> CK_RV) -> CK_RV {
+fn through(function: &'static str, on: On, output: Output, behaviour: impl FnOnce(&Call) -> CK_RV) -> CK_RV {
     // Only C_GetFunctionList gives out the list that leads here.
     let Some(faults) = FAULTS.get().and_then(Option::as_ref) else { return CKR_GENERAL_ERROR };
     let call = Call { faults, script: faults.script.current(), refused_by: Cell::new(None), key: RefCell::new(None) };
-    rules::judged(&call, function, output, || behaviour(&call))
+    rules::judged(&call, function, on, output, || behaviour(&call))
 }
 
 fn load() -> Result<Faults, String> {

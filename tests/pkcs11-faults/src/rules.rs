@@ -6,7 +6,7 @@ use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cryptoki_sys::{CK_BYTE_PTR, CK_OBJECT_HANDLE_PTR, CK_RV, CK_ULONG_PTR, CKR_FUNCTION_NOT_SUPPORTED, CKR_OK};
+use cryptoki_sys::*;
 use serde::Deserialize;
 
 use crate::names::ReturnValue;
@@ -20,6 +20,9 @@ pub struct Rule {
     name: Option<String>,
     /// One or more names; `*` at the end stands for any rest.
     function: OneOrMore,
+
+    /// Only calls with a session or a slot of the token with this label.
+    token: Option<String>,
 
     /// Of the calls that the rule is about, counted from 1: only this one; from this one on; not more than so many; every k-th.
     nth: Option<u64>,
@@ -94,6 +97,14 @@ enum Loss {
     Context,
 }
 
+/// What a call is on.
+#[derive(Clone, Copy)]
+pub enum On {
+    Module,
+    Slot(CK_SLOT_ID),
+    Session(CK_SESSION_HANDLE),
+}
+
 /// Where a call writes, for rules that change it.
 #[derive(Default, Clone, Copy)]
 pub struct Output {
@@ -150,19 +161,22 @@ impl Rule {
     }
 
     /// Counts the call.
-    fn applies(&self, faults: &Faults, function: &str) -> bool {
+    fn applies(&self, call: &Call, function: &str, on: On) -> bool {
         if !self.is_about(function) {
             return false;
         }
-        let call = match &self.name {
-            Some(name) if self.count_over_processes => one_more(faults, name),
+        if self.token.as_ref().is_some_and(|label| label_of(call, on).as_ref() != Some(label)) {
+            return false;
+        }
+        let calls = match &self.name {
+            Some(name) if self.count_over_processes => one_more(call.faults, name),
             _ => self.calls.fetch_add(1, Ordering::Relaxed) + 1,
         };
         if let Some(nth) = self.nth {
-            return call == nth;
+            return calls == nth;
         }
         let from = self.from.unwrap_or(1);
-        let Some(since) = call.checked_sub(from) else { return false };
+        let Some(since) = calls.checked_sub(from) else { return false };
         self.every.is_none_or(|every| since % every == 0) && self.first.is_none_or(|first| since < first)
     }
 
@@ -182,8 +196,8 @@ fn fits(pattern: &str, function: &str) -> bool {
 }
 
 /// A call through the rules: the first one that applies.
-pub fn judged(call: &Call, function: &'static str, output: Output, real: impl FnOnce() -> CK_RV) -> CK_RV {
-    let chosen = call.script.rules.iter().enumerate().find(|(_, rule)| rule.applies(call.faults, function));
+pub fn judged(call: &Call, function: &'static str, on: On, output: Output, real: impl FnOnce() -> CK_RV) -> CK_RV {
+    let chosen = call.script.rules.iter().enumerate().find(|(_, rule)| rule.applies(call, function, on));
     let Some((at, rule)) = chosen else {
         let rv = real();
         log::call(call, function, rv, call.refused_by.get().unwrap_or("real"));
@@ -221,6 +235,17 @@ pub fn judged(call: &Call, function: &'static str, output: Output, real: impl Fn
     }
     log::call(call, function, rv, &by);
     rv
+}
+
+fn label_of(call: &Call, on: On) -> Option<String> {
+    let slot = match on {
+        On::Module => return None,
+        On::Slot(slot) => slot,
+        On::Session(session) => sessions::slot_of(session)?,
+    };
+    let mut info = CK_TOKEN_INFO::default();
+    let rv = real!(call.C_GetTokenInfo(slot, &raw mut info));
+    (rv == CKR_OK).then(|| String::from_utf8_lossy(&info.label).trim_end().to_owned())
 }
 
 /// Delay, hang, loss and death.

@@ -136,6 +136,10 @@ pub fn open(
     rv
 }
 
+pub fn slot_of(number: CK_SESSION_HANDLE) -> Option<CK_SLOT_ID> {
+    with(|table| table.sessions.get(&number).map(|session| session.slot))
+}
+
 fn lowest(sessions: &BTreeMap<CK_SESSION_HANDLE, Session>) -> CK_SESSION_HANDLE {
     let taken: BTreeSet<_> = sessions.keys().copied().collect();
     (1..).find(|number| !taken.contains(number)).unwrap_or(CK_ULONG::MAX)
