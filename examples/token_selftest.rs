@@ -1,14 +1,15 @@
-//! Checks of the token layer against a real SoftHSM token, one line each: `ok NAME` or `FAILED NAME: why`. A process of its
-//! own, because a PKCS#11 module is state of the whole process. `tests/token_softhsm.rs` makes the token and runs it.
+//! The token contract: checks of the token layer against a real token, one line each: `ok NAME` or `FAILED NAME: why`. A
+//! process of its own, because a PKCS#11 module is state of the whole process. `tests/token_contract.rs` makes the tokens,
+//! runs it, and knows which checks fail on which token.
 //!
-//! `token_selftest SCENARIO MODULE SOFTHSM2_CONF LABEL PIN`
+//! `token_selftest SCENARIO MODULE VARIABLE=FILE LABEL PIN`; the variable names the module's configuration (SOFTHSM2_CONF)
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 #![allow(unsafe_code, reason = "one scenario closes all sessions behind the bridge's back")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,6 +30,9 @@ type Checked = Result<(), String>;
 
 struct Bench {
     module: PathBuf,
+    /// The module's environment variable and the file that it names.
+    variable: String,
+    conf: PathBuf,
     label: String,
     pin: String,
     /// Of rejected PINs. One right PIN of 256 looks like a rejected one: where a check does not need the marks, none are left.
@@ -38,33 +42,37 @@ struct Bench {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [scenario, module, conf, label, pin] = arguments.as_slice() else {
-        eprintln!("usage: token_selftest SCENARIO MODULE SOFTHSM2_CONF LABEL PIN");
+    let [scenario, module, environment, label, pin] = arguments.as_slice() else {
+        eprintln!("usage: token_selftest SCENARIO MODULE VARIABLE=FILE LABEL PIN");
         std::process::exit(2);
     };
-    apply_environment(&BTreeMap::from([("SOFTHSM2_CONF".to_owned(), conf.clone())]));
+    let (variable, conf) = environment.split_once('=').unwrap();
+    apply_environment(&BTreeMap::from([(variable.to_owned(), conf.to_owned())]));
     let bench = Bench {
         module: module.into(),
+        variable: variable.to_owned(),
+        conf: conf.into(),
         label: label.clone(),
         pin: pin.clone(),
-        marks: PathBuf::from(conf).with_file_name("pin-marks"),
+        marks: Path::new(conf).with_file_name("pin-marks"),
         failed: AtomicBool::new(false),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         match scenario.as_str() {
-            "main" => bench.main(conf).await,
+            "main" => bench.main().await,
             "wrong-pin" => bench.wrong_pin().await,
             "two-tokens" => bench.two_tokens().await,
             "queue" => bench.queue().await,
             "logged-out" => bench.logged_out().await,
-            "gone" => bench.gone(conf).await,
+            "gone" => bench.gone().await,
             "officer" => bench.officers_tools().await,
             "inventory" => bench.inventories().await,
             "short-ids" => bench.short_ids().await,
-            "stores" => bench.stores(conf).await,
+            "stores" => bench.stores().await,
             "no-pin" => bench.no_pin().await,
             "pin" => bench.new_pin().await,
+            "init-pin" => bench.init_pin(),
             "race" => bench.race(),
             "measure" => bench.measure().await,
             other => panic!("no scenario `{other}`"),
@@ -125,6 +133,11 @@ fn verified(
     want(key.verify(&broken, signed).is_err(), "the signature verifies for another message")
 }
 
+/// Without what some tokens list beside keys: their mechanisms and profiles.
+fn is_stored(class: Option<&str>) -> bool {
+    !matches!(class, Some("CKO_MECHANISM" | "CKO_PROFILE" | "CKO_HW_FEATURE"))
+}
+
 fn hashed(hash: Hash, message: &[u8]) -> SecretBytes {
     let algorithm = match hash {
         Hash::Sha224 => &digest::SHA224,
@@ -146,6 +159,9 @@ impl Bench {
             queue: 1024,
             generate_deadline: Duration::from_secs(60),
             pin_marks: self.marks.clone(),
+            retry: Retry::default(),
+            hang_grace: Duration::from_secs(30),
+            isolation: Isolation::InProcess,
         }
     }
 
@@ -185,7 +201,7 @@ impl Bench {
         )
     }
 
-    async fn main(&self, conf: &str) {
+    async fn main(&self) {
         // Two AES keys with one id, made before the token is opened.
         let twin = hex::encode([0xdd; 16]);
         self.check("officer makes twins", async {
@@ -198,9 +214,9 @@ impl Bench {
 
         self.check("somebody leaves odd objects", async {
             self.officer(&["--keygen", "--key-type", "AES:32", "--id", "0102", "--label", "odd"])?;
-            let tokens = PathBuf::from(conf).parent().unwrap().join("tokens");
-            // What a SoftHSM that was killed leaves.
-            for directory in std::fs::read_dir(tokens).unwrap() {
+            let tokens = self.conf.parent().unwrap().join("tokens");
+            // What a SoftHSM that was killed leaves. Other tokens keep their objects in other ways.
+            for directory in std::fs::read_dir(tokens).into_iter().flatten() {
                 let file = "00000000-0000-0000-0000-000000000000.object";
                 std::fs::write(directory.unwrap().path().join(file), b"").unwrap();
             }
@@ -216,11 +232,23 @@ impl Bench {
         self.check("capabilities", async {
             let found = token.capabilities();
             want(found.aes_gcm && found.gcm_iv == "caller", "AES-GCM")?;
-            want(found.ecdsa.len() == 4 && found.ed25519 && found.hmac.len() == 4, "curves and MACs")?;
+            want([Curve::P256, Curve::P384, Curve::P521].iter().all(|curve| found.ecdsa.contains(curve)), "curves")?;
+            want(found.hmac.len() == 4, "MACs")?;
             want(found.rsa_pkcs1v15 && found.rsa_pss.len() == 4, "RSA")?;
-            want(found.oaep_hashes.is_empty(), "SoftHSM 2.6 knows OAEP with SHA-1 only")?;
             want(found.supports(KeyKind::Rsa(4096)) && found.supports(KeyKind::Aes256), "key kinds")?;
-            want(token.status() == Status::Ready, "status")?;
+            want(token.status() == Status::Ready, "status")
+        })
+        .await;
+        let can = token.capabilities();
+        for (name, found) in [
+            ("secp256k1", can.ecdsa.contains(&Curve::Secp256k1)),
+            ("Ed25519", can.ed25519),
+            ("ML-DSA", can.ml_dsa.len() == 3),
+            ("OAEP with SHA-256, SHA-384 and SHA-512", can.oaep_hashes.len() == 3),
+        ] {
+            self.check(&format!("capability: {name}"), async { want(found, "the token has it not") }).await;
+        }
+        self.check("the odd key is debris, and nothing else", async {
             want(token.gauges().debris == 1, &format!("{} pieces of debris", token.gauges().debris))
         })
         .await;
@@ -306,7 +334,8 @@ impl Bench {
             want(login_attempts() == attempts + 1, "more than one login")?;
             let (all, known) =
                 (second.known_materials().await.map_err(text)?, token.known_materials().await.map_err(text)?);
-            want(known.len() > 20 && known.iter().all(|key| all.contains(key)), "other keys")?;
+            want(known.len() > 15, &format!("{} keys", known.len()))?;
+            want(known.iter().all(|key| all.contains(key)), "other keys")?;
             second.check(&ctx("a"), &KeyRef::System(SystemKey::StoreKek)).await.map_err(text)?;
             second.close();
             class_is(second.random(&ctx("a"), 8).await, ErrorClass::Context)?;
@@ -337,6 +366,9 @@ impl Bench {
             (KeyKind::Ec(Curve::P521), ecdsa, Some(Hash::Sha512), &s::ECDSA_P521_SHA512_ASN1),
             (KeyKind::Ec(Curve::Secp256k1), ecdsa, Some(Hash::Sha256), &s::ECDSA_P256K1_SHA256_ASN1),
             (KeyKind::Ed25519, SignMechanism::Ed25519, None, &s::ED25519),
+            (KeyKind::MlDsa(MlDsa::MlDsa44), SignMechanism::MlDsa, None, &s::ML_DSA_44),
+            (KeyKind::MlDsa(MlDsa::MlDsa65), SignMechanism::MlDsa, None, &s::ML_DSA_65),
+            (KeyKind::MlDsa(MlDsa::MlDsa87), SignMechanism::MlDsa, None, &s::ML_DSA_87),
         ];
         let mut made: Vec<(KeyKind, MaterialId, Generated)> = Vec::new();
         for (kind, mechanism, hash, algorithm) in rows {
@@ -567,10 +599,11 @@ impl Bench {
         })
         .await;
         self.check("generation that outlives its deadline is finished", async {
-            let hasty = self.open(Settings { generate_deadline: Duration::from_millis(5), ..self.settings() });
+            // Long enough to be begun, and shorter than any RSA-4096 key takes.
+            let hasty = self.open(Settings { generate_deadline: Duration::from_millis(40), ..self.settings() });
             let hasty = hasty.map_err(text)?;
             let id = material(69);
-            class_is(hasty.generate(&ctx("a"), KeyKind::Rsa(3072), id, "late").await, ErrorClass::Deadline)?;
+            class_is(hasty.generate(&ctx("a"), KeyKind::Rsa(4096), id, "late").await, ErrorClass::Deadline)?;
             hasty.close();
             want(token.holds(&ctx("a"), id).await.map_err(text)?, "it was not finished")
         })
@@ -578,6 +611,7 @@ impl Bench {
     }
 
     async fn wrong_pin(&self) {
+        let mut low = false;
         let wrong = || SecretString::new("not-the-pin".into());
         self.check("a wrong PIN is the operator's matter", async {
             class_is(Token::open(self.settings(), wrong()).map(|_| ()), ErrorClass::Operator)?;
@@ -592,11 +626,13 @@ impl Bench {
         self.check("the right PIN still works", async {
             let token = self.open(self.settings()).map_err(text)?;
             want(login_attempts() == 2, "not one more try")?;
-            want(token.info().user_pin_count_low, "the failed try was not one")?;
+            let counted = token.info().user_pin_count_low;
             token.close();
+            low = counted;
             Ok(())
         })
         .await;
+        self.check("the token counted the wrong PIN", async { want(low, "no flag says that a PIN was wrong") }).await;
     }
 
     async fn two_tokens(&self) {
@@ -741,16 +777,19 @@ impl Bench {
     }
 
     fn close_all_sessions(&self, slot: u64) {
-        // SAFETY: the module is loaded already and stays so; the function takes a slot id. No call runs on a session now.
+        let mut list = std::ptr::null_mut();
+        // SAFETY: the module is loaded already and stays so, and with it the list that it writes a pointer to; the function
+        // takes a slot id. No call runs on a session now.
         unsafe {
             let module = std::mem::ManuallyDrop::new(cryptoki_sys::Pkcs11::new(&self.module).unwrap());
-            assert_eq!(module.C_CloseAllSessions.as_ref().unwrap()(slot), cryptoki_sys::CKR_OK);
+            assert_eq!(module.C_GetFunctionList.as_ref().unwrap()(&raw mut list), cryptoki_sys::CKR_OK);
+            assert_eq!((*list).C_CloseAllSessions.unwrap()(slot), cryptoki_sys::CKR_OK);
         }
     }
 
     /// The token directory goes away. (SoftHSM sees it again only after C_Finalize and C_Initialize.)
-    async fn gone(&self, conf: &str) {
-        let directory = PathBuf::from(conf).parent().unwrap().join("tokens");
+    async fn gone(&self) {
+        let directory = self.conf.parent().unwrap().join("tokens");
         let away = directory.with_extension("away");
         let token = self.open(self.settings()).unwrap();
         token.ensure_system_key(&ctx("a"), SystemKey::StoreKek).await.unwrap();

@@ -193,7 +193,13 @@ fn answer(config: &Config, request: OperatorRequest) -> Result<OperatorResponse,
                 OperatorRequest::TokenReplace { ticket, .. } => Some(ticket.clone()),
                 _ => None,
             };
-            let options = StartOptions { accept_token_replacement, ..StartOptions::default() };
+            let retry_pin = match &request {
+                OperatorRequest::TokenPin { token, retry, .. } => {
+                    *retry && token.as_deref().is_none_or(|name| name == "default")
+                }
+                _ => false,
+            };
+            let options = StartOptions { accept_token_replacement, retry_pin, ..StartOptions::default() };
             let bar = &mut bar;
             in_runtime(async move {
                 let app = App::open(config, &options).await?;

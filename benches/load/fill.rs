@@ -85,6 +85,7 @@ pub fn open_token_in(config: &Config, isolation: hsm_bridge::token::Isolation) -
         generate_deadline: config.token.generate_deadline,
         pin_marks: config.token.pin_marks.clone(),
         retry: hsm_bridge::token::Retry::default(),
+        hang_grace: config.token.hang_grace,
         isolation,
     };
     Token::open(settings, config.token.pin.read().expect("the instance has a PIN")).expect("the token opens")

@@ -203,9 +203,10 @@ fn configure(dir: &Path, tokens: &Path, workers: Option<usize>) {
     let text = format!(
         "[server]\nstate_dir = {:?}\naccount = \"111122223333\"\nregion = \"us-east-1\"\n\n[[listener]]\naddress = \
          \"127.0.0.1:0\"\n\n[metrics]\naddress = \"off\"\n\n[token]\n{module}\nlabel = \"hsm-bridge-dev\"\npin_file = \
-         {:?}\nenvironment = {{ SOFTHSM2_CONF = {softhsm:?} }}\n{}",
+         {:?}\npin_marks = {:?}\nenvironment = {{ SOFTHSM2_CONF = {softhsm:?} }}\n{}",
         dir.join("state"),
         dir.join("pin"),
+        dir.join("pin-marks"),
         workers.map(|n| format!("workers = {n}\n")).unwrap_or_default(),
     );
     std::fs::write(dir.join("bench.toml"), text).expect("the instance's directory can be written");

@@ -15,9 +15,8 @@ use tokio::sync::{Mutex, watch};
 use super::{AppError, now_ms, system_call};
 use crate::audit::timestamp::{LARGEST_RESPONSE, TimeStampRequest};
 use crate::audit::verify::note::{self, Note};
-use crate::audit::{Event, Journal, KeyUse, SignAudit};
+use crate::audit::{Journal, KeyUse, SignAudit};
 use crate::client::timestamp;
-use crate::ids::Locality;
 use crate::keystore::{CallContext, DataName, ErrorClass, Token};
 
 const LABEL: &str = "hsm-bridge/audit-head";
@@ -37,7 +36,6 @@ pub(super) struct Anchors {
     /// The trail's.
     pub dir: PathBuf,
     pub trail_arn: String,
-    pub locality: Locality,
     /// `CKA_APPLICATION`: several instances may share a token.
     pub deployment: String,
     pub in_token: bool,
@@ -74,7 +72,7 @@ impl Anchors {
         if !self.is_ours(&note) {
             tracing::error!("the head of the log in the token is not signed by a key of this trail: it was replaced");
             let details = json!({ "object": LABEL, "what": "not signed by a key of this trail", "note": text });
-            self.journal.append(self.event("AuditTampering", details)).await?;
+            self.journal.append(self.journal.event("AuditTampering", now_ms(), details)).await?;
             return Ok(());
         }
         self.journal.compare_head("the object in the token", note.size, note.root).await?;
@@ -175,10 +173,6 @@ impl Anchors {
 
     fn call(&self) -> CallContext {
         CallContext { principal: "audit".into(), ..system_call("audit-anchor", DEADLINE) }
-    }
-
-    fn event(&self, name: &str, details: serde_json::Value) -> Event {
-        Event::system(name, self.locality.region.as_str(), self.locality.account.as_str(), now_ms(), details)
     }
 }
 

@@ -19,7 +19,6 @@ use super::{AppError, now_ms, system_call};
 use crate::audit::{
     self, AuditKey, CoverAudit, Event, EventType, Journal, KeyUse, Recorded, SignAudit, SignError, Signed,
 };
-use crate::ids::Locality;
 use crate::keystore::{
     CallContext, Curve, ErrorClass, Facts, Hash, KeyKind, KeyRef, MaterialId, SignMechanism, Token, TokenError,
 };
@@ -34,7 +33,6 @@ const RSA_BITS: u32 = 2048;
 pub(super) struct Trail {
     pub dir: PathBuf,
     pub arn: String,
-    pub locality: Locality,
 }
 
 /// Keeps the keys of the trail, and signs with them.
@@ -389,9 +387,7 @@ impl AuditKeys {
     }
 
     fn event(&self, name: &str, request_id: Option<String>, details: Value) -> Event {
-        let here = &self.trail.locality;
-        let event = Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details);
-        Event { request_id, ..event }
+        Event { request_id, ..self.journal.event(name, now_ms(), details) }
     }
 
     /// A lane of its own in the token's queue.

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use super::audit_office::{Bucket, Trail, blocking, of_bucket};
 use super::{AppError, now_ms};
 use crate::authn::{
-    Authenticator, AuthnError, Credential, Directory, OpenSecret, PlainRequest, Principal, Service, Settings,
-    new_access_key_id, new_secret,
+    Authenticator, AuthnError, Credential, Directory, OpenSecret, Principal, Service, Settings, new_access_key_id,
+    new_secret,
 };
 use crate::cloudtrail::{self, TrailError};
 use crate::http::{Handler, ListenerSettings, Reply, Server, ServerSettings, WireReply, WireRequest};
@@ -152,15 +152,8 @@ impl Auditor {
     }
 
     async fn signed(&self, request: &WireRequest, service: Service) -> Result<(), AuthnError> {
-        let headers: Vec<(&str, &[u8])> =
-            request.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let plain = PlainRequest {
-            method: request.method.as_str(),
-            path: &request.path,
-            query: &request.query,
-            headers: &headers,
-            body: &request.body,
-        };
+        let headers = request.header_slices();
+        let plain = request.plain(&headers);
         let now = now_ms().div_euclid(1000);
         self.authenticator.authenticate(&plain, service, &self.key, &self.key, now).await.map(drop)
     }

@@ -1,10 +1,11 @@
 //! The configured sinks of the log, as `sinks` runs them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AppError, audit_directory, audit_settings, now_ms};
-use crate::audit::Event;
+use crate::audit::seal::Behind;
 use crate::client::https::Trust;
 use crate::config::{AuditSink, Config, SinkTarget, SinkTrust};
 use crate::http::Services;
@@ -22,10 +23,9 @@ pub(super) fn start(config: &Config, services: &Arc<Services>) -> Result<Arc<Sin
         arn: audit_settings(config).trail_arn,
         durable: services.journal.watch_durable(),
         now: now_ms,
-        cursors: config.server.state_dir.join("sinks"),
+        cursors: cursors(config),
         heartbeat: HEARTBEAT,
     };
-    let here = config.server.locality.clone();
     // The journal's own task waits for the disk; a sink does not.
     let (runtime, weak) = (tokio::runtime::Handle::current(), Arc::downgrade(services));
     let notice = move |notice: Notice| {
@@ -35,7 +35,7 @@ pub(super) fn start(config: &Config, services: &Arc<Services>) -> Result<Arc<Sin
             "state": if notice.failing { "failing" } else { "delivering" },
             "nextSeq": notice.next_seq,
         });
-        let event = Event::system("AuditSink", here.region.as_str(), here.account.as_str(), now_ms(), details);
+        let event = services.journal.event("AuditSink", now_ms(), details);
         runtime.spawn(async move {
             if let Err(error) = services.journal.append(event).await {
                 tracing::error!(%error, "the state of a sink was not recorded");
@@ -46,6 +46,20 @@ pub(super) fn start(config: &Config, services: &Arc<Services>) -> Result<Arc<Sin
     Sinks::start(settings, trail, notice)
         .map(Arc::new)
         .map_err(|e| AppError::Io(format!("sinks of the audit log: {e}")))
+}
+
+fn cursors(config: &Config) -> PathBuf {
+    config.server.state_dir.join("sinks")
+}
+
+/// The configured sink that is furthest behind, by what it has on disk: also where no sink runs.
+pub(super) fn behind(config: &Config) -> Box<dyn Fn() -> Option<Behind> + Send> {
+    let (dir, trail) = (cursors(config), audit_settings(config).trail_arn);
+    let sinks: Vec<Settings> = config.audit_sinks.iter().map(settings).collect();
+    Box::new(move || {
+        let place = |sink: &Settings| Some(Behind { name: sink.name.clone(), next: sink.place(&dir, &trail)? });
+        sinks.iter().filter_map(place).min_by_key(|behind| behind.next)
+    })
 }
 
 pub(super) async fn finish(sinks: Arc<Sinks>) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{App, AppError, StartOptions, audit_directory, connect, now_ms, open_files, settle, system_call};
-use crate::audit::{Event, EventType, Load, UserIdentity};
+use crate::audit::{Event, EventType, Journal, Load, UserIdentity};
 use crate::authn::Principal;
 use crate::config::Config;
 use crate::ids::AccessKeyId;
@@ -31,7 +31,8 @@ pub async fn create(config: &Config, made_by: &'static str) -> Result<FirstKey, 
     let opened = open_files(config, &StartOptions::default())?;
     opened.journal.admit(Load::Administration)?;
     let request_id = uuid::Uuid::new_v4().to_string();
-    let intent = operator_event(config, EventType::HsmBridgeIntent, "Init", &request_id, json!({ "by": made_by }));
+    let intent =
+        operator_event(&opened.journal, EventType::HsmBridgeIntent, "Init", &request_id, json!({ "by": made_by }));
     opened.journal.append(intent).await?;
 
     let token = connect(config).await?;
@@ -68,7 +69,7 @@ pub async fn create(config: &Config, made_by: &'static str) -> Result<FirstKey, 
         Err(UpdateError::Refused(error) | UpdateError::Failed(error)) => return Err(error.into()),
     };
     let details = json!({ "by": made_by, "systemKeysMade": made, "accessKeyId": id, "token": token.info().serial });
-    let mut outcome = operator_event(config, EventType::HsmBridgeOperatorCall, "Init", &request_id, details);
+    let mut outcome = operator_event(&opened.journal, EventType::HsmBridgeOperatorCall, "Init", &request_id, details);
     outcome.additional.store_version = Some(version);
     opened.journal.append(outcome).await?;
     opened.journal.close();
@@ -82,7 +83,8 @@ pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Res
     opened.journal.admit(Load::Administration)?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let details = json!({ "path": backup, "ticket": ticket, "storeWasMissing": true });
-    let intent = operator_event(&config, EventType::HsmBridgeIntent, "StoreRestore", &request_id, details.clone());
+    let intent =
+        operator_event(&opened.journal, EventType::HsmBridgeIntent, "StoreRestore", &request_id, details.clone());
     opened.journal.append(intent).await?;
     let token = connect(&config).await?;
     let wrap = TokenWrap::new(token.clone());
@@ -91,7 +93,8 @@ pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Res
     let store = Store::restore_new(opened.lock, backup, &wrap, at_least, wait).await?;
     let version = store.snapshot().version;
     store.close().await?;
-    let mut outcome = operator_event(&config, EventType::HsmBridgeOperatorCall, "StoreRestore", &request_id, details);
+    let mut outcome =
+        operator_event(&opened.journal, EventType::HsmBridgeOperatorCall, "StoreRestore", &request_id, details);
     outcome.additional.store_version = Some(version);
     opened.journal.append(outcome).await?;
     opened.journal.close();
@@ -104,15 +107,14 @@ pub async fn restore_missing(config: Config, backup: &Path, ticket: &str) -> Res
 }
 
 fn operator_event(
-    config: &Config,
+    journal: &Journal,
     event_type: EventType,
     name: &str,
     request_id: &str,
     details: serde_json::Value,
 ) -> Event {
-    let here = &config.server.locality;
     let uid = rustix::process::geteuid().as_raw();
-    let event = Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details);
+    let event = journal.event(name, now_ms(), details);
     Event {
         event_type,
         user_identity: UserIdentity {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::{AppError, audit_directory, now_ms};
+use super::{AppError, audit_directory, audit_sinks, now_ms};
 use crate::audit::seal::{Live, SealError, Sealer, Settings, Status};
 use crate::audit::{self, CoverAudit, Journal, KeyUse, SignAudit};
 use crate::config::Config;
@@ -34,6 +34,7 @@ pub(super) struct Numbers {
     pub last_seal: u64,
     pub last_digest: u64,
     pub failures: u64,
+    pub held: u64,
 }
 
 impl Sealing {
@@ -57,9 +58,8 @@ impl Sealing {
             journal,
             runtime: Handle::current(),
             signer: signer.clone(),
-            region: settings.region.clone(),
-            account: settings.account.clone(),
             clock: now_ms,
+            behind: audit_sinks::behind(config),
         };
         let status = Arc::new(Status::default());
         Sealing { sealer: Arc::new(Mutex::new(Sealer::new(settings, around, status.clone()))), signer, status }
@@ -71,6 +71,7 @@ impl Sealing {
             last_seal: unix(self.status.last_seal.load(Ordering::Relaxed)),
             last_digest: unix(self.status.last_digest.load(Ordering::Relaxed)),
             failures: self.status.failures.load(Ordering::Relaxed),
+            held: self.status.held.load(Ordering::Relaxed),
         }
     }
 

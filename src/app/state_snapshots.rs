@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{AppError, audit_directory, now_ms};
-use crate::audit::{self, Event};
+use crate::audit;
 use crate::config::Config;
 use crate::http::Services;
 use crate::ops::state::{Hsm, State};
@@ -65,9 +65,7 @@ pub(super) async fn make(services: &Arc<Services>, config: &Config) -> Result<()
         "seq": seq,
         "storeVersion": version,
     });
-    let here = services.ops.locality();
-    let event = Event::system("StateSnapshot", here.region.as_str(), here.account.as_str(), now, details);
-    services.journal.append(event).await?;
+    services.journal.append(services.journal.event("StateSnapshot", now, details)).await?;
     Ok(())
 }
 

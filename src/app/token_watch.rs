@@ -9,7 +9,6 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{audit_directory, now_ms};
-use crate::audit::Event;
 use crate::audit::token_log::{Collector, Settings};
 use crate::config::{Config, TokenLog};
 use crate::http::Services;
@@ -56,7 +55,7 @@ pub(super) async fn collect(
                     if one.alert {
                         alert(&services, one.name, &one.details);
                     }
-                    recorded &= services.journal.append(system(&services, one.name, one.details)).await.is_ok();
+                    recorded &= record(&services, one.name, one.details).await;
                 }
                 if !recorded {
                     // What was not recorded is read again after the next start.
@@ -95,12 +94,12 @@ pub(super) async fn watch_objects(
         let alerts = look.alerts.len();
         for (name, details) in look.alerts {
             alert(&services, name, &details);
-            if services.journal.append(system(&services, name, details)).await.is_err() {
+            if !record(&services, name, details).await {
                 return;
             }
         }
         let details = json!({ "tokens": look.tokens, "alerts": alerts });
-        let _ = services.journal.append(system(&services, "TokenObjectsWatched", details)).await;
+        record(&services, "TokenObjectsWatched", details).await;
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             _ = stopped.changed() => return,
@@ -113,9 +112,9 @@ fn alert(services: &Services, name: &'static str, details: &serde_json::Value) {
     tracing::error!(alert = name, %details, "the token did what no record of ours explains");
 }
 
-fn system(services: &Services, name: &str, details: serde_json::Value) -> Event {
-    let here = services.ops.locality();
-    Event::system(name, here.region.as_str(), here.account.as_str(), now_ms(), details)
+/// Whether it is in the log.
+async fn record(services: &Services, name: &str, details: serde_json::Value) -> bool {
+    services.journal.append(services.journal.event(name, now_ms(), details)).await.is_ok()
 }
 
 fn state_file(state_dir: &Path, name: &str) -> std::path::PathBuf {

@@ -186,8 +186,7 @@ impl Checkpoints {
     }
 
     fn event(&self, name: &str, details: serde_json::Value) -> Event {
-        let settings = self.journal.settings();
-        Event::system(name, &settings.region, &settings.account, now_micros().div_euclid(1000), details)
+        self.journal.event(name, now_micros().div_euclid(1000), details)
     }
 }
 

@@ -247,6 +247,12 @@ impl Journal {
         self.shared.space.is_low()
     }
 
+    /// A record of the service about itself. `time`: milliseconds since the epoch.
+    pub fn event(&self, name: &str, time: i64, details: serde_json::Value) -> Event {
+        let settings = self.settings();
+        Event::system(name, &settings.region, &settings.account, time, details)
+    }
+
     /// What it was opened with.
     pub fn settings(&self) -> &Settings {
         &self.shared.settings

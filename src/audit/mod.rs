@@ -36,6 +36,7 @@ pub use journal::{Head, Journal, room};
 pub use signer::{AuditKey, CoverAudit, KeyUse, SignAudit, SignError, Signed};
 pub use space::Load;
 pub use strangers::Strangers;
+pub use verify::line::Leaf;
 
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

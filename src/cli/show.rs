@@ -85,6 +85,9 @@ pub fn response(response: &OperatorResponse, json: bool) -> io::Result<()> {
         OperatorResponse::PinChanged { token } => {
             writeln!(out, "token {token}: the new PIN works and is used from now on")
         }
+        OperatorResponse::PinMarksRemoved { token, removed } => {
+            writeln!(out, "token {token}: {removed} marks of tried PINs are removed, each may be tried once more")
+        }
         OperatorResponse::TokenReplaced { token, serial, keys_checked } => {
             writeln!(out, "token {token} is now the one with serial {serial}: {keys_checked} keys were checked on it")
         }
@@ -156,6 +159,7 @@ fn plain(response: &OperatorResponse) -> io::Result<Value> {
         OperatorResponse::Reconciliation { report } | OperatorResponse::RotationReport { report } => report.clone(),
         OperatorResponse::RotationPlan { plan } => plan.clone(),
         OperatorResponse::PinChanged { token } => json!({ "token": token, "pin": "changed" }),
+        OperatorResponse::PinMarksRemoved { token, removed } => json!({ "token": token, "marksRemoved": removed }),
         OperatorResponse::TokenReplaced { token, serial, keys_checked } => {
             json!({ "token": token, "serial": serial, "keysChecked": keys_checked })
         }
@@ -203,6 +207,10 @@ fn key_details(out: &mut dyn Write, key: &KeyDetails) -> io::Result<()> {
         writeln!(out, "{:<20} generation {}, material id {}", "material", material.generation, material.material_id)?;
         writeln!(out, "{:<20} CKA_ID {}, CKA_LABEL {}", "", material.cka_id, material.cka_label)?;
         writeln!(out, "{:<20} {}", "", material.evidence)?;
+        if !material.missing_from.is_empty() {
+            let (held, missing) = (material.held_by.join(", "), material.missing_from.join(", "));
+            writeln!(out, "{:<20} unreplicated: on {held}; not known to be on {missing}", "")?;
+        }
     }
     writeln!(out, "policy (version {}):\n{}", key.policy_version, key.policy)?;
     if let Some(pem) = &key.public_key {

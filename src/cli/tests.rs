@@ -31,7 +31,8 @@ fn commands_become_requests() {
         ("token list --json", json!({"command": "token-list"})),
         ("token reconcile", json!({"command": "token-reconcile", "token": null})),
         ("token reconcile --token payments", json!({"command": "token-reconcile", "token": "payments"})),
-        ("token pin --pin-file /p", json!({"command": "token-pin", "token": null, "pin_file": "/p"})),
+        ("token pin --pin-file /p", json!({"command": "token-pin", "token": null, "pin_file": "/p", "retry": false})),
+        ("token pin --retry --token t", json!({"command": "token-pin", "token": "t", "pin_file": null, "retry": true})),
         (
             "token replace --token default --ticket T-1",
             json!({"command": "token-replace", "token": "default", "ticket": "T-1"}),

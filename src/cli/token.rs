@@ -29,7 +29,9 @@ pub enum TokenCommand {
     /// Take a new PIN, without a restart. It is tried once; the old one stays until the new one has worked.
     #[command(
         after_help = "Change the PIN in the token first. The new one is read from the source that the configuration names, or from\n\
-        --pin-file on the server's host. For a custom key store name --token and --pin-file: its password stands nowhere else."
+        --pin-file on the server's host. For a custom key store name --token and --pin-file: its password stands nowhere else.\n\
+        A PIN that the token rejected once on this host is refused without a try, after a restart too: --retry forgets the\n\
+        rejected PINs of the token first. A wrong PIN then costs another try of those that the token has until it locks."
     )]
     Pin {
         /// Its name in the configuration; `default` by default.
@@ -38,6 +40,10 @@ pub enum TokenCommand {
         /// A file with the new PIN, instead of the configured source.
         #[arg(long, value_name = "FILE")]
         pin_file: Option<PathBuf>,
+        /// Also where the token rejected this PIN before. For a custom token without --pin-file: its password may be tried
+        /// again, by ConnectCustomKeyStore.
+        #[arg(long)]
+        retry: bool,
         #[arg(long)]
         json: bool,
     },
@@ -63,9 +69,16 @@ impl TokenCommand {
         Ok(match self {
             TokenCommand::List { json } => (OperatorRequest::TokenList, json),
             TokenCommand::Reconcile { token, json } => (OperatorRequest::TokenReconcile { token }, json),
-            TokenCommand::Pin { token, pin_file, json } => {
+            TokenCommand::Pin { token, pin_file, retry, json } => {
                 let pin_file = pin_file.map(absolute).transpose()?;
-                (OperatorRequest::TokenPin { token, pin_file }, json)
+                if retry {
+                    let name = token.as_deref().unwrap_or("default");
+                    eprintln!(
+                        "forgetting which PINs token {name} rejected on this host: each is tried once more, and a wrong one costs \
+                         one of the tries that the token has"
+                    );
+                }
+                (OperatorRequest::TokenPin { token, pin_file, retry }, json)
             }
             TokenCommand::Replace { token, ticket, json } => (OperatorRequest::TokenReplace { token, ticket }, json),
         })

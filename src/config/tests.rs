@@ -216,6 +216,39 @@ fn custom_tokens() {
 }
 
 #[test]
+fn several_tokens_with_the_same_keys() {
+    let none = parse(MINIMAL).unwrap().token.together;
+    assert_eq!((none.members.len(), none.reads, none.require), (0, Reads::Preferred, 1));
+    let text = "reads = 'spread'\nrequire_members = 2\n[[token.member]]\nname = 'b'\nserial = '02'\npin_env = 'B'\n\
+                [[token.member]]\nname = 'c'\nmodule = 'm.so'\nlabel = 'x'\n\
+                [[custom_token]]\nname = 'k'\nserial = '03'\n[[custom_token.member]]\nname = 'l'\nserial = '04'\n";
+    let config = parse(&format!("{MINIMAL}{text}")).unwrap();
+    let together = &config.token.together;
+    assert_eq!((together.reads, together.require), (Reads::Spread, 2));
+    let [b, c] = &together.members[..] else { panic!("two members") };
+    assert_eq!((b.name.as_str(), &b.module), ("b", &config.token.module));
+    assert_eq!((b.selector.serial.as_deref(), &b.pin), (Some("02"), &Some(PinSource::Environment("B".into()))));
+    assert_eq!((c.module.as_path(), &c.pin), (Path::new("/etc/hsm-bridge/m.so"), &None));
+    let custom = &config.custom_tokens[0].together;
+    assert_eq!((custom.members.len(), custom.reads, custom.require), (1, Reads::Preferred, 1));
+    for (text, told) in [
+        ("reads = 'both'\n", "write `preferred` or `spread`"),
+        ("require_members = 2\n", "write a number from 1 to 1"),
+        ("[[token.member]]\nname = 'default'\nserial = '02'\n", "another member has the same"),
+        ("[[token.member]]\nname = 'b'\nlabel = 'bridge'\n", "names the same token as `default`"),
+        ("[[token.member]]\nname = 'b/c'\nserial = '02'\n", "is not a name"),
+        ("[[token.member]]\nserial = '02'\n", "`token.member[0].name` is missing"),
+        (
+            "[[token.member]]\nname = 'b'\nserial = '02'\n[[custom_token]]\nname = 'k'\nserial = '02'\n",
+            "names the same token as `b`",
+        ),
+    ] {
+        let shown = parse(&format!("{MINIMAL}{text}")).unwrap_err().to_string();
+        assert!(shown.contains(told), "{shown}");
+    }
+}
+
+#[test]
 fn rotation_and_key_stores() {
     let config = parse(MINIMAL).unwrap();
     let defaults = Rotation {
@@ -287,7 +320,15 @@ fn the_example_loads_and_shows_the_defaults() {
     assert_eq!(example.key_stores, minimal.key_stores);
     assert_eq!(example.rotation, minimal.rotation);
     let sizes = |token: Token| {
-        (token.workers, token.queue, token.deadline, token.generate_deadline, token.retry_first, token.retry_longest)
+        (
+            token.workers,
+            token.queue,
+            token.deadline,
+            token.generate_deadline,
+            token.retry_first,
+            token.retry_longest,
+            token.hang_grace,
+        )
     };
     assert_eq!(sizes(example.token), sizes(minimal.token));
 }
@@ -310,6 +351,13 @@ fn the_example_has_every_key_and_no_other() {
     let known: BTreeSet<String> = document::KNOWN
         .iter()
         .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+        .chain(
+            document::NESTED
+                .iter()
+                .flat_map(|(section, name, keys)| keys.iter().map(move |key| format!("{section}.{name}.{key}"))),
+        )
+        // Shown as sections of their own.
+        .filter(|path| !document::NESTED.iter().any(|(section, name, _)| *path == format!("{section}.{name}")))
         .collect();
     assert_eq!(shown, known);
 }
@@ -325,6 +373,8 @@ fn what_the_example_leaves_out_is_valid_too() {
         &["[[custom_token]]", "name", "label"],
         &["[[audit_sink]]", "name", "kind", "address", "url", "secret_file", "certificate", "key"],
         &["[[token_log]]", "name", "file", "format"],
+        &["[[token.member]]", "name", "label"],
+        &["[[custom_token.member]]", "name", "label"],
     ];
     let unset = |line: &str| line.starts_with('#') && !line.starts_with("# ");
     let key_of = |line: &str| line.trim_start_matches('#').split(" = ").next().unwrap_or_default().to_owned();
@@ -342,20 +392,23 @@ fn what_the_example_leaves_out_is_valid_too() {
     for (place, (section, line)) in lines.iter().enumerate().filter(|(_, (_, l))| unset(l) && l.contains(" = ")) {
         let key = key_of(line);
         let excluded = EXCLUDES.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
-        let needed = TOGETHER.iter().find(|keys| keys[0] == section.as_str()).map_or(&[][..], |keys| keys);
+        let needed_of = |section: &str| TOGETHER.iter().find(|keys| keys[0] == section).map_or(&[][..], |keys| keys);
+        // `[[custom_token.member]]` stands below `[[custom_token]]`.
+        let above = section.replace(".member]]", "]]");
         let text: Vec<&str> = lines
             .iter()
             .enumerate()
             .filter(|(_, (s, l))| s != section || !excluded.contains(&key_of(l).as_str()))
             .map(|(at, (s, l))| {
-                let set = at == place || (s == section && unset(l) && needed.contains(&key_of(l).as_str()));
+                let set = at == place
+                    || ((s == section || *s == above) && unset(l) && needed_of(s).contains(&key_of(l).as_str()));
                 if set { l.trim_start_matches('#') } else { *l }
             })
             .collect();
         parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 57);
+    assert_eq!(count, 79);
 }
 
 fn sinks(text: &str) -> Result<Vec<AuditSink>, ConfigError> {

@@ -38,6 +38,28 @@ impl Handler for AwsHandler {
     }
 }
 
+/// The answer while the token is away: the operation, the exception and the whole.
+pub(super) fn without_token(request: WireRequest, region: &str) -> (Option<&'static str>, &'static str, WireReply) {
+    let front = AwsFront::new(request, region.to_owned());
+    let operation = front.door.operation_name(&front.request);
+    let (code, reply) = match front.door {
+        Door::Kms | Door::Export(_) => {
+            let error = kms::token_away();
+            (error.code, front.json_error(&error))
+        }
+        Door::Sts => {
+            let error = StsError::Internal("the token is away".to_owned());
+            (error.code(), front.xml_error(&error))
+        }
+        Door::CloudTrail => {
+            let error = TrailError::internal();
+            (error.code, front.trail_error(&error))
+        }
+        Door::S3 => ("InternalError", front.s3_error(&S3Error::internal())),
+    };
+    (operation, code, reply)
+}
+
 struct AwsFront {
     request: WireRequest,
     door: Door,
@@ -50,7 +72,7 @@ struct AwsFront {
 impl AwsFront {
     fn new(request: WireRequest, region: String) -> Self {
         let door = Door::of(&request);
-        let text = |name| value(&request, name).map(|v| String::from_utf8_lossy(v).into_owned());
+        let text = |name| request.value(name).map(|v| String::from_utf8_lossy(v).into_owned());
         let scene = Scene {
             request_id: request.request_id.clone(),
             event_source: door.event_source(),
@@ -210,15 +232,8 @@ impl Front for AwsFront {
         if self.door == Door::Sts && sts::is_web_identity(method, query, &self.request.body) {
             return self.authenticate_by_token(services).await;
         }
-        let headers: Vec<(&str, &[u8])> =
-            self.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let plain = PlainRequest {
-            method: self.request.method.as_str(),
-            path: &self.request.path,
-            query: &self.request.query,
-            headers: &headers,
-            body: &self.request.body,
-        };
+        let headers = self.request.header_slices();
+        let plain = self.request.plain(&headers);
         let directory = SnapshotDirectory(services.ops.store().snapshot());
         let now = (services.now)() / 1000;
         let secrets = services.secrets.as_ref();
@@ -256,7 +271,7 @@ impl Front for AwsFront {
         match self.door {
             Door::Kms => {
                 // Every operation of the service model is a POST.
-                let target = value(&self.request, "x-amz-target").filter(|_| self.request.method == Method::POST);
+                let target = self.request.value("x-amz-target").filter(|_| self.request.method == Method::POST);
                 let operation = kms::target(target).map_err(Failure::Front)?;
                 kms::parse(operation, body).map(Task::Kms).map_err(Failure::Front)
             }
@@ -265,7 +280,7 @@ impl Front for AwsFront {
                 Err(error) => Err(Failure::Sts(error)),
             },
             Door::CloudTrail => {
-                let target = value(&self.request, "x-amz-target").filter(|_| self.request.method == Method::POST);
+                let target = self.request.value("x-amz-target").filter(|_| self.request.method == Method::POST);
                 let target = target.and_then(cloudtrail::target).unwrap_or(cloudtrail::Target::Unknown);
                 let request = cloudtrail::parse(target, body).map_err(Failure::Trail)?;
                 Ok(Task::Audit(AuditRequest::Trail(request)))
@@ -274,7 +289,7 @@ impl Front for AwsFront {
                 let (method, query) = (self.request.method.as_str(), &self.request.query);
                 let mut request = s3::parse(method, &self.request.path, query).map_err(Failure::Bucket)?;
                 if let BucketRequest::GetObject { range, .. } = &mut request {
-                    *range = value(&self.request, "range").map(|value| String::from_utf8_lossy(value).into_owned());
+                    *range = self.request.value("range").map(|value| String::from_utf8_lossy(value).into_owned());
                 }
                 Ok(Task::Audit(AuditRequest::Bucket(request)))
             }
@@ -335,8 +350,4 @@ pub(super) fn not_recorded(error: &AuditError) -> WireError {
             kms::audit_unavailable(None)
         }
     }
-}
-
-fn value<'a>(request: &'a WireRequest, name: &str) -> Option<&'a [u8]> {
-    request.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_slice())
 }

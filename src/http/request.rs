@@ -13,6 +13,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+use crate::authn::PlainRequest;
 use crate::secret::SecretBytes;
 
 /// A request as the transport saw it, its body read whole.
@@ -38,6 +39,15 @@ impl WireRequest {
     /// The first header of this name, which is in lower case.
     pub fn value(&self, name: &str) -> Option<&[u8]> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
+    }
+
+    pub fn header_slices(&self) -> Vec<(&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
+    }
+
+    /// As a signature is checked. `headers`: its own `header_slices`.
+    pub fn plain<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> PlainRequest<'a> {
+        PlainRequest { method: self.method.as_str(), path: &self.path, query: &self.query, headers, body: &self.body }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use ::http::Method;
 
 use crate::audit::{AuditError, EventType, Recorded};
-use crate::authn::{AuthnError, Caller, PlainRequest, Service, claimed_access_key, is_on_behalf};
+use crate::authn::{AuthnError, Caller, Service, claimed_access_key, is_on_behalf};
 use crate::http::AMZ_JSON;
 use crate::http::pipeline::{Failure, Front, Services, fair_share_of, run};
 use crate::http::request::{Reply, StreamReply, WireReply, WireRequest};
@@ -158,15 +158,8 @@ impl Front for StreamFront {
     type Reply = Reply;
 
     async fn authenticate(&self, services: &Services) -> Result<Caller, Reply> {
-        let headers: Vec<(&str, &[u8])> =
-            self.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let plain = PlainRequest {
-            method: self.request.method.as_str(),
-            path: &self.request.path,
-            query: &self.request.query,
-            headers: &headers,
-            body: &self.request.body,
-        };
+        let headers = self.request.header_slices();
+        let plain = self.request.plain(&headers);
         let directory = SnapshotDirectory(services.ops.store().snapshot());
         let now = (services.now)() / 1000;
         let (authenticator, secrets) = (&services.authenticator, services.secrets.as_ref());

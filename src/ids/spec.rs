@@ -41,6 +41,9 @@ wire_enum!(
         EccNistP521 = "ECC_NIST_P521",
         EccSecgP256k1 = "ECC_SECG_P256K1",
         EccNistEdwards25519 = "ECC_NIST_EDWARDS25519",
+        MlDsa44 = "ML_DSA_44",
+        MlDsa65 = "ML_DSA_65",
+        MlDsa87 = "ML_DSA_87",
         Hmac224 = "HMAC_224",
         Hmac256 = "HMAC_256",
         Hmac384 = "HMAC_384",
@@ -92,6 +95,7 @@ wire_enum!(
         EcdsaSha256 = "ECDSA_SHA_256",
         EcdsaSha384 = "ECDSA_SHA_384",
         EcdsaSha512 = "ECDSA_SHA_512",
+        MlDsaShake256 = "ML_DSA_SHAKE_256",
         Ed25519Sha512 = "ED25519_SHA_512",
         Ed25519PhSha512 = "ED25519_PH_SHA_512",
     }
@@ -183,6 +187,7 @@ impl KeySpec {
             KeySpec::EccNistP384 => &[A::EcdsaSha384],
             KeySpec::EccNistP521 => &[A::EcdsaSha512],
             KeySpec::EccNistEdwards25519 => &[A::Ed25519Sha512],
+            KeySpec::MlDsa44 | KeySpec::MlDsa65 | KeySpec::MlDsa87 => &[A::MlDsaShake256],
             _ => &[],
         }
     }
@@ -206,7 +211,7 @@ impl SigningAlgorithm {
             A::RsassaPkcs1V15Sha256 | A::RsassaPssSha256 | A::EcdsaSha256 => Some(32),
             A::RsassaPkcs1V15Sha384 | A::RsassaPssSha384 | A::EcdsaSha384 => Some(48),
             A::RsassaPkcs1V15Sha512 | A::RsassaPssSha512 | A::EcdsaSha512 => Some(64),
-            A::Ed25519Sha512 => None,
+            A::Ed25519Sha512 | A::MlDsaShake256 => None,
             A::Ed25519PhSha512 => Some(64),
         }
     }

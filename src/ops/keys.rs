@@ -6,7 +6,9 @@ use crate::authz::Permit;
 use crate::ids::AccountId;
 use crate::ids::spec::{EncryptionAlgorithm, KeySpec, KeyState, KeyUsage, SigningAlgorithm};
 use crate::ids::{ClusterId, KeyId, KeyStoreId};
-use crate::keystore::{CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, Token};
+use crate::keystore::{
+    CallContext, Capabilities, Curve, ErrorClass, Generated, Hash, KeyKind, MaterialId, MlDsa, Token,
+};
 use crate::ops::key_policy::default_policy;
 use crate::ops::key_policy::lockout::stays_in_hand;
 use crate::ops::resolve::{KeyTarget, Resolved};
@@ -128,7 +130,22 @@ impl Ops {
         };
         effects.store_version = Some(version);
         effects.key_store = self.backing_key(&stored);
+        effects.details = self.replication_of(&stored);
         Ok(KeyTarget { record: stored.into(), arn: arn.to_owned() })
+    }
+
+    /// Of a key that not all of its key store's tokens hold: where it is.
+    pub(super) fn replication_of(&self, record: &KeyRecord) -> Option<serde_json::Value> {
+        let token = self.keystore.token_of(record.key_store.as_ref())?;
+        let replicas =
+            token.replicas(MaterialId { id: record.id.bytes(), generation: record.current()?.generation })?;
+        (!replicas.missing_from.is_empty()).then(|| {
+            serde_json::json!({
+                "unreplicated": true,
+                "heldBy": replicas.held_by.iter().map(|name| &**name).collect::<Vec<_>>(),
+                "missingFrom": replicas.missing_from.iter().map(|name| &**name).collect::<Vec<_>>(),
+            })
+        })
     }
 
     /// Row `Creating` → object(s) in the record's key store → attributes read back, known answer made. Returns the record
@@ -297,7 +314,8 @@ impl Ops {
                 SigningAlgorithm::EcdsaSha256
                 | SigningAlgorithm::EcdsaSha384
                 | SigningAlgorithm::EcdsaSha512
-                | SigningAlgorithm::Ed25519Sha512 => true,
+                | SigningAlgorithm::Ed25519Sha512
+                | SigningAlgorithm::MlDsaShake256 => true,
                 SigningAlgorithm::Ed25519PhSha512 => false,
             })
             .collect()
@@ -529,6 +547,9 @@ pub(super) fn key_kind(spec: KeySpec) -> KeyKind {
         KeySpec::EccNistP521 => KeyKind::Ec(Curve::P521),
         KeySpec::EccSecgP256k1 => KeyKind::Ec(Curve::Secp256k1),
         KeySpec::EccNistEdwards25519 => KeyKind::Ed25519,
+        KeySpec::MlDsa44 => KeyKind::MlDsa(MlDsa::MlDsa44),
+        KeySpec::MlDsa65 => KeyKind::MlDsa(MlDsa::MlDsa65),
+        KeySpec::MlDsa87 => KeyKind::MlDsa(MlDsa::MlDsa87),
         KeySpec::Hmac224 => KeyKind::Hmac(Hash::Sha224),
         KeySpec::Hmac256 => KeyKind::Hmac(Hash::Sha256),
         KeySpec::Hmac384 => KeyKind::Hmac(Hash::Sha384),
@@ -543,6 +564,7 @@ pub fn supported(can: &Capabilities, spec: KeySpec) -> bool {
         KeyKind::Rsa(_) => can.rsa_pkcs1v15 || !can.rsa_pss.is_empty(),
         KeyKind::Ec(curve) => can.ecdsa.contains(&curve),
         KeyKind::Ed25519 => can.ed25519,
+        KeyKind::MlDsa(set) => can.ml_dsa.contains(&set),
         KeyKind::Hmac(hash) => can.hmac.contains(&hash),
     }
 }

@@ -39,8 +39,8 @@ impl Ops {
             (OperatorRequest::TokenReconcile { token }, _) => {
                 self.reconcile(token.as_deref(), snapshot, ctx, effects).await
             }
-            (OperatorRequest::TokenPin { token, pin_file }, _) => {
-                self.change_pin(token.as_deref(), pin_file.as_deref(), ctx, effects).await
+            (OperatorRequest::TokenPin { token, pin_file, retry }, _) => {
+                self.change_pin(token.as_deref(), pin_file.as_deref(), *retry, ctx, effects).await
             }
             (OperatorRequest::TokenReplace { token, ticket }, _) => {
                 self.replace_token(token, ticket, ctx, effects).await

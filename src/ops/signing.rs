@@ -67,7 +67,8 @@ impl Ops {
         })
     }
 
-    /// State, usage, algorithm, then what is signed: the digest of the message, or the message itself for Ed25519.
+    /// State, usage, algorithm, then what is signed: the digest of the message, or the message itself for Ed25519 and
+    /// ML-DSA.
     fn signing_input(
         &self,
         key: &KeyTarget,
@@ -82,6 +83,13 @@ impl Ops {
             return Err(OpError::IncompatibleSigningAlgorithm { algorithm, spec });
         }
         match (message_type, algorithm.digest_len()) {
+            // PKCS#11 3.2 signs messages (CKM_ML_DSA) and digests (CKM_HASH_ML_DSA, which is another algorithm): no mechanism
+            // takes mu. Verify follows: what cannot be signed here is not said to be valid or not.
+            (MessageType::ExternalMu, _) if algorithm == SigningAlgorithm::MlDsaShake256 => Err(OpError::Unsupported(
+                "MessageType EXTERNAL_MU is not served: PKCS#11 has no mechanism that signs a message representative mu. \
+                 Send the message as RAW."
+                    .to_owned(),
+            )),
             (MessageType::Raw, None) => Ok(message.clone()),
             (MessageType::Raw, Some(_)) => {
                 Ok(SecretBytes::new(digest::digest(hash_of(algorithm)?, message.expose()).as_ref().to_vec()))
@@ -116,6 +124,7 @@ fn mechanism(algorithm: SigningAlgorithm) -> Result<SignMechanism, OpError> {
         A::RsassaPssSha512 => SignMechanism::RsaPss(Hash::Sha512),
         A::EcdsaSha256 | A::EcdsaSha384 | A::EcdsaSha512 => SignMechanism::Ecdsa,
         A::Ed25519Sha512 => SignMechanism::Ed25519,
+        A::MlDsaShake256 => SignMechanism::MlDsa,
         A::Ed25519PhSha512 => return Err(not_served(algorithm)),
     })
 }
@@ -133,7 +142,7 @@ fn not_served(algorithm: SigningAlgorithm) -> OpError {
     OpError::Unsupported(format!("{algorithm} is not served."))
 }
 
-/// `input`: the digest, or the message for Ed25519. PSS takes a salt as long as the hash only, as KMS makes it.
+/// `input`: the digest, or the message for Ed25519 and ML-DSA. PSS takes a salt as long as the hash only, as KMS makes it.
 fn verifies(
     algorithm: SigningAlgorithm,
     spec: KeySpec,
@@ -142,8 +151,15 @@ fn verifies(
     signature: &[u8],
 ) -> Result<bool, OpError> {
     use SigningAlgorithm as A;
-    if algorithm == A::Ed25519Sha512 {
-        return Ok(UnparsedPublicKey::new(&signature::ED25519, spki).verify(input, signature).is_ok());
+    let of_message: Option<&'static dyn VerificationAlgorithm> = match (algorithm, spec) {
+        (A::Ed25519Sha512, _) => Some(&signature::ED25519),
+        (A::MlDsaShake256, KeySpec::MlDsa44) => Some(&signature::ML_DSA_44),
+        (A::MlDsaShake256, KeySpec::MlDsa65) => Some(&signature::ML_DSA_65),
+        (A::MlDsaShake256, KeySpec::MlDsa87) => Some(&signature::ML_DSA_87),
+        _ => None,
+    };
+    if let Some(by) = of_message {
+        return Ok(UnparsedPublicKey::new(by, spki).verify(input, signature).is_ok());
     }
     let by: &'static dyn VerificationAlgorithm = match (algorithm, spec) {
         (A::RsassaPkcs1V15Sha256, _) => &signature::RSA_PKCS1_2048_8192_SHA256,
@@ -156,7 +172,7 @@ fn verifies(
         (A::EcdsaSha256, _) => &signature::ECDSA_P256_SHA256_ASN1,
         (A::EcdsaSha384, _) => &signature::ECDSA_P384_SHA384_ASN1,
         (A::EcdsaSha512, _) => &signature::ECDSA_P521_SHA512_ASN1,
-        (A::Ed25519Sha512 | A::Ed25519PhSha512, _) => return Err(not_served(algorithm)),
+        (A::Ed25519Sha512 | A::Ed25519PhSha512 | A::MlDsaShake256, _) => return Err(not_served(algorithm)),
     };
     let digest = Digest::import_less_safe(input, hash_of(algorithm)?).map_err(|_| OpError::DigestLength(algorithm))?;
     Ok(UnparsedPublicKey::new(by, spki).verify_digest(&digest, signature).is_ok())

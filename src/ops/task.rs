@@ -68,10 +68,13 @@ pub enum OperatorRequest {
     TokenReconcile {
         token: Option<String>,
     },
-    /// Reads a new PIN: from the configured source, or from a file of the server's host.
+    /// Reads a new PIN: from the configured source, or from a file of the server's host. `retry`: also where this host has seen
+    /// the token reject it; of a custom token without a file the marks alone are removed.
     TokenPin {
         token: Option<String>,
         pin_file: Option<PathBuf>,
+        #[serde(default)]
+        retry: bool,
     },
     /// Takes a token with another serial in the place of the known one, once every key's fingerprint was checked on it.
     TokenReplace {
@@ -436,6 +439,11 @@ pub enum OperatorResponse {
     PinChanged {
         token: String,
     },
+    /// Each PIN of the token may be tried once more on this host.
+    PinMarksRemoved {
+        token: String,
+        removed: usize,
+    },
     TokenReplaced {
         token: String,
         serial: String,
@@ -558,6 +566,11 @@ pub struct MaterialLine {
     pub cka_id: String,
     pub cka_label: String,
     pub evidence: serde_json::Value,
+    /// Of a key store of several tokens: those that hold it, and those that are not known to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_from: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

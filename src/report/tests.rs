@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::audit::snapshots;
+use crate::audit::testing::SoftwareSigner;
 use crate::audit::verify::line::Leaf;
+use crate::audit::{KeyUse, Signed, snapshots};
 
 const TRAIL: &str = "arn:aws:cloudtrail:eu-central-1:111122223333:trail/hsm-bridge";
 const ACCOUNT: &str = "111122223333";
@@ -490,10 +491,12 @@ fn a_folder_has_a_manifest_and_what_the_stock_cli_checks() {
     let manifest: Value = serde_json::from_slice(&files[4].bytes).unwrap();
     assert_eq!(manifest["files"][1]["sha256"], json!(files[1].sha256));
     assert_eq!(manifest["report"]["rows"], json!(made.table.rows.len()));
-    let signature = folder::Signature { bytes: vec![1, 2], key_fingerprint: "ab".to_owned() };
-    files.push(folder::result_sign(&files, "eu-central-1", BEGIN, &signature));
+    let key = SoftwareSigner::new().current(KeyUse::Digest);
+    let signed = Signed { key: key.clone(), signature: vec![1, 2] };
+    files.push(folder::result_sign(&files, "eu-central-1", BEGIN, &signed));
     let sign: Value = serde_json::from_slice(&files[5].bytes).unwrap();
     assert_eq!((&sign["hashSignature"], &sign["files"][4]["fileName"]), (&json!("0102"), &json!("manifest.json")));
+    assert_eq!(sign["publicKeyFingerprint"], json!(key.fingerprint));
     let jsonl = String::from_utf8(files[3].bytes.clone()).unwrap();
     let row: Value = serde_json::from_str(jsonl.lines().next().unwrap()).unwrap();
     assert_eq!(row["operation"], json!("Decrypt"));

@@ -31,9 +31,15 @@ impl Cursor {
         if !dir.is_dir() {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        let path = dir.join(format!("{name}.cursor"));
+        let next = Cursor::read(dir, name, trail)?;
+        Ok(Cursor { path: path(dir, name), trail: trail.to_owned(), next })
+    }
+
+    /// Changes nothing. `None`: nothing ever was acknowledged.
+    pub fn read(dir: &Path, name: &str, trail: &str) -> io::Result<Option<u64>> {
+        let path = path(dir, name);
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("`{}` {what}", path.display()));
-        let next = match std::fs::read_to_string(&path) {
+        match std::fs::read_to_string(&path) {
             Ok(text) => {
                 let written: Written = serde_json::from_str(&text).map_err(|e| bad(&format!("is no cursor: {e}")))?;
                 if written.version != 1 {
@@ -42,12 +48,11 @@ impl Cursor {
                 if written.trail != trail {
                     return Err(bad(&format!("is of the trail `{}`: move it away to begin anew", written.trail)));
                 }
-                Some(written.next_seq)
+                Ok(Some(written.next_seq))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Cursor { path, trail: trail.to_owned(), next })
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub fn save(&mut self, next: u64) -> io::Result<()> {
@@ -69,6 +74,10 @@ impl Cursor {
     }
 }
 
+fn path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.cursor"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +93,9 @@ mod tests {
             assert_eq!(Cursor::open(&sinks, "siem", "arn:trail").unwrap().next, Some(next));
         }
         assert_eq!(Cursor::open(&sinks, "other", "arn:trail").unwrap().next, None);
+        assert_eq!(Cursor::read(&sinks, "siem", "arn:trail").unwrap(), Some(12));
+        let absent = dir.path().join("absent");
+        assert_eq!((Cursor::read(&absent, "siem", "arn:trail").unwrap(), absent.exists()), (None, false));
         let refused = Cursor::open(&sinks, "siem", "arn:another").unwrap_err();
         assert!(refused.to_string().contains("arn:trail"), "{refused}");
         let path = sinks.join("siem.cursor");

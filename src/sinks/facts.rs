@@ -111,11 +111,3 @@ impl<'a> Facts<'a> {
         }
     }
 }
-
-/// SHA-256, for what stands in the place of a record that is too long.
-pub(super) fn leaf(line: &[u8]) -> String {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    context.update(&[0]);
-    context.update(line);
-    hex::encode(context.finish())
-}

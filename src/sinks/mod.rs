@@ -12,7 +12,7 @@ mod run;
 mod syslog;
 mod webhook;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::client::https::Trust;
+use cursor::Cursor;
 
 /// One `[[audit_sink]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,20 @@ pub struct Settings {
     pub intents: bool,
     /// Where a sink without a cursor begins: with the oldest record, or with what comes from now on.
     pub from_oldest: bool,
+}
+
+impl Settings {
+    /// Seq of the first record that was not acknowledged, by the cursor in `cursors`. `None`: it begins with what is new.
+    pub fn place(&self, cursors: &Path, trail: &str) -> Option<u64> {
+        match Cursor::read(cursors, &self.name, trail) {
+            Ok(None) => self.from_oldest.then_some(0),
+            Ok(next) => next,
+            Err(error) => {
+                tracing::error!(%error, sink = self.name, "it is not known how far the sink is");
+                Some(0)
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

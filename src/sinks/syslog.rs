@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::SyslogTarget;
 use super::delivery::Batch;
-use super::facts::{Facts, Outcome, leaf};
+use super::facts::{Facts, Outcome};
+use crate::audit::Leaf;
 use crate::client::https::{self, ARRIVED, Stream};
 
 /// In which the receiver has to take what is written.
@@ -178,7 +179,7 @@ fn cut(facts: &Facts<'_>, line: &[u8]) -> String {
     serde_json::json!({
         "truncated": true,
         "bytes": line.len(),
-        "leafSha256": leaf(line),
+        "leafSha256": Leaf::of(line).as_str(),
         "eventTime": facts.event_time,
         "eventSource": facts.event_source,
         "eventName": facts.event_name,

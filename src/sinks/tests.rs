@@ -1,9 +1,11 @@
 //! Forms and limits, on lines as the journal has them; receivers that fail are in tests/server.
 
+use super::cursor::Cursor;
 use super::delivery::Batch;
 use super::facts::{Facts, Outcome};
-use super::{Batches, otlp, run, syslog};
+use super::{Batches, OtlpTarget, Settings, Target, otlp, run, syslog};
 use crate::audit::follow::Follower;
+use crate::client::https::Trust;
 
 fn line(kind: &str, name: &str, error: Option<&str>, parameters: &str) -> Vec<u8> {
     let error = error.map_or(String::new(), |code| format!(r#""errorCode":"{code}","#));
@@ -57,6 +59,32 @@ fn severities_and_outcomes() {
 }
 
 #[test]
+fn a_place_is_the_cursors_and_else_where_the_sink_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = |name: &str, from_oldest| Settings {
+        name: name.to_owned(),
+        target: Target::Otlp(OtlpTarget {
+            url: "http://127.0.0.1:1/".to_owned(),
+            trust: Trust::default(),
+            authorization_file: None,
+            batch: Batches { records: 1, bytes: 1 },
+        }),
+        intents: true,
+        from_oldest,
+    };
+    Cursor::open(dir.path(), "old", "arn").unwrap().save(7).unwrap();
+    for (sink, trail, place) in [
+        (sink("new", true), "arn", Some(0)),
+        (sink("new", false), "arn", None),
+        (sink("old", false), "arn", Some(7)),
+        // Nobody knows what it has.
+        (sink("old", false), "arn:another", Some(0)),
+    ] {
+        assert_eq!(sink.place(dir.path(), trail), place, "{} {trail}", sink.name);
+    }
+}
+
+#[test]
 fn what_is_too_long_is_cut_and_says_so() {
     let line = line("AwsApiCall", "PutKeyPolicy", Some("AccessDenied"), &"x".repeat(9000));
     let message = message(&line, 8192);
@@ -64,7 +92,8 @@ fn what_is_too_long_is_cut_and_says_so() {
     let body = String::from_utf8(message).unwrap().split_once('\u{feff}').unwrap().1.to_owned();
     let cut: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&cut["truncated"], &cut["eventID"], &cut["bytes"]), (&true.into(), &"e-1".into(), &line.len().into()));
-    assert_eq!(cut["leafSha256"], super::facts::leaf(&line));
+    let leaf = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &[b"\0", &*line].concat());
+    assert_eq!(cut["leafSha256"], hex::encode(leaf));
     assert_eq!(cut["additionalEventData"]["audit"]["seq"], 42);
     // One byte decides.
     let whole = self::message(&line, 1 << 20);

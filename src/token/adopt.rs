@@ -139,6 +139,7 @@ fn kind(attributes: &Attributes) -> Option<KeyKind> {
         },
         sys::CKK_EC => Curve::from_parameters(parameters).map(KeyKind::Ec),
         sys::CKK_EC_EDWARDS if is_ed25519(parameters) => Some(KeyKind::Ed25519),
+        sys::CKK_ML_DSA => attributes.ml_dsa().map(KeyKind::MlDsa),
         _ => None,
     }
 }
@@ -151,6 +152,7 @@ fn mechanism(kind: KeyKind, gcm: IvContract) -> &'static str {
         KeyKind::Rsa(_) => SignMechanism::RsaPkcs1v15(super::Hash::Sha256).name(),
         KeyKind::Ec(_) => SignMechanism::Ecdsa.name(),
         KeyKind::Ed25519 => SignMechanism::Ed25519.name(),
+        KeyKind::MlDsa(_) => SignMechanism::MlDsa.name(),
     }
 }
 
@@ -161,7 +163,7 @@ fn refused(class: ErrorClass, detail: &str) -> TokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::Hash;
+    use crate::token::{Hash, MlDsa};
 
     fn kind_of(key_type: u64, value_len: u64, other: &[(u64, &[u8])]) -> Option<KeyKind> {
         let mut values = vec![
@@ -192,6 +194,14 @@ mod tests {
             (sys::CKK_EC, 0, &[(sys::CKA_EC_PARAMS, &[0x06, 0x01, 0x2a])], None),
             (sys::CKK_EC_EDWARDS, 0, &[(sys::CKA_EC_PARAMS, &[0x06, 0x03, 0x2b, 0x65, 0x70])], Some(KeyKind::Ed25519)),
             (sys::CKK_EC_EDWARDS, 0, &[(sys::CKA_EC_PARAMS, &[0x06, 0x03, 0x2b, 0x65, 0x71])], None),
+            (
+                sys::CKK_ML_DSA,
+                0,
+                &[(sys::CKA_PARAMETER_SET, &2u64.to_ne_bytes())],
+                Some(KeyKind::MlDsa(MlDsa::MlDsa65)),
+            ),
+            (sys::CKK_ML_DSA, 0, &[(sys::CKA_PARAMETER_SET, &4u64.to_ne_bytes())], None),
+            (sys::CKK_ML_DSA, 0, &[], None),
             (sys::CKK_DES3, 24, &[], None),
         ] {
             assert_eq!(kind_of(key_type, length, other), expected, "{key_type:#x} {length}");

@@ -1,13 +1,14 @@
 //! The connection to a token in this process: its threads, its queues, and the way of a job through them.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::breaker::{Breaker, Health};
 use super::call::About;
 use super::error::Counters;
 use super::guard::{HeldPin, PinGuard};
@@ -18,12 +19,14 @@ use super::local::Local;
 use super::marks::Marks;
 use super::module::{Module, Selected, expect, refuse_login};
 use super::names::Names;
+use super::pool::Pool;
 use super::probe::probe;
 use super::queue::{FairQueue, Pushed};
-use super::renewal::{self, remembers_pins};
+use super::renewal::{self, Why, remembers_pins};
 use super::report::enumerate;
-use super::seat::Seat;
+use super::seat::{Seat, SlotNow};
 use super::shared::Shared;
+use super::watchdog::{self, Watchdog};
 use super::worker::{Need, Operation, Outcome, Reply, Ticket, Work, Worker};
 use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError};
 use crate::secret::SecretString;
@@ -37,11 +40,25 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    pub(super) workers: usize,
-    generate_deadline: Duration,
+    threads: Arc<Threads>,
     /// Of rejected PINs.
     pub(super) marks: Marks,
+}
+
+#[derive(Default)]
+struct Threads(Mutex<Vec<JoinHandle<()>>>);
+
+impl Threads {
+    fn spawn(&self, name: String, life: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
+        let handle = std::thread::Builder::new().name(name).spawn(life)?;
+        let thread = handle.thread().clone();
+        self.list().push(handle);
+        Ok(thread)
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// For `/metrics`.
@@ -59,6 +76,7 @@ pub struct Gauges {
     pub debris: usize,
     /// Keys with several objects of one class.
     pub duplicates: usize,
+    pub health: Health,
 }
 
 impl Local {
@@ -75,9 +93,28 @@ impl Local {
     pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
+        // Libraries remember the slots that they saw: a token that was away is seen after C_Initialize only.
+        if module.doubted.swap(false, Ordering::Relaxed)
+            && module.connected().iter().all(|token| token.status() != Status::Ready)
+        {
+            renewal::renew(module, None, Why::Recovery)?;
+        }
+        Self::connect(module, names, settings, guard).inspect_err(|error| {
+            if error.class == ErrorClass::Context {
+                module.doubted.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn connect(
+        module: &'static Module,
+        names: Names,
+        settings: Settings,
+        guard: Arc<dyn PinGuard>,
+    ) -> Result<Local, TokenError> {
         let selected = select(module, &settings)?;
         if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
-            renewal::renew(module, None)?;
+            renewal::renew(module, None, Why::Pin)?;
         }
         let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
         let selected = select(module, &settings)?;
@@ -86,7 +123,8 @@ impl Local {
         let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
 
         let replaced = Arc::new(AtomicU64::new(0));
-        let mut seat = Seat::new(module, selected.slot, iv, Arc::clone(&replaced));
+        let slot = SlotNow::new(selected.slot);
+        let mut seat = Seat::new(module, slot.clone(), iv, Arc::clone(&replaced));
         let table = enumerate(&mut seat, &names).map_err(|error| error.into_error("the objects cannot be listed"))?;
         let handles = Handles::default();
         handles.replace(table);
@@ -95,7 +133,7 @@ impl Local {
         let workers = worker_count(settings.workers, capabilities.max_sessions);
         let shared = Arc::new(Shared {
             module,
-            slot: selected.slot,
+            slot,
             serial: Arc::from(selected.info.serial.as_str()),
             about: Arc::new(About {
                 info: selected.info,
@@ -115,23 +153,28 @@ impl Local {
             // RULE: RSA private operations leave a worker to the others.
             queue: FairQueue::new(settings.queue, workers.saturating_sub(1).max(1)),
             keygen: FairQueue::new(KEYGEN_QUEUE, 1),
-            status: Mutex::new(Status::Ready),
+            breaker: Breaker::new(settings.retry),
+            pool: Pool::new(workers),
+            watchdog: Watchdog::new(settings.hang_grace, settings.generate_deadline),
+            generate_deadline: settings.generate_deadline,
+            rest: settings.retry.longest,
+            succeeded: AtomicU64::new(0),
+            started: Instant::now(),
+            doom: OnceLock::new(),
         });
         module.register(&shared);
         // From here on a failure drops the connection, which ends the threads that run.
-        let connection = Connection {
-            shared: Arc::clone(&shared),
-            threads: Mutex::new(Vec::new()),
-            workers,
-            generate_deadline: settings.generate_deadline,
-            marks: Marks::at(settings.pin_marks),
-        };
-        let keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
+        let connection =
+            Connection { shared: Arc::clone(&shared), threads: Arc::default(), marks: Marks::at(settings.pin_marks) };
+        let mut keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
+        // Now, while the handles are as fresh as they can be.
+        keygen.remember_system_keys();
         connection.spawn("p11-keygen".to_owned(), move || keygen.serve())?;
         for number in 0..workers {
             let worker = Worker::new(Arc::clone(&shared));
             connection.spawn(format!("p11-worker-{number}"), move || worker.serve())?;
         }
+        connection.watch(workers)?;
         Ok(Local(Arc::new(connection)))
     }
 
@@ -139,7 +182,7 @@ impl Local {
     /// seconds at most.
     pub(super) fn end(&self) {
         self.0.stop();
-        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.0.threads.list());
         let patience = Instant::now() + CLOSE_PATIENCE;
         for thread in threads {
             // A thread that hangs in the module cannot be ended: it is left behind.
@@ -153,7 +196,7 @@ impl Local {
     }
 
     pub(super) fn slow_deadline(&self) -> Instant {
-        Instant::now() + self.0.generate_deadline
+        Instant::now() + self.0.shared.generate_deadline
     }
 
     /// Sends an operation to the session workers, and once more after a lost handle or login was mended.
@@ -166,10 +209,9 @@ impl Local {
     }
 
     async fn try_call<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Done<O::Output>, TokenError> {
-        match self.visit(ctx, operation).await? {
-            Outcome::Done(done) => Ok(done),
-            Outcome::Failed(error) => Err(error),
-            Outcome::Mend(operation, need) => self.mend_and_call(ctx, operation, need).await,
+        match self.visit_any(ctx, operation).await? {
+            Visited::Done(done) => Ok(done),
+            Visited::Mend(operation, need) => self.mend_and_call(ctx, operation, need).await,
         }
     }
 
@@ -181,10 +223,9 @@ impl Local {
     ) -> Result<Done<O::Output>, TokenError> {
         let key = operation.key().map(|(key, class)| (key.clone(), class));
         self.try_task(ctx, ctx.deadline, Mend { key, need }).await?;
-        match self.visit(ctx, operation).await? {
-            Outcome::Done(done) => Ok(done),
-            Outcome::Failed(error) => Err(error),
-            Outcome::Mend(_, need) => {
+        match self.visit_any(ctx, operation).await? {
+            Visited::Done(done) => Ok(done),
+            Visited::Mend(_, need) => {
                 let error = TokenError::own(
                     ErrorClass::Context,
                     O::NAME,
@@ -196,8 +237,25 @@ impl Local {
         }
     }
 
+    /// Visits workers until one has room for the operation.
+    async fn visit_any<O: Operation>(&self, ctx: &CallContext, mut operation: O) -> Result<Visited<O>, TokenError> {
+        loop {
+            match self.visit(ctx, operation).await? {
+                Outcome::Done(done) => return Ok(Visited::Done(done)),
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Mend(operation, need) => return Ok(Visited::Mend(operation, need)),
+                // Each time a worker less is there, and the last one answers; nobody waits past the deadline.
+                Outcome::Crowded(_, error) if Instant::now() >= ctx.deadline => return Err(error),
+                Outcome::Crowded(again, _) => operation = again,
+            }
+        }
+    }
+
     /// One visit to a session worker.
     async fn visit<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Outcome<O>, TokenError> {
+        if let Some(refusal) = self.0.shared.breaker.refusal() {
+            return Err(refusal);
+        }
         let heavy = operation.heavy();
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket { operation, request_id: Arc::clone(&ctx.request_id), reply: Reply::Waiting(reply) };
@@ -215,6 +273,9 @@ impl Local {
         operation: O,
         take: impl FnOnce(Result<Done<O::Output>, TokenError>) + Send + 'static,
     ) {
+        if let Some(refusal) = self.0.shared.breaker.refusal() {
+            return take(Err(refusal));
+        }
         let (principal, deadline, heavy) = (Arc::clone(&ctx.principal), ctx.deadline, operation.heavy());
         let (local, runtime) = (self.clone(), runtime.clone());
         let request_id = Arc::clone(&ctx.request_id);
@@ -223,6 +284,9 @@ impl Local {
             Outcome::Failed(error) => take(Err(error)),
             Outcome::Mend(operation, need) => {
                 runtime.spawn(async move { take(local.mend_and_call(&ctx, operation, need).await) });
+            }
+            Outcome::Crowded(operation, _) => {
+                runtime.spawn(async move { take(local.try_call(&ctx, operation).await) });
             }
         }));
         let job = Box::new(Ticket { operation, request_id, reply });
@@ -243,6 +307,11 @@ impl Local {
     }
 
     async fn try_task<T: Task>(&self, ctx: &CallContext, deadline: Instant, task: T) -> Result<T::Output, TokenError> {
+        if !T::WHILE_DOWN
+            && let Some(refusal) = self.0.shared.breaker.refusal()
+        {
+            return Err(refusal);
+        }
         let (reply, answer) = oneshot::channel();
         let ticket = TaskTicket { task, request_id: Arc::clone(&ctx.request_id), reply };
         push(&self.0.shared.keygen, ctx, false, Work { deadline, job: Box::new(ticket) })?;
@@ -250,19 +319,41 @@ impl Local {
     }
 }
 
+enum Visited<O: Operation> {
+    Done(Done<O::Output>),
+    Mend(O, Need),
+}
+
 impl Connection {
     fn spawn(&self, name: String, life: impl FnOnce() + Send + 'static) -> Result<(), TokenError> {
-        let thread = std::thread::Builder::new().name(name).spawn(life).map_err(|error| {
+        self.threads.spawn(name, life).map(|_| ()).map_err(|error| {
             TokenError::own(ErrorClass::Capacity, "thread", format!("a token thread does not start: {error}"))
-        })?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        Ok(())
+        })
+    }
+
+    /// The thread that looks whether calls come back.
+    fn watch(&self, workers: usize) -> Result<(), TokenError> {
+        let (shared, threads) = (Arc::clone(&self.shared), Arc::downgrade(&self.threads));
+        self.spawn("p11-watch".to_owned(), move || {
+            while !shared.queue.is_closed() {
+                std::thread::park_timeout(shared.watchdog.tick());
+                watchdog::look(&shared, workers, &mut |worker| {
+                    let Some(threads) = threads.upgrade() else { return };
+                    if let Err(error) = threads.spawn("p11-worker".to_owned(), move || worker.serve()) {
+                        tracing::error!(%error, "a token thread does not start");
+                    }
+                });
+            }
+        })
     }
 
     /// No more jobs; those that waited are refused.
     fn stop(&self) {
         self.shared.queue.close().into_iter().for_each(|work| work.job.refuse(closing()));
         self.shared.keygen.close().into_iter().for_each(|work| work.job.refuse(closing()));
+        for thread in self.threads.list().iter() {
+            thread.thread().unpark();
+        }
     }
 }
 

@@ -71,14 +71,7 @@ pub(super) fn reaction(rv: u64, function: &str) -> Reaction {
         sys::CKR_USER_NOT_LOGGED_IN => Reaction::LogIn,
         sys::CKR_KEY_HANDLE_INVALID | sys::CKR_OBJECT_HANDLE_INVALID => Reaction::FindAgain,
 
-        sys::CKR_DEVICE_ERROR
-        | sys::CKR_DEVICE_REMOVED
-        | sys::CKR_TOKEN_NOT_PRESENT
-        | sys::CKR_TOKEN_NOT_RECOGNIZED
-        | sys::CKR_SLOT_ID_INVALID
-        | sys::CKR_FIPS_SELF_TEST_FAILED
-        | sys::CKR_LIBRARY_LOAD_FAILED
-        | sys::CKR_CRYPTOKI_NOT_INITIALIZED => Reaction::Report(ErrorClass::Context),
+        lost if is_lost(lost) => Reaction::Report(ErrorClass::Context),
 
         sys::CKR_DEVICE_MEMORY if creates => Reaction::Report(ErrorClass::Full),
         sys::CKR_DEVICE_MEMORY | sys::CKR_SESSION_COUNT | sys::CKR_HOST_MEMORY => {
@@ -117,6 +110,21 @@ pub(super) fn reaction(rv: u64, function: &str) -> Reaction {
         // GENERAL_ERROR, FUNCTION_FAILED, DATA_INVALID, vendor codes, and whatever a later standard adds.
         _ => Reaction::Ambiguous,
     }
+}
+
+/// Device, slot or library: nothing works before C_Finalize and C_Initialize.
+pub(super) fn is_lost(rv: u64) -> bool {
+    matches!(
+        rv,
+        sys::CKR_DEVICE_ERROR
+            | sys::CKR_DEVICE_REMOVED
+            | sys::CKR_TOKEN_NOT_PRESENT
+            | sys::CKR_TOKEN_NOT_RECOGNIZED
+            | sys::CKR_SLOT_ID_INVALID
+            | sys::CKR_FIPS_SELF_TEST_FAILED
+            | sys::CKR_LIBRARY_LOAD_FAILED
+            | sys::CKR_CRYPTOKI_NOT_INITIALIZED
+    )
 }
 
 /// Functions whose input an attacker may have made: an ambiguous error there is bad input if the key itself still works.

@@ -9,7 +9,7 @@ use super::gcm::{IV_LEN, LUNA_IV_LEN};
 use super::raw::{SignCall, TAG_LEN};
 use super::seat::Seat;
 use super::template::ED25519_PARAMETERS;
-use super::{ErrorClass, Hash, spki};
+use super::{ErrorClass, Hash, MlDsa, spki};
 
 /// First AAD string of the known answer, and the message of the known MAC: no KMS ciphertext begins so.
 const KNOWN_ANSWER: &[u8] = b"hsm-bridge/kat/1";
@@ -129,16 +129,9 @@ impl Fingerprint {
     }
 }
 
-/// For keys without a recorded fingerprint (system keys): whether the key works at all.
+/// Whether the key works at all.
 pub(super) fn round_trip(seat: &mut Seat, key: ObjectHandle) -> Result<(), CallError> {
     Fingerprint::of_aes(seat, key).map(|_| ())
-}
-
-/// The same for a system key that signs.
-pub(super) fn signs(seat: &mut Seat, private: ObjectHandle, public: Option<ObjectHandle>) -> Result<(), Mismatch> {
-    let public = public.ok_or(Mismatch::WrongKey("the token has no single public key with this label"))?;
-    let spki = read_spki(seat, public)?.ok_or(Mismatch::WrongKey("the public key cannot be read"))?;
-    prove_pair(seat, private, &spki)
 }
 
 /// The SubjectPublicKeyInfo of a public key object; `None` where its attributes make none.
@@ -170,8 +163,22 @@ pub(super) fn read_spki(seat: &mut Seat, public: ObjectHandle) -> Result<Option<
         (Some(KeyType::EC_EDWARDS), _, _, Some(parameters), Some(point)) if is_ed25519(&parameters) => {
             spki::ed25519(&point)
         }
+        (Some(KeyType::ML_DSA), ..) => read_ml_dsa(seat, public)?,
         _ => None,
     })
+}
+
+/// Asked for alone: other kinds of public keys have no `CKA_VALUE`, and of private keys it is nobody's to ask for.
+fn read_ml_dsa(seat: &mut Seat, public: ObjectHandle) -> Result<Option<Vec<u8>>, CallError> {
+    let (mut set, mut value) = (None, None);
+    for attribute in seat.attributes(public, &[AttributeType::ParameterSet, AttributeType::Value])? {
+        match attribute {
+            Attribute::ParameterSet(number) => set = MlDsa::from_parameter_set(**number),
+            Attribute::Value(bytes) => value = Some(bytes),
+            _ => {}
+        }
+    }
+    Ok(set.zip(value).and_then(|(set, value)| spki::ml_dsa(set, &value)))
 }
 
 /// The object identifier, or the name that older drafts used.

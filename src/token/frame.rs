@@ -156,6 +156,8 @@ pub(super) struct Health {
     pub(super) sessions_replaced: u64,
     pub(super) debris: usize,
     pub(super) duplicates: usize,
+    /// How the worker brings its token back.
+    pub(super) recovery: super::Health,
 }
 
 #[derive(Debug, thiserror::Error)]

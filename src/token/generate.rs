@@ -112,6 +112,8 @@ impl Task for EnsureSystemKey {
         };
         let made = Made::make(keygen, kind, Naming { id: &id, label: &label, token: true })?;
         made.attest_or_destroy(keygen, kind)?;
+        // Another key than the one that was there, if one was.
+        keygen.shared.handles.forget_proof(self.key);
         keygen.made_system(self.key, &made.objects());
         Ok(true)
     }
@@ -187,7 +189,7 @@ impl Made {
         match (kind, self.public) {
             (KeyKind::Aes256, _) => Ok((Fingerprint::of_aes(seat, self.key).map_err(unusable)?, None)),
             (KeyKind::Hmac(hash), _) => Ok((Fingerprint::of_hmac(seat, self.key, hash).map_err(unusable)?, None)),
-            (KeyKind::Rsa(_) | KeyKind::Ec(_) | KeyKind::Ed25519, Some(public)) => {
+            (KeyKind::Rsa(_) | KeyKind::Ec(_) | KeyKind::Ed25519 | KeyKind::MlDsa(_), Some(public)) => {
                 let spki = read_spki(seat, public).map_err(unusable)?.ok_or_else(|| {
                     TokenError::own(ErrorClass::Unsupported, "C_GetAttributeValue", "the public key cannot be read")
                 })?;
@@ -197,7 +199,7 @@ impl Made {
                 })?;
                 Ok((fingerprint, Some(spki)))
             }
-            (KeyKind::Rsa(_) | KeyKind::Ec(_) | KeyKind::Ed25519, None) => {
+            (KeyKind::Rsa(_) | KeyKind::Ec(_) | KeyKind::Ed25519 | KeyKind::MlDsa(_), None) => {
                 Err(TokenError::own(ErrorClass::Unsupported, "C_GenerateKeyPair", "the pair has no public half"))
             }
         }
@@ -287,6 +289,7 @@ fn generation_mechanism(kind: KeyKind) -> &'static str {
         KeyKind::Rsa(_) => "CKM_RSA_PKCS_KEY_PAIR_GEN",
         KeyKind::Ec(_) => "CKM_EC_KEY_PAIR_GEN",
         KeyKind::Ed25519 => "CKM_EC_EDWARDS_KEY_PAIR_GEN",
+        KeyKind::MlDsa(_) => "CKM_ML_DSA_KEY_PAIR_GEN",
         KeyKind::Hmac(_) => "CKM_GENERIC_SECRET_KEY_GEN",
     }
 }

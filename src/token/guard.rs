@@ -179,3 +179,213 @@ fn known<T>(serial: &str, look: impl FnOnce(&mut Known) -> T) -> T {
     let mut all = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     look(all.get_or_insert_default().entry(serial.to_owned()).or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::token::ErrorClass;
+
+    /// A token that counts wrong PINs.
+    struct Fake {
+        right: String,
+        counts: bool,
+        low: bool,
+        tries: usize,
+        /// C_Login does not come back: the process is killed in it.
+        dies: bool,
+    }
+
+    struct FakeLogin<'a>(&'a mut Fake);
+
+    impl Login for FakeLogin<'_> {
+        fn flags(&mut self) -> Result<Option<TokenInfo>, TokenError> {
+            Ok(Some(TokenInfo { user_pin_count_low: self.0.low, ..TokenInfo::default() }))
+        }
+
+        fn log_in(&mut self, pin: &SecretString) -> LoginVerdict {
+            self.0.tries += 1;
+            let right = pin.expose() == self.0.right;
+            self.0.low = !right && self.0.counts;
+            match (right, self.0.dies) {
+                (_, true) => LoginVerdict::Other(TokenError::own(ErrorClass::Context, "C_Login", "killed")),
+                (true, false) => LoginVerdict::Accepted,
+                (false, false) => LoginVerdict::Rejected(
+                    TokenError::own(ErrorClass::Operator, "C_Login", "wrong").because(OpenFailure::PinIncorrect),
+                ),
+            }
+        }
+    }
+
+    impl Fake {
+        fn new(right: &str) -> Fake {
+            Fake { right: right.to_owned(), counts: true, low: false, tries: 0, dies: false }
+        }
+
+        /// One start of the service: a process that knows nothing.
+        fn start(&mut self, marks: &Marks, serial: &str, pin: &str) -> Result<(), TokenError> {
+            known(serial, |known| *known = Known::default());
+            self.again(marks, serial, pin)
+        }
+
+        fn again(&mut self, marks: &Marks, serial: &str, pin: &str) -> Result<(), TokenError> {
+            HeldPin::new(SecretString::new(pin.into()), marks.clone()).attempt(serial, &mut FakeLogin(self))
+        }
+    }
+
+    /// PINs whose marks differ: what happens where they do not is a test of its own.
+    fn pins(marks: &Marks, serial: &str, count: usize) -> Vec<String> {
+        let mut found: Vec<(u8, String)> = Vec::new();
+        for number in 0.. {
+            let pin = format!("{number:06}");
+            let mark = marks.mark_of(serial, &SecretString::new(pin.clone()));
+            if found.iter().all(|(known, _)| *known != mark) {
+                found.push((mark, pin));
+            }
+            if found.len() == count {
+                break;
+            }
+        }
+        found.into_iter().map(|(_, pin)| pin).collect()
+    }
+
+    fn directory() -> (tempfile::TempDir, Marks) {
+        let directory = tempfile::tempdir().unwrap();
+        let marks = Marks::at(directory.path().join("state/pin-marks"));
+        (directory, marks)
+    }
+
+    #[test]
+    fn one_try_per_pin_over_restarts() {
+        let (_directory, marks) = directory();
+        let serial = "one_try";
+        let pins = pins(&marks, serial, 3);
+        let mut token = Fake::new(&pins[2]);
+        for _ in 0..10 {
+            let error = token.start(&marks, serial, &pins[0]).unwrap_err();
+            assert_eq!((error.class, error.open_failure()), (ErrorClass::Operator, OpenFailure::PinIncorrect));
+        }
+        assert_eq!(token.tries, 1);
+        for _ in 0..3 {
+            assert!(token.start(&marks, serial, &pins[1]).is_err());
+            assert!(token.again(&marks, serial, &pins[1]).is_err());
+        }
+        assert_eq!(token.tries, 2);
+        token.start(&marks, serial, &pins[2]).unwrap();
+        assert_eq!(token.tries, 3);
+        // What was wrong is still wrong.
+        assert!(token.start(&marks, serial, &pins[0]).is_err());
+        assert_eq!(token.tries, 3);
+        // Another token knows nothing of it.
+        assert!(token.start(&marks, "one_try_other", &pins[0]).is_err());
+        assert_eq!(token.tries, 4);
+        assert_eq!(retry_pins(&marks, serial).unwrap(), 2);
+        assert!(token.again(&marks, serial, &pins[0]).is_err());
+        assert_eq!(token.tries, 5);
+    }
+
+    #[test]
+    fn a_pin_that_worked_is_not_taken_for_one_like_it() {
+        let (_directory, marks) = directory();
+        let serial = "alike";
+        let right = "right";
+        let mark = marks.mark_of(serial, &SecretString::new(right.into()));
+        let alike =
+            (0..).map(|n| format!("{n}")).find(|pin| marks.mark_of(serial, &SecretString::new(pin.clone())) == mark);
+        let alike = alike.unwrap();
+        let mut token = Fake::new(right);
+        token.start(&marks, serial, right).unwrap();
+        assert!(token.again(&marks, serial, &alike).is_err());
+        token.again(&marks, serial, right).unwrap();
+        assert_eq!(token.tries, 3);
+        // The price of short marks: after a restart nobody can tell them apart.
+        let error = token.start(&marks, serial, right).unwrap_err();
+        assert!(error.detail.contains("--retry"), "{error}");
+        assert_eq!(token.tries, 3);
+        assert_eq!(retry_pins(&marks, serial).unwrap(), 1);
+        token.start(&marks, serial, right).unwrap();
+    }
+
+    #[test]
+    fn who_dies_in_a_login_has_tried_it_if_the_token_counted() {
+        for counts in [true, false] {
+            let (_directory, marks) = directory();
+            let serial = "dies";
+            let pins = pins(&marks, serial, 2);
+            let mut token = Fake { counts, dies: true, ..Fake::new(&pins[1]) };
+            assert!(token.start(&marks, serial, &pins[0]).is_err());
+            token.dies = false;
+            let error = token.start(&marks, serial, &pins[0]).unwrap_err();
+            assert_eq!(error.open_failure(), OpenFailure::PinIncorrect);
+            assert_eq!(token.tries, if counts { 1 } else { 2 });
+            token.start(&marks, serial, &pins[1]).unwrap();
+            // A right one that was killed is tried again: the token does not count it.
+            token.dies = true;
+            assert!(token.start(&marks, serial, &pins[1]).is_err());
+            token.dies = false;
+            token.start(&marks, serial, &pins[1]).unwrap();
+        }
+    }
+
+    #[test]
+    fn many_at_once_try_once() {
+        let (_directory, marks) = directory();
+        let serial = "many";
+        let tries = Arc::new(AtomicUsize::new(0));
+        struct Counting(Arc<AtomicUsize>);
+        impl Login for Counting {
+            fn flags(&mut self) -> Result<Option<TokenInfo>, TokenError> {
+                Ok(Some(TokenInfo::default()))
+            }
+
+            fn log_in(&mut self, _: &SecretString) -> LoginVerdict {
+                self.0.fetch_add(1, Ordering::SeqCst);
+                LoginVerdict::Rejected(TokenError::own(ErrorClass::Operator, "C_Login", "wrong"))
+            }
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let pin = HeldPin::new(SecretString::new("wrong".into()), marks.clone());
+                    assert!(pin.attempt(serial, &mut Counting(tries.clone())).is_err());
+                });
+            }
+        });
+        assert_eq!(tries.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn without_marks_nothing_is_tried_but_what_worked() {
+        let (directory, marks) = directory();
+        let serial = "no_marks";
+        // A file where the directory should be: also root cannot write there.
+        std::fs::write(directory.path().join("state"), b"").unwrap();
+        let mut token = Fake::new("right");
+        let error = token.start(&marks, serial, "right").unwrap_err();
+        assert_eq!((error.class, error.open_failure(), token.tries), (ErrorClass::Context, OpenFailure::Other, 0));
+        assert!(error.detail.contains("pin_marks"), "{error}");
+        std::fs::remove_file(directory.path().join("state")).unwrap();
+        token.start(&marks, serial, "right").unwrap();
+        std::fs::remove_dir_all(directory.path().join("state")).unwrap();
+        std::fs::write(directory.path().join("state"), b"").unwrap();
+        token.again(&marks, serial, "right").unwrap();
+        assert_eq!(token.tries, 2);
+    }
+
+    #[test]
+    fn a_locked_token_rejects_no_pin() {
+        let locked = LoginVerdict::Locked(TokenError::own(ErrorClass::Operator, "C_Login", "locked"));
+        assert_eq!(locked.outcome(), PinOutcome::NotLookedAt);
+        assert_eq!(LoginVerdict::AlreadyLoggedIn.outcome(), PinOutcome::NotLookedAt);
+    }
+
+    #[test]
+    fn tags_tell_pins_apart() {
+        let (_directory, marks) = directory();
+        let tag = |pin: &str| HeldPin::new(SecretString::new(pin.into()), marks.clone()).tag();
+        assert_eq!(tag("a"), tag("a"));
+        assert_ne!(tag("a"), tag("b"));
+    }
+}

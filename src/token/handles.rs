@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use cryptoki::object::{ObjectClass, ObjectHandle};
@@ -83,6 +83,8 @@ pub(super) enum Lookup {
 #[derive(Default)]
 pub(super) struct Handles {
     table: RwLock<Table>,
+    /// What the system keys were when this process first saw them.
+    proofs: Mutex<[Option<Arc<[u8]>>; 4]>,
     /// Grows before any login and with any enumeration: handles of an older epoch may name other keys.
     epoch: AtomicU64,
 }
@@ -133,7 +135,8 @@ impl Handles {
                 public: material.public.one(),
                 checked: match key {
                     KeyRef::Kms { fingerprint, .. } => material.checked.as_ref() == Some(fingerprint),
-                    KeyRef::System(_) => true,
+                    // Any proof: there is one, and it was checked on these handles.
+                    KeyRef::System(_) => material.checked.is_some(),
                 },
             },
             Slot::Empty | Slot::Many(_) if stale => Lookup::Unknown,
@@ -144,26 +147,16 @@ impl Handles {
 
     /// The fingerprint was checked on `handle` in `epoch`; both may have been replaced since.
     pub(super) fn mark_checked(&self, key: &KeyRef, handle: ObjectHandle, epoch: u64) {
-        let KeyRef::Kms { material, fingerprint } = key else { return };
-        let mut table = self.write();
-        if table.epoch == epoch
-            && let Some(entry) = table.materials.get_mut(material)
-            && (entry.secret == Slot::One(handle) || entry.private == Slot::One(handle))
-        {
-            entry.checked = Some(Arc::clone(fingerprint));
-        }
+        let proof = match key {
+            KeyRef::Kms { fingerprint, .. } => Some(Arc::clone(fingerprint)),
+            KeyRef::System(key) => self.proof(*key),
+        };
+        self.write().mark(key, handle, epoch, proof);
     }
 
     /// The object behind `handle` is not the key: whatever was checked before, no use goes on without a new check.
     pub(super) fn mark_wrong(&self, key: &KeyRef, handle: ObjectHandle, epoch: u64) {
-        let KeyRef::Kms { material, .. } = key else { return };
-        let mut table = self.write();
-        if table.epoch == epoch
-            && let Some(entry) = table.materials.get_mut(material)
-            && (entry.secret == Slot::One(handle) || entry.private == Slot::One(handle))
-        {
-            entry.checked = None;
-        }
+        self.write().mark(key, handle, epoch, None);
     }
 
     pub(super) fn knows(&self, material: MaterialId) -> bool {
@@ -224,6 +217,40 @@ impl Handles {
         self.read().system_slot(key).slot(key.class()).one()
     }
 
+    /// The public half.
+    pub(super) fn system_public(&self, key: SystemKey) -> Option<ObjectHandle> {
+        self.read().system_slot(key).public.one()
+    }
+
+    pub(super) fn proof(&self, key: SystemKey) -> Option<Arc<[u8]>> {
+        let proofs = self.proofs();
+        SystemKey::ALL.iter().zip(proofs.iter()).find(|(known, _)| **known == key).and_then(|(_, proof)| proof.clone())
+    }
+
+    /// `proof` was made with `handle`, and nobody logged in since `epoch`: from now on the key has to pass it.
+    pub(super) fn prove(&self, key: SystemKey, handle: ObjectHandle, epoch: u64, proof: &[u8]) {
+        let table = self.read();
+        if table.epoch != epoch || table.system_slot(key).slot(key.class()) != Slot::One(handle) {
+            return;
+        }
+        let mut proofs = self.proofs();
+        for (_, known) in SystemKey::ALL.iter().zip(proofs.iter_mut()).filter(|(known, _)| **known == key) {
+            known.get_or_insert_with(|| Arc::from(proof));
+        }
+    }
+
+    /// The key was made anew.
+    pub(super) fn forget_proof(&self, key: SystemKey) {
+        let mut proofs = self.proofs();
+        for (_, known) in SystemKey::ALL.iter().zip(proofs.iter_mut()).filter(|(known, _)| **known == key) {
+            *known = None;
+        }
+    }
+
+    fn proofs(&self) -> MutexGuard<'_, [Option<Arc<[u8]>>; 4]> {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }
@@ -272,6 +299,20 @@ impl Table {
             self.system_slot_mut(key).add(class, handle);
         }
         fits
+    }
+
+    /// What was checked on `handle` in `epoch`; both may have been replaced since.
+    fn mark(&mut self, key: &KeyRef, handle: ObjectHandle, epoch: u64, checked: Option<Arc<[u8]>>) {
+        if self.epoch != epoch {
+            return;
+        }
+        let entry = match key {
+            KeyRef::Kms { material, .. } => self.materials.get_mut(material),
+            KeyRef::System(key) => Some(self.system_slot_mut(*key)),
+        };
+        if let Some(entry) = entry.filter(|entry| [entry.secret, entry.private].contains(&Slot::One(handle))) {
+            entry.checked = checked;
+        }
     }
 
     fn place(&mut self, places: Vec<(MaterialId, Vec<u8>)>) {

@@ -78,6 +78,8 @@ impl Keeper {
         if self.alive().is_ok() {
             return Ok(());
         }
+        // Not even a session for a PIN that is not tried.
+        self.guard.refuse(&self.serial)?;
         self.open_session()?;
         self.try_login(&*Arc::clone(&self.guard))
     }
@@ -105,6 +107,12 @@ impl Keeper {
 
     pub(super) fn session(&self) -> Option<&Session> {
         self.session.as_ref().and_then(Opened::live)
+    }
+
+    /// The token stands in another slot now.
+    pub(super) fn move_to(&mut self, slot: Slot) {
+        self.slot = slot;
+        self.session = None;
     }
 
     /// Whether another PIN may be tried: before anything is given up for it.

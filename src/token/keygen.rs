@@ -2,8 +2,7 @@
 //! construction (SoftHSM fails when C_FindObjects runs beside C_GenerateKey); it holds the keeper session, and it brings
 //! a token back that went down. Work that it began is finished, whoever still waits.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use cryptoki::error::{Error, RvError};
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
@@ -16,10 +15,7 @@ use super::report::{self, Seen};
 use super::seat::Seat;
 use super::shared::Shared;
 use super::worker::{DUPLICATE, Job, Need, Served, serve_one};
-use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, Status, SystemKey, TokenError};
-
-const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_LAST: Duration = Duration::from_secs(30);
+use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, SystemKey, TokenError};
 
 pub(super) struct Keygen {
     pub(super) shared: Arc<Shared>,
@@ -27,8 +23,6 @@ pub(super) struct Keygen {
     pub(super) keeper: Keeper,
     /// System keys that this token has had: while one can be read, the token is not merely empty-handed.
     anchors: Vec<SystemKey>,
-    backoff: Duration,
-    next_try: Instant,
 }
 
 /// What a look at the system keys says about the token.
@@ -46,6 +40,8 @@ pub(super) trait Task: Send + 'static {
     const NAME: &'static str;
     /// Whether an error of the task says that the token is down.
     const TELLS_STATUS: bool = true;
+    /// Whether it runs although the token is known to be down.
+    const WHILE_DOWN: bool = false;
     fn run(self, keygen: &mut Keygen) -> Result<Self::Output, TokenError>;
 }
 
@@ -61,54 +57,29 @@ pub(super) struct Nudge;
 impl Keygen {
     pub(super) fn new(shared: Arc<Shared>, seat: Seat, keeper: Keeper) -> Keygen {
         let anchors = SystemKey::ALL.into_iter().filter(|key| shared.handles.system(*key).is_some()).collect();
-        Keygen { shared, seat, keeper, anchors, backoff: RETRY_FIRST, next_try: Instant::now() }
+        Keygen { shared, seat, keeper, anchors }
     }
 
     /// The life of the thread.
     pub(super) fn serve(mut self) {
         let shared = Arc::clone(&self.shared);
         loop {
-            let down = shared.status() != Status::Ready;
-            let patience = down.then(|| self.next_try.saturating_duration_since(Instant::now()));
-            if serve_one(&shared.keygen, patience, &mut self) == Served::Closed {
+            let patience = self.patience();
+            if serve_one(&shared.keygen, patience, &shared.watchdog.keygen, &mut self) == Served::Closed {
                 break;
             }
-            if shared.status() != Status::Ready && Instant::now() >= self.next_try {
-                self.recover();
-            }
+            self.recover();
         }
         // Last of all: closing it logs the process out.
         self.seat.renew();
         self.keeper.close();
     }
 
-    /// One try to bring the token back.
-    fn recover(&mut self) {
-        let module = self.shared.module;
-        let _not_now = module.gate.read().unwrap_or_else(PoisonError::into_inner);
-        let tried = module
-            .ensure_initialized()
-            .and_then(|()| self.ready())
-            .and_then(|()| self.anchor())
-            .and_then(|_| self.seat.random(1).map_err(|error| error.into_error("the token gives no random bytes")));
-        match tried {
-            Ok(_) => {
-                self.backoff = RETRY_FIRST;
-                self.shared.set_status(Status::Ready);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the token is still down");
-                self.seat.renew();
-                self.backoff = (self.backoff * 2).min(RETRY_LAST);
-            }
-        }
-        self.next_try = Instant::now() + self.backoff;
-    }
-
     /// The login stands and this thread's session lives. After a new login everything is enumerated again.
     pub(super) fn ready(&mut self) -> Result<(), TokenError> {
         if self.keeper.alive().is_err() {
             self.shared.handles.forget();
+            self.find_slot()?;
             self.keeper.ensure()?;
             self.seat.renew();
             self.enumerate()?;
@@ -348,6 +319,11 @@ impl<T: Task> Job<Keygen> for TaskTicket<T> {
         let TaskTicket { task, request_id, reply } = *self;
         let span = tracing::debug_span!("token", call = T::NAME, request_id = &*request_id);
         let _in_span = span.enter();
+        let refusal = if T::WHILE_DOWN { None } else { keygen.shared.breaker.refusal() };
+        if let Some(error) = refusal {
+            let _ = reply.send(Err(error));
+            return;
+        }
         let result = task.run(keygen);
         if let Err(error) = &result
             && T::TELLS_STATUS

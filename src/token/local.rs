@@ -17,7 +17,7 @@ use super::officer::{Inspect, List, PublicKey, ReadSlice};
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::pin::{ChangePin, DRAIN};
 use super::slots::TryAttributes;
-use super::{CallContext, Done, Gauges, MaterialId, Status, TokenError};
+use super::{CallContext, Change, Done, Gauges, MaterialId, Status, TokenError};
 use crate::secret::{SecretBytes, SecretString};
 
 /// Cheap to clone; the last clone that goes ends its threads.
@@ -166,12 +166,21 @@ impl Backend for Local {
         Gauges {
             queued: shared.queue.waiting(),
             keygen_queued: shared.keygen.waiting(),
-            workers: self.0.workers,
+            workers: shared.pool.active(),
             sessions_replaced: shared.replaced.load(Ordering::Relaxed),
             errors: shared.errors.read(),
             debris: shared.handles.debris(),
             duplicates: shared.handles.duplicates(),
+            health: shared.health(),
         }
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.0.shared.breaker.changes()
+    }
+
+    fn doom(&self) -> Option<String> {
+        self.0.shared.doom.get().map(|reason| (*reason).to_owned())
     }
 
     fn place(&self, places: Vec<(MaterialId, Vec<u8>)>) {

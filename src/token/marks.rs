@@ -391,3 +391,136 @@ fn private(found: &std::fs::Metadata) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+impl Marks {
+    pub(super) fn mark_of(&self, serial: &str, pin: &SecretString) -> u8 {
+        self.prepare().unwrap();
+        mark(&self.key().unwrap(), serial, pin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn pin(text: &str) -> SecretString {
+        SecretString::new(text.into())
+    }
+
+    fn directory() -> (tempfile::TempDir, Marks) {
+        let directory = tempfile::tempdir().unwrap();
+        let marks = Marks::at(directory.path().join("marks"));
+        (directory, marks)
+    }
+
+    fn reject(marks: &Marks, serial: &str, text: &str) {
+        let locked = marks.lock(serial).unwrap();
+        locked.begin(&pin(text), None).unwrap().end(PinOutcome::Rejected).unwrap();
+    }
+
+    #[test]
+    fn what_is_on_disk() {
+        let (_directory, marks) = directory();
+        reject(&marks, "serial\u{e9}/..", "canary-pin");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(marks.directory()), 0o700);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(marks.directory()).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+            let text = std::fs::read(&path).unwrap();
+            assert!(!String::from_utf8_lossy(&text).contains("canary"), "{}", path.display());
+            names.push((path.file_name().unwrap().to_str().unwrap().to_owned(), text.len()));
+        }
+        names.sort();
+        let file = file_name("serial\u{e9}/..");
+        let found: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(found, ["key", &file, &format!("{file}.lock")]);
+        assert_eq!(names[0].1, KEY_LEN);
+        // One byte of the PIN, and no more.
+        let content: Content = serde_json::from_slice(&std::fs::read(marks.directory().join(file)).unwrap()).unwrap();
+        assert_eq!((content.rejected.len(), content.pending.len(), content.key.len()), (1, 0, 16));
+    }
+
+    #[test]
+    fn a_mark_is_of_this_token_and_this_pin() {
+        let (_directory, marks) = directory();
+        let key = marks.prepare().and_then(|()| marks.key()).unwrap();
+        let seen: BTreeSet<u8> = (0..4000).map(|n| mark(&key, "s", &pin(&format!("{n:04}")))).collect();
+        assert_eq!(seen.len(), 256, "all 256 marks occur");
+        assert!((0..100).any(|n| {
+            let pin = pin(&n.to_string());
+            mark(&key, "s", &pin) != mark(&key, "t", &pin)
+        }));
+        assert!((0..100).any(|n| mark(&key, "s", &pin(&format!("1{n}"))) != mark(&key, "s1", &pin(&n.to_string()))));
+    }
+
+    #[test]
+    fn a_lost_key_file_makes_a_new_start() {
+        let (_directory, marks) = directory();
+        reject(&marks, "s", "wrong");
+        assert!(marks.refuse("s", &pin("wrong")).is_err());
+        assert!(marks.lock("s").unwrap().refuse(&pin("wrong")).is_err());
+        std::fs::remove_file(marks.directory().join(KEY)).unwrap();
+        assert!(marks.refuse("s", &pin("wrong")).is_ok());
+        assert!(marks.lock("s").unwrap().refuse(&pin("wrong")).is_ok());
+        reject(&marks, "s", "wrong");
+        assert!(marks.lock("s").unwrap().refuse(&pin("wrong")).is_err());
+    }
+
+    #[test]
+    fn a_login_that_hangs_elsewhere_is_not_waited_for_without_end() {
+        let (_directory, marks) = directory();
+        let hanging = marks.lock("s").unwrap().begin(&pin("p"), None).unwrap();
+        let error = marks.lock_within("s", Duration::from_millis(1)).map(drop).unwrap_err();
+        assert_eq!((error.class, error.open_failure()), (ErrorClass::Context, OpenFailure::Other));
+        assert!(error.detail.contains("does not end"), "{error}");
+        marks.lock_within("another", Duration::from_millis(1)).unwrap();
+        // Killed: the lock goes with the process, and the try stays pending.
+        drop(hanging);
+        let low = TokenInfo { user_pin_count_low: true, ..TokenInfo::default() };
+        let error = marks.lock("s").unwrap().begin(&pin("p"), Some(&low)).map(drop).unwrap_err();
+        assert_eq!(error.open_failure(), OpenFailure::PinIncorrect);
+        assert!(marks.refuse("s", &pin("p")).is_err(), "it counts as rejected from now on");
+    }
+
+    #[test]
+    fn a_token_that_says_nothing_of_a_pending_pin_is_not_asked_again() {
+        let (_directory, marks) = directory();
+        drop(marks.lock("s").unwrap().begin(&pin("p"), None).unwrap());
+        let error = marks.lock("s").unwrap().begin(&pin("p"), None).map(drop).unwrap_err();
+        assert_eq!(error.class, ErrorClass::Context);
+        let good = TokenInfo::default();
+        marks.lock("s").unwrap().begin(&pin("p"), Some(&good)).unwrap().end(PinOutcome::Accepted).unwrap();
+        marks.lock("s").unwrap().begin(&pin("p"), None).unwrap().end(PinOutcome::Accepted).unwrap();
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_refused() {
+        let (_directory, marks) = directory();
+        reject(&marks, "s", "wrong");
+        let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let key = marks.directory().join(KEY);
+        let refused = || marks.lock("s").map(drop).unwrap_err().detail;
+        set(marks.directory(), 0o750);
+        assert!(refused().contains("open to others (mode 0750)"));
+        set(marks.directory(), 0o700);
+        set(&key, 0o640);
+        assert!(refused().contains("open to others"));
+        set(&key, 0o600);
+        std::fs::write(&key, b"short").unwrap();
+        assert!(refused().contains("32 bytes"));
+        std::fs::remove_file(&key).unwrap();
+        std::fs::write(marks.directory().join(file_name("s")), b"{}").unwrap();
+        assert!(refused().contains("is damaged"));
+        assert_eq!(marks.forget("s").unwrap(), 0);
+        marks.lock("s").unwrap();
+        // A link to somebody else's file is not followed.
+        std::fs::remove_file(&key).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &key).unwrap();
+        marks.lock("s").map(drop).unwrap_err();
+    }
+}

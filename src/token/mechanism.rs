@@ -3,10 +3,11 @@
 use cryptoki_sys as sys;
 
 use super::raw::SignCall;
-use super::{Curve, Hash, KeyKind, SignMechanism};
+use super::{Curve, Hash, KeyKind, MlDsa, SignMechanism};
 
 pub(super) const ALL_HASHES: [Hash; 4] = [Hash::Sha224, Hash::Sha256, Hash::Sha384, Hash::Sha512];
 pub(super) const ALL_CURVES: [Curve; 4] = [Curve::P256, Curve::P384, Curve::P521, Curve::Secp256k1];
+pub(super) const ALL_ML_DSA: [MlDsa; 3] = [MlDsa::MlDsa44, MlDsa::MlDsa65, MlDsa::MlDsa87];
 
 impl Hash {
     /// Digest length in bytes.
@@ -77,6 +78,39 @@ impl Curve {
     }
 }
 
+impl MlDsa {
+    /// `CKA_PARAMETER_SET`. RULE PKCS#11 v3.2 §6.67: CKP_ML_DSA_44 and so on.
+    pub(super) fn parameter_set(self) -> u64 {
+        match self {
+            MlDsa::MlDsa44 => sys::CKP_ML_DSA_44,
+            MlDsa::MlDsa65 => sys::CKP_ML_DSA_65,
+            MlDsa::MlDsa87 => sys::CKP_ML_DSA_87,
+        }
+    }
+
+    pub(super) fn from_parameter_set(number: u64) -> Option<MlDsa> {
+        ALL_ML_DSA.into_iter().find(|set| set.parameter_set() == number)
+    }
+
+    /// As FIPS 204 spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            MlDsa::MlDsa44 => "ML-DSA-44",
+            MlDsa::MlDsa65 => "ML-DSA-65",
+            MlDsa::MlDsa87 => "ML-DSA-87",
+        }
+    }
+
+    /// Bytes of a public key. RULE FIPS 204 §4, table 2.
+    pub(super) fn public_key_length(self) -> usize {
+        match self {
+            MlDsa::MlDsa44 => 1312,
+            MlDsa::MlDsa65 => 1952,
+            MlDsa::MlDsa87 => 2592,
+        }
+    }
+}
+
 impl KeyKind {
     /// Name in `Capabilities::key_kinds`.
     pub fn name(self) -> &'static str {
@@ -91,6 +125,9 @@ impl KeyKind {
             KeyKind::Ec(Curve::P521) => "EC_P521",
             KeyKind::Ec(Curve::Secp256k1) => "EC_SECP256K1",
             KeyKind::Ed25519 => "ED25519",
+            KeyKind::MlDsa(MlDsa::MlDsa44) => "ML_DSA_44",
+            KeyKind::MlDsa(MlDsa::MlDsa65) => "ML_DSA_65",
+            KeyKind::MlDsa(MlDsa::MlDsa87) => "ML_DSA_87",
             KeyKind::Hmac(Hash::Sha224) => "HMAC_224",
             KeyKind::Hmac(Hash::Sha256) => "HMAC_256",
             KeyKind::Hmac(Hash::Sha384) => "HMAC_384",
@@ -113,6 +150,7 @@ impl SignMechanism {
             SignMechanism::RsaPss(_) => "CKM_RSA_PKCS_PSS",
             SignMechanism::Ecdsa => "CKM_ECDSA",
             SignMechanism::Ed25519 => "CKM_EDDSA",
+            SignMechanism::MlDsa => "CKM_ML_DSA",
         }
     }
 
@@ -130,6 +168,8 @@ impl SignMechanism {
             }
             SignMechanism::Ecdsa => SignCall::Plain(sys::CKM_ECDSA),
             SignMechanism::Ed25519 => SignCall::Plain(sys::CKM_EDDSA),
+            // RULE PKCS#11 v3.2 §6.67.5: without CK_SIGN_ADDITIONAL_CONTEXT the context is empty, as KMS signs.
+            SignMechanism::MlDsa => SignCall::Plain(sys::CKM_ML_DSA),
         }
     }
 
@@ -141,7 +181,7 @@ impl SignMechanism {
             }
             SignMechanism::RsaPss(hash) => (input.len() == hash.length()).then(|| input.to_vec()),
             SignMechanism::Ecdsa => (!input.is_empty()).then(|| input.to_vec()),
-            SignMechanism::Ed25519 => Some(input.to_vec()),
+            SignMechanism::Ed25519 | SignMechanism::MlDsa => Some(input.to_vec()),
         }
     }
 

@@ -42,6 +42,14 @@ pub enum Curve {
     Secp256k1,
 }
 
+/// Parameter sets of ML-DSA (FIPS 204).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MlDsa {
+    MlDsa44,
+    MlDsa65,
+    MlDsa87,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Hash {
     Sha224,
@@ -58,11 +66,12 @@ pub enum KeyKind {
     Rsa(u32),
     Ec(Curve),
     Ed25519,
+    MlDsa(MlDsa),
     /// Key length is the digest's length in bytes.
     Hmac(Hash),
 }
 
-/// Input is a digest, except for Ed25519, which takes the message.
+/// Input is a digest, except for Ed25519 and ML-DSA, which take the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SignMechanism {
     RsaPkcs1v15(Hash),
@@ -70,6 +79,8 @@ pub enum SignMechanism {
     RsaPss(Hash),
     Ecdsa,
     Ed25519,
+    /// Pure ML-DSA with an empty context. The pre-hashed form (HashML-DSA) is another algorithm.
+    MlDsa,
 }
 
 /// Who asks (for fairness between principals) and until when an answer is of use.
@@ -155,6 +166,7 @@ pub struct Capabilities {
     pub rsa_pss: Vec<Hash>,
     pub ecdsa: Vec<Curve>,
     pub ed25519: bool,
+    pub ml_dsa: Vec<MlDsa>,
     pub hmac: Vec<Hash>,
     pub oaep_hashes: Vec<Hash>,
     /// `None`: the token names no limit.
@@ -236,6 +248,8 @@ pub struct Settings {
     pub pin_marks: PathBuf,
     /// Between tries to bring the token back.
     pub retry: Retry,
+    /// After a deadline, until the thread whose call did not come back counts as lost.
+    pub hang_grace: Duration,
     /// Which process loads the module.
     #[serde(skip)]
     pub isolation: Isolation,
@@ -243,6 +257,7 @@ pub struct Settings {
 
 mod adopt;
 mod backoff;
+mod breaker;
 mod call;
 mod connection;
 mod data;
@@ -252,6 +267,7 @@ mod fingerprint;
 mod frame;
 mod gcm;
 mod generate;
+mod group;
 mod guard;
 mod handles;
 mod keeper;
@@ -268,11 +284,13 @@ mod opened;
 mod operations;
 mod pin;
 mod places;
+mod pool;
 mod probe;
 mod process;
 mod profile;
 mod queue;
 mod raw;
+mod recovery;
 mod renewal;
 mod report;
 mod rv;
@@ -282,15 +300,18 @@ mod shared;
 mod slots;
 mod spki;
 mod template;
+mod watchdog;
 mod worker;
 
 pub use adopt::Adopted;
 pub use backoff::{Backoff, Retry};
+pub use breaker::{BreakerState, Cause, Change, Health, LastError};
 pub use call::{About, Answer, Backend, BoxFuture, Request};
 pub use connection::Gauges;
 pub use data::DataName;
 pub use error::{OpenFailure, TokenError};
 pub use facade::Token;
+pub use group::{MemberView, Replicas};
 pub use guard::{HeldPin, Login, LoginVerdict, PinGuard, PinTag, retry_pins};
 pub use keeper::login_attempts;
 pub use local::Local;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -33,6 +33,10 @@ pub(super) struct Module {
     /// Held by the one thread that initialises the module again.
     pub(super) renewing: Mutex<()>,
     connected: Mutex<Vec<Weak<Shared>>>,
+    /// C_Initialize was the last of C_Initialize and C_Finalize. Asked here, since not every library refuses a second one.
+    initialized: AtomicBool,
+    /// A connection failed: the library may remember that a token was away.
+    pub(super) doubted: AtomicBool,
 }
 
 /// The token that the selector names.
@@ -65,6 +69,8 @@ impl Module {
             gate: RwLock::default(),
             renewing: Mutex::default(),
             connected: Mutex::default(),
+            initialized: AtomicBool::new(true),
+            doubted: AtomicBool::new(false),
         }));
         loaded.push(module);
         Ok(module)
@@ -88,24 +94,52 @@ impl Module {
 
     /// C_Initialize, where an `initialize_again` got no further than C_Finalize.
     pub(super) fn ensure_initialized(&self) -> Result<(), TokenError> {
-        if self.generation() == 0 { Ok(()) } else { initialize(&self.context) }
+        if !self.initialized.load(Ordering::Acquire) {
+            initialize(&self.context)?;
+            self.initialized.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// C_Finalize and C_Initialize: every session, handle and login of the module is gone. `renewal` sees to it that
     /// nobody is in the module.
-    pub(super) fn initialize_again(&self) -> Result<(), TokenError> {
+    /// `come_what_may`: a token that failed may also fail to let go, and C_Initialize is what helps.
+    pub(super) fn initialize_again(&self, come_what_may: bool) -> Result<(), TokenError> {
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.initialized.store(false, Ordering::Release);
         match self.context.clone().finalize() {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => initialize(&self.context),
-            Err(error) => Err(CallError::from_cryptoki("C_Finalize", &error)
-                .with_class(ErrorClass::Context, "the module does not let go")),
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
+            Err(error) if come_what_may => tracing::debug!(%error, "C_Finalize failed"),
+            Err(error) => {
+                return Err(CallError::from_cryptoki("C_Finalize", &error)
+                    .with_class(ErrorClass::Context, "the module does not let go"));
+            }
         }
+        self.ensure_initialized()
     }
 
     /// What calls that create, destroy or find objects in a slot hold.
     pub(super) fn exclusive(&self, slot: Slot) -> Arc<Mutex<()>> {
         let mut slots = self.exclusive.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(slots.entry(slot.id()).or_default())
+    }
+
+    /// Where the token with this serial stands now.
+    pub(super) fn slot_of(&self, serial: &str) -> Result<Slot, TokenError> {
+        let slots = self
+            .context
+            .get_slots_with_token()
+            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))?;
+        let is_it = |slot: &Slot| self.functions.token_info(slot.id()).is_ok_and(|(info, _)| info.serial == serial);
+        slots.into_iter().find(is_it).ok_or_else(|| {
+            TokenError::own(ErrorClass::Context, "C_GetSlotList", format!("no token with serial `{serial}` is present"))
+                .because(OpenFailure::NotPresent)
+        })
+    }
+
+    /// Calls of any token of the module that do not come back.
+    pub(super) fn lost_threads(&self) -> usize {
+        self.connected().iter().map(|token| token.watchdog.lost()).sum()
     }
 
     /// The one token that fits the selector.

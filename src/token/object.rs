@@ -11,7 +11,7 @@ use x509_cert::spki::ObjectIdentifier;
 use super::error::{CallError, Reaction};
 use super::fingerprint::is_ed25519;
 use super::seat::Seat;
-use super::{Curve, ErrorClass};
+use super::{Curve, ErrorClass, MlDsa};
 
 /// The attributes of an object; `None`: the object has none such, or it cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct ObjectFacts {
     pub modulus_bits: Option<u64>,
     /// `P-256`, `P-384`, `P-521`, `secp256k1`, `Ed25519`, or the hex of other parameters.
     pub curve: Option<String>,
+    /// Of ML-DSA keys, both halves: `ML-DSA-44`, or the number where it is none of FIPS 204's.
+    #[serde(default)]
+    pub parameter_set: Option<String>,
     /// Bytes of a secret key.
     pub value_len: Option<u64>,
     /// `CKA_CHECK_VALUE`, hex.
@@ -68,7 +71,7 @@ const PARAMETER: usize = 1024;
 const NAMES: [(u64, usize); 3] = [(sys::CKA_CLASS, NUMBER), (sys::CKA_ID, TEXT), (sys::CKA_LABEL, TEXT)];
 
 /// `CKA_VALUE` is not among them.
-const ALL: [(u64, usize); 23] = [
+const ALL: [(u64, usize); 24] = [
     (sys::CKA_CLASS, NUMBER),
     (sys::CKA_ID, TEXT),
     (sys::CKA_LABEL, TEXT),
@@ -93,6 +96,8 @@ const ALL: [(u64, usize); 23] = [
     // Three bytes by the standard; some tokens give more.
     (sys::CKA_CHECK_VALUE, 64),
     (sys::CKA_KEY_GEN_MECHANISM, NUMBER),
+    // Last: new in PKCS#11 3.2, and a module may give up at what it does not know.
+    (sys::CKA_PARAMETER_SET, NUMBER),
 ];
 
 /// The bytes of the attributes that were asked for.
@@ -157,6 +162,9 @@ impl Attributes {
             derive: flag(sys::CKA_DERIVE),
             modulus_bits: self.modulus_bits(),
             curve: self.value(sys::CKA_EC_PARAMS).filter(|parameters| !parameters.is_empty()).map(curve),
+            parameter_set: self.ml_dsa_number().map(|number| {
+                MlDsa::from_parameter_set(number).map_or_else(|| format!("{number:#x}"), |set| set.name().to_owned())
+            }),
             value_len: self.number(sys::CKA_VALUE_LEN),
             check_value: self.value(sys::CKA_CHECK_VALUE).filter(|value| !value.is_empty()).map(hex::encode),
             key_gen_mechanism: name(sys::CKA_KEY_GEN_MECHANISM, |mechanism| {
@@ -171,6 +179,16 @@ impl Attributes {
         let start = modulus.iter().position(|byte| *byte != 0)?;
         let digits = modulus.get(start..)?;
         Some(digits.len() as u64 * 8 - u64::from(digits.first()?.leading_zeros()))
+    }
+
+    pub(super) fn ml_dsa(&self) -> Option<MlDsa> {
+        self.ml_dsa_number().and_then(MlDsa::from_parameter_set)
+    }
+
+    /// The same numbers mean other things for keys of other types.
+    fn ml_dsa_number(&self) -> Option<u64> {
+        let is_ml_dsa = self.number(sys::CKA_KEY_TYPE) == Some(sys::CKK_ML_DSA);
+        self.number(sys::CKA_PARAMETER_SET).filter(|_| is_ml_dsa)
     }
 
     #[cfg(test)]
@@ -278,6 +296,21 @@ mod tests {
         assert_eq!((facts.key_gen_mechanism, facts.sign), (None, None));
         assert_eq!(facts.curve.as_deref(), Some("1.3.101.113"));
         assert_eq!(curve(&[0x30, 0x00]), "3000");
+    }
+
+    #[test]
+    fn a_parameter_set_has_a_name_on_ml_dsa_keys_only() {
+        let set = |key_type: u64, number: u64| {
+            let facts = attributes(&[
+                (sys::CKA_KEY_TYPE, &key_type.to_ne_bytes()),
+                (sys::CKA_PARAMETER_SET, &number.to_ne_bytes()),
+            ]);
+            facts.facts().parameter_set
+        };
+        assert_eq!(set(sys::CKK_ML_DSA, 1).as_deref(), Some("ML-DSA-44"));
+        assert_eq!(set(sys::CKK_ML_DSA, 3).as_deref(), Some("ML-DSA-87"));
+        assert_eq!(set(sys::CKK_ML_DSA, 9).as_deref(), Some("0x9"));
+        assert_eq!(set(sys::CKK_ML_KEM, 1), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::guard::PinGuard;
 use super::keygen::{Keygen, Task};
 use super::renewal;
-use super::{ErrorClass, Status, TokenError};
+use super::{ErrorClass, TokenError};
 
 /// How long running calls may take to end.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
@@ -20,13 +20,15 @@ impl Task for ChangePin {
     const NAME: &'static str = "change_pin";
     /// A refused PIN leaves the token as it was.
     const TELLS_STATUS: bool = false;
+    /// A token that refuses the login comes back by it.
+    const WHILE_DOWN: bool = true;
 
     fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
         keygen.keeper.may_try(&*self.guard)?;
         let shared = Arc::clone(&keygen.shared);
         if shared.remembers_pins {
             // All are logged out by it; who comes now waits for this thread.
-            renewal::renew(shared.module, Some(&shared)).inspect_err(|error| shared.note(error))?;
+            renewal::renew(shared.module, Some(&shared), renewal::Why::Pin).inspect_err(|error| shared.note(error))?;
         }
         let drained = shared.queue.pause(DRAIN);
         let result = if drained {
@@ -47,7 +49,7 @@ fn change(keygen: &mut Keygen, guard: Arc<dyn PinGuard>) -> Result<(), TokenErro
     match changed {
         Ok(()) => {
             keygen.enumerate()?;
-            keygen.shared.set_status(Status::Ready);
+            keygen.shared.close_breaker();
             tracing::info!("the token took the new PIN");
             Ok(())
         }

@@ -14,10 +14,10 @@ use cryptoki::session::Session;
 use super::error::CallError;
 use super::gcm::{CKM_CLOUDHSM_AES_GCM, IvContract};
 use super::generate::create;
-use super::mechanism::{ALL_CURVES, ALL_HASHES};
+use super::mechanism::{ALL_CURVES, ALL_HASHES, ALL_ML_DSA};
 use super::module::{Module, Selected};
 use super::raw::SignCall;
-use super::seat::Seat;
+use super::seat::{Seat, SlotNow};
 use super::template::Naming;
 use super::{Capabilities, ErrorClass, Hash, KeyKind, Profile, Rung, SignMechanism, TokenError};
 
@@ -50,7 +50,7 @@ pub(super) fn probe(
         .context
         .open_rw_session(selected.slot)
         .map_err(|error| fail(CallError::from_cryptoki("C_OpenSession", &error)))?;
-    let seat = Seat::new(module, selected.slot, IvContract::Caller, Arc::new(AtomicU64::new(0)));
+    let seat = Seat::new(module, SlotNow::new(selected.slot), IvContract::Caller, Arc::new(AtomicU64::new(0)));
     let mut probe = Probe {
         module,
         selected,
@@ -89,6 +89,15 @@ pub(super) fn probe(
     if probe.pair_signs(KeyKind::Ed25519, SignMechanism::Ed25519, 32) {
         found.ed25519 = true;
         kinds.push(KeyKind::Ed25519);
+    }
+    // PKCS#11 3.2: an older library may do anything with a number that it does not know.
+    if probe.mechanisms.contains(&MechanismType::ML_DSA) {
+        for set in ALL_ML_DSA {
+            if probe.pair_signs(KeyKind::MlDsa(set), SignMechanism::MlDsa, 32) {
+                found.ml_dsa.push(set);
+                kinds.push(KeyKind::MlDsa(set));
+            }
+        }
     }
     probe.rsa(&mut found, &mut kinds);
     found.key_kinds = kinds.into_iter().map(|kind| kind.name().to_owned()).collect();

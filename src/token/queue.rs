@@ -51,6 +51,8 @@ struct State<J> {
     closed: bool,
     /// Nothing is handed out.
     paused: bool,
+    /// The same, for another reason: `hold`.
+    held: bool,
 }
 
 struct Lane<J> {
@@ -70,6 +72,7 @@ impl<J> FairQueue<J> {
             sequence: 0,
             closed: false,
             paused: false,
+            held: false,
         };
         let running = AtomicUsize::new(0);
         FairQueue { state: Mutex::new(state), ready: Condvar::new(), limit: limit.max(1), heavy_limit, running }
@@ -161,6 +164,18 @@ impl<J> FairQueue<J> {
         }
     }
 
+    /// A heavy job counts no longer, although it has not ended: `done` is told that it was light.
+    pub(super) fn heavy_ended(&self) {
+        let mut state = self.lock();
+        state.heavy_running = state.heavy_running.saturating_sub(1);
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Hands out nothing until `resume`: jobs that come wait. Returns when the running ones have ended, or after `patience`
     /// with `false`.
     pub(super) fn pause(&self, patience: Duration) -> bool {
@@ -180,6 +195,21 @@ impl<J> FairQueue<J> {
         self.ready.notify_all();
     }
 
+    /// Hands out nothing until `release`, whatever `pause` and `resume` do.
+    pub(super) fn hold(&self) {
+        self.lock().held = true;
+    }
+
+    pub(super) fn release(&self) {
+        self.lock().held = false;
+        self.ready.notify_all();
+    }
+
+    /// Hands back the jobs that wait.
+    pub(super) fn empty(&self) -> Vec<J> {
+        self.lock().take_all()
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.lock().waiting
     }
@@ -194,11 +224,7 @@ impl<J> FairQueue<J> {
     /// Hands back the jobs that wait.
     pub(super) fn drain(&self) -> Vec<J> {
         let mut state = self.lock();
-        state.waiting = 0;
-        state.ring.clear();
-        let lanes = std::mem::take(&mut state.lanes);
-        drop(state);
-        lanes.into_values().flat_map(|lane| lane.light.into_iter().chain(lane.heavy)).map(|(_, job)| job).collect()
+        state.take_all()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
@@ -208,6 +234,13 @@ impl<J> FairQueue<J> {
 }
 
 impl<J> State<J> {
+    fn take_all(&mut self) -> Vec<J> {
+        self.waiting = 0;
+        self.ring.clear();
+        let lanes = std::mem::take(&mut self.lanes);
+        lanes.into_values().flat_map(|lane| lane.light.into_iter().chain(lane.heavy)).map(|(_, job)| job).collect()
+    }
+
     fn append(&mut self, principal: &Arc<str>, heavy: bool, job: J) {
         let sequence = self.sequence;
         self.sequence += 1;
@@ -227,7 +260,7 @@ impl<J> State<J> {
 
     /// The next principal's oldest job that may run now.
     fn next(&mut self, heavy_limit: usize) -> Option<(J, bool)> {
-        if self.paused {
+        if self.paused || self.held {
             return None;
         }
         let heavy_allowed = self.heavy_running < heavy_limit;

@@ -18,8 +18,8 @@ use super::{ErrorClass, TokenInfo};
 /// Length of an AES-GCM tag in bytes; other lengths are not made.
 pub(super) const TAG_LEN: usize = 16;
 
-/// Largest signature: RSA-8192.
-const SIGNATURE_MAX: usize = 1024;
+/// Largest signature: ML-DSA-87 (RSA-8192 has 1024 bytes).
+const SIGNATURE_MAX: usize = 4627;
 
 /// Sets the vendor module's environment variables (`SOFTHSM2_CONF` and the like), which modules read with getenv.
 ///

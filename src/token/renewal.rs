@@ -1,5 +1,6 @@
-//! C_Finalize and C_Initialize, for modules that read the user PIN into their memory once and do not see that another
-//! process changed it (SoftHSM). All tokens of the module are drained for it, and log in again by themselves.
+//! C_Finalize and C_Initialize: for a token that went away, and for modules that read the user PIN into their memory once
+//! and do not see that another process changed it (SoftHSM). All tokens of the module are drained for it, and log in
+//! again by themselves.
 
 use std::sync::{Arc, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
@@ -12,13 +13,19 @@ use super::{ErrorClass, Profile, TokenError, TokenInfo};
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(1);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    Pin,
+    Recovery,
+}
+
 /// Whether the module must be initialised again before it sees a PIN that was changed elsewhere.
 pub(super) fn remembers_pins(info: &TokenInfo, profile: &Profile) -> bool {
     profile.pin_cached.unwrap_or(info.model == "SoftHSM v2")
 }
 
 /// Initialises the module again while nobody is in it. `own`: the token whose key generation thread this is.
-pub(super) fn renew(module: &'static Module, own: Option<&Arc<Shared>>) -> Result<(), TokenError> {
+pub(super) fn renew(module: &'static Module, own: Option<&Arc<Shared>>, why: Why) -> Result<(), TokenError> {
     // Another thread may do the same now, and wait for this one's job to end.
     let _one = match module.renewing.try_lock() {
         Ok(one) => one,
@@ -34,7 +41,7 @@ pub(super) fn renew(module: &'static Module, own: Option<&Arc<Shared>>) -> Resul
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         let tokens = module.connected();
-        let done = drained(module, own, &tokens, end);
+        let done = drained(module, own, &tokens, end, why);
         for token in &tokens {
             token.queue.resume();
             token.keygen.resume();
@@ -56,6 +63,7 @@ fn drained(
     own: Option<&Arc<Shared>>,
     tokens: &[Arc<Shared>],
     end: Instant,
+    why: Why,
 ) -> Option<Result<(), TokenError>> {
     let left = || end.saturating_duration_since(Instant::now());
     let quiet = tokens.iter().all(|token| {
@@ -71,8 +79,11 @@ fn drained(
     }
     // RULE: before the login, not after it: from then on old numbers may name other keys.
     tokens.iter().for_each(|token| token.handles.forget());
-    tracing::info!(tokens = tokens.len(), "the module is initialised again, so that it sees the PIN of its token");
-    Some(module.initialize_again())
+    match why {
+        Why::Pin => tracing::info!("the module is initialised again, so that it sees the PIN of its token"),
+        Why::Recovery => tracing::info!(tokens = tokens.len(), "the module is initialised again"),
+    }
+    Some(module.initialize_again(why == Why::Recovery))
 }
 
 fn alone(module: &'static Module, end: Instant) -> Option<RwLockWriteGuard<'static, ()>> {

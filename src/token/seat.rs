@@ -17,9 +17,27 @@ use super::raw::SignCall;
 use super::{SignMechanism, spki};
 use crate::secret::SecretBytes;
 
+/// The slot that the token stands in; it may be another one after C_Initialize.
+#[derive(Clone)]
+pub(super) struct SlotNow(Arc<Mutex<Slot>>);
+
+impl SlotNow {
+    pub(super) fn new(slot: Slot) -> SlotNow {
+        SlotNow(Arc::new(Mutex::new(slot)))
+    }
+
+    pub(super) fn now(&self) -> Slot {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, slot: Slot) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = slot;
+    }
+}
+
 pub(super) struct Seat {
     pub(super) module: &'static Module,
-    pub(super) slot: Slot,
+    slot: SlotNow,
     pub(super) iv: IvContract,
     session: Option<Opened>,
     /// Creating, destroying and finding objects of the token, over all its sessions in this process.
@@ -29,14 +47,15 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(module: &'static Module, slot: Slot, iv: IvContract, replaced: Arc<AtomicU64>) -> Seat {
-        Seat { module, slot, iv, session: None, exclusive: module.exclusive(slot), replaced }
+    pub(super) fn new(module: &'static Module, slot: SlotNow, iv: IvContract, replaced: Arc<AtomicU64>) -> Seat {
+        let exclusive = module.exclusive(slot.now());
+        Seat { module, slot, iv, session: None, exclusive, replaced }
     }
 
     /// The session, opened if there is none.
     pub(super) fn session(&mut self) -> Result<&Session, CallError> {
         if self.session.as_ref().is_none_or(|session| session.live().is_none()) {
-            self.session = Some(Opened::new(self.module, self.slot)?);
+            self.session = Some(Opened::new(self.module, self.slot.now())?);
         }
         let lost = CallError { function: "C_OpenSession", rv: 0 };
         self.session.as_ref().and_then(Opened::live).ok_or(lost)

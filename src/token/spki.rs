@@ -5,11 +5,15 @@ use x509_cert::der::asn1::{AnyRef, BitStringRef, OctetStringRef, UintRef};
 use x509_cert::der::{Decode, Encode, Tag};
 use x509_cert::spki::{AlgorithmIdentifierRef, ObjectIdentifier, SubjectPublicKeyInfoRef};
 
-use super::{Curve, Hash, SignMechanism};
+use super::mechanism::ALL_ML_DSA;
+use super::{Curve, Hash, MlDsa, SignMechanism};
 
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const ML_DSA_44: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3.17");
+const ML_DSA_65: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3.18");
+const ML_DSA_87: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3.19");
 
 /// From `CKA_MODULUS` and `CKA_PUBLIC_EXPONENT`.
 pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Option<Vec<u8>> {
@@ -35,6 +39,21 @@ pub(super) fn ec(parameters: &[u8], point: &[u8]) -> Option<Vec<u8>> {
 pub(super) fn ed25519(point: &[u8]) -> Option<Vec<u8>> {
     // RULE RFC 8410 §3: no parameters.
     wrap(ED25519, None, unwrapped(point, 32)?)
+}
+
+/// From the `CKA_VALUE` of a public key.
+pub(super) fn ml_dsa(set: MlDsa, value: &[u8]) -> Option<Vec<u8>> {
+    // RULE RFC 9881 §2 and §4: no parameters, and the bytes of the key without a wrapping.
+    (value.len() == set.public_key_length()).then(|| wrap(ml_dsa_oid(set), None, value))?
+}
+
+/// RULE RFC 9881 §2.
+fn ml_dsa_oid(set: MlDsa) -> ObjectIdentifier {
+    match set {
+        MlDsa::MlDsa44 => ML_DSA_44,
+        MlDsa::MlDsa65 => ML_DSA_65,
+        MlDsa::MlDsa87 => ML_DSA_87,
+    }
 }
 
 /// PKCS#11 says that the point is wrapped into an OCTET STRING; some tokens give it bare. The length tells.
@@ -72,6 +91,7 @@ pub(super) fn proof(spki: &[u8]) -> Option<(SignMechanism, Option<Hash>)> {
         RSA_ENCRYPTION => Some((SignMechanism::RsaPkcs1v15(Hash::Sha256), Some(Hash::Sha256))),
         EC_PUBLIC_KEY => Some((SignMechanism::Ecdsa, Some(curve(&info)?.hash()))),
         ED25519 => Some((SignMechanism::Ed25519, None)),
+        oid if ALL_ML_DSA.into_iter().any(|set| ml_dsa_oid(set) == oid) => Some((SignMechanism::MlDsa, None)),
         _ => None,
     }
 }
@@ -89,6 +109,9 @@ pub(super) fn verifies(spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
                 Curve::Secp256k1 => &signature::ECDSA_P256K1_SHA256_ASN1,
             },
             ED25519 => &signature::ED25519,
+            ML_DSA_44 => &signature::ML_DSA_44,
+            ML_DSA_65 => &signature::ML_DSA_65,
+            ML_DSA_87 => &signature::ML_DSA_87,
             _ => return None,
         };
         let key = info.subject_public_key.as_bytes()?;
@@ -142,6 +165,29 @@ mod tests {
         let exponent = UintRef::decode(&mut numbers).unwrap();
         let made = rsa(modulus.as_bytes(), exponent.as_bytes()).unwrap();
         assert_eq!(made, expected.as_ref());
+    }
+
+    #[test]
+    fn ml_dsa_keys_give_the_spki_that_others_make() {
+        let signing: [(MlDsa, &signature::PqdsaSigningAlgorithm); 3] = [
+            (MlDsa::MlDsa44, &signature::ML_DSA_44_SIGNING),
+            (MlDsa::MlDsa65, &signature::ML_DSA_65_SIGNING),
+            (MlDsa::MlDsa87, &signature::ML_DSA_87_SIGNING),
+        ];
+        for (set, algorithm) in signing {
+            let pair = signature::PqdsaKeyPair::generate(algorithm).unwrap();
+            let expected: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+            let made = ml_dsa(set, pair.public_key().as_ref()).unwrap();
+            assert_eq!(made, expected.as_ref());
+            assert!(ml_dsa(set, &pair.public_key().as_ref()[1..]).is_none());
+            assert_eq!(proof(&made), Some((SignMechanism::MlDsa, None)));
+            let mut signed = vec![0; algorithm.signature_len()];
+            pair.sign(b"m", &mut signed).unwrap();
+            assert!(verifies(&made, b"m", &signed) && !verifies(&made, b"n", &signed));
+            for other in ALL_ML_DSA.into_iter().filter(|other| *other != set) {
+                assert!(ml_dsa(other, pair.public_key().as_ref()).is_none());
+            }
+        }
     }
 
     #[test]

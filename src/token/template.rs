@@ -2,9 +2,9 @@
 //! What a key is not for stands there as false: some tokens grant by default.
 
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, KeyType};
+use cryptoki::object::{Attribute, KeyType, MlDsaParameterSetType};
 
-use super::{KeyKind, Rung};
+use super::{KeyKind, MlDsa, Rung};
 
 /// `CKA_ID` and `CKA_LABEL`, and whether the object outlives its session.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +98,14 @@ fn full(kind: KeyKind, naming: Naming<'_>) -> Recipe {
         KeyKind::Ed25519 => {
             pair(naming, Mechanism::EccEdwardsKeyPairGen, [Attribute::EcParams(ED25519_PARAMETERS.to_vec())])
         }
+        KeyKind::MlDsa(set) => {
+            let set = match set {
+                MlDsa::MlDsa44 => MlDsaParameterSetType::ML_DSA_44,
+                MlDsa::MlDsa65 => MlDsaParameterSetType::ML_DSA_65,
+                MlDsa::MlDsa87 => MlDsaParameterSetType::ML_DSA_87,
+            };
+            pair(naming, Mechanism::MlDsaKeyPairGen, [Attribute::ParameterSet(set.into())])
+        }
     }
 }
 
@@ -136,8 +144,14 @@ mod tests {
     use super::*;
     use crate::token::{Curve, Hash};
 
-    const KINDS: [KeyKind; 5] =
-        [KeyKind::Aes256, KeyKind::Hmac(Hash::Sha256), KeyKind::Rsa(2048), KeyKind::Ec(Curve::P256), KeyKind::Ed25519];
+    const KINDS: [KeyKind; 6] = [
+        KeyKind::Aes256,
+        KeyKind::Hmac(Hash::Sha256),
+        KeyKind::Rsa(2048),
+        KeyKind::Ec(Curve::P256),
+        KeyKind::Ed25519,
+        KeyKind::MlDsa(MlDsa::MlDsa65),
+    ];
 
     fn guarded_template(kind: KeyKind, rung: Rung) -> Vec<Attribute> {
         match recipe(kind, Naming { id: &[1], label: "x", token: true }, rung) {

@@ -10,12 +10,14 @@ use cryptoki::object::ObjectHandle;
 use tokio::sync::oneshot;
 
 use super::error::{CallError, Reaction, is_decrypt};
-use super::fingerprint::{Fingerprint, Mismatch, round_trip, signs};
+use super::fingerprint::{Fingerprint, Mismatch};
 use super::gcm::IvContract;
-use super::handles::{Class, Lookup};
+use super::handles::{Class, Handles, Lookup};
 use super::queue::{FairQueue, Taken};
+use super::recovery::prove_system;
 use super::seat::Seat;
 use super::shared::Shared;
+use super::watchdog::Watched;
 use super::{Done, ErrorClass, KeyRef, TokenError};
 
 /// A job in a queue, for a thread whose state is `W`.
@@ -57,6 +59,8 @@ pub(super) enum Outcome<O: Operation> {
     Failed(TokenError),
     /// Mend this and send the operation again.
     Mend(O, Need),
+    /// This worker made room for the others: send the operation to one of them.
+    Crowded(O, TokenError),
 }
 
 /// What the key generation thread has to do before an operation can go on.
@@ -101,23 +105,45 @@ impl<T> Reply<T> {
 pub(super) struct Worker {
     shared: Arc<Shared>,
     seat: Seat,
+    watched: Arc<Watched>,
+    /// It left: the token has no room for its session.
+    away: bool,
 }
 
 enum Stop {
     Failed(TokenError),
     Mend(Need),
+    Crowded(TokenError),
 }
+
+/// How often a worker that left looks whether the service ends.
+const LOOK: Duration = Duration::from_millis(50);
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Worker {
-        let seat = shared.seat();
-        Worker { shared, seat }
+        let (seat, watched) = (shared.seat(), shared.watchdog.watched());
+        Worker { shared, seat, watched, away: false }
     }
 
     /// The life of the thread.
     pub(super) fn serve(mut self) {
-        let shared = Arc::clone(&self.shared);
-        while let Served::Yes = serve_one(&shared.queue, None, &mut self) {}
+        let (shared, watched) = (Arc::clone(&self.shared), Arc::clone(&self.watched));
+        while let Served::Yes = serve_one(&shared.queue, None, &watched, &mut self) {
+            if self.away || shared.pool.leaves() {
+                self.rest();
+            }
+        }
+    }
+
+    /// Without a session for a while.
+    fn rest(&mut self) {
+        self.seat.renew();
+        let end = Instant::now() + self.shared.rest;
+        while Instant::now() < end && !self.shared.queue.is_closed() {
+            std::thread::sleep(LOOK.min(self.shared.rest));
+        }
+        self.away = false;
+        self.shared.pool.back();
     }
 
     fn perform<O: Operation>(&mut self, operation: &O) -> Result<Done<O::Output>, Stop> {
@@ -143,6 +169,7 @@ impl Worker {
                     continue;
                 }
                 Ok(Some(value)) => {
+                    self.shared.succeeded();
                     return Ok(Done { value, facts: self.shared.facts(operation.mechanism(self.shared.iv), started) });
                 }
                 Ok(None) => return Err(failed(ErrorClass::Data, O::NAME, "the input has a wrong form")),
@@ -196,7 +223,7 @@ impl Worker {
         }
         let mut retried = false;
         loop {
-            match check(&mut self.seat, key, handle, public) {
+            match check(&mut self.seat, &self.shared.handles, key, handle, public) {
                 Ok(()) => {
                     self.shared.handles.mark_checked(key, handle, epoch);
                     return Ok(handle);
@@ -214,6 +241,10 @@ impl Worker {
                     Reaction::FindAgain => return Err(Stop::Mend(Need::Find { lost: Some(handle) })),
                     Reaction::LogIn => return Err(self.log_in()),
                     Reaction::Report(class) => return Err(self.report(error, class)),
+                    // Some tokens say CKR_GENERAL_ERROR for a handle that is gone, or that nobody is logged in for.
+                    Reaction::Ambiguous if takes_a_handle(error.function) => {
+                        return Err(Stop::Mend(Need::Find { lost: Some(handle) }));
+                    }
                     Reaction::Ambiguous => return Err(self.report(error, ErrorClass::Context)),
                 },
             }
@@ -225,8 +256,16 @@ impl Worker {
         Stop::Mend(Need::LogIn { epoch: self.shared.handles.epoch() })
     }
 
-    fn report(&self, error: CallError, class: ErrorClass) -> Stop {
+    fn report(&mut self, error: CallError, class: ErrorClass) -> Stop {
         let error = error.with_class(class, "the token refused the call");
+        if class == ErrorClass::Capacity {
+            // This session makes room for the others; the last one stays.
+            if self.shared.pool.leave() {
+                self.away = true;
+                return Stop::Crowded(error);
+            }
+            return Stop::Failed(error);
+        }
         self.shared.note(&error);
         Stop::Failed(error)
     }
@@ -234,14 +273,24 @@ impl Worker {
 
 pub(super) const DUPLICATE: &str = "several objects of one class have this id: none is used";
 
-fn check(seat: &mut Seat, key: &KeyRef, handle: ObjectHandle, public: Option<ObjectHandle>) -> Result<(), Mismatch> {
+fn check(
+    seat: &mut Seat,
+    handles: &Handles,
+    key: &KeyRef,
+    handle: ObjectHandle,
+    public: Option<ObjectHandle>,
+) -> Result<(), Mismatch> {
     match key {
         KeyRef::Kms { fingerprint, .. } => Fingerprint::decode(fingerprint)
             .ok_or(Mismatch::WrongKey("the recorded fingerprint cannot be read"))?
             .check(seat, handle, public),
-        KeyRef::System(key) if key.class() == Class::Private => signs(seat, handle, public),
-        KeyRef::System(_) => Ok(round_trip(seat, handle)?),
+        KeyRef::System(key) => prove_system(seat, handles, *key, handle, public),
     }
+}
+
+/// Functions that begin with the handle: it may be what is wrong.
+fn takes_a_handle(function: &str) -> bool {
+    matches!(function, "C_EncryptInit" | "C_DecryptInit" | "C_SignInit" | "C_GetAttributeValue")
 }
 
 fn failed(class: ErrorClass, function: &'static str, detail: &str) -> Stop {
@@ -272,6 +321,7 @@ impl<O: Operation> Job<Worker> for Ticket<O> {
                 tracing::debug!(?need, "the call has to wait for a handle or the login");
                 Outcome::Mend(operation, need)
             }
+            Err(Stop::Crowded(error)) => Outcome::Crowded(operation, error),
         };
         reply.send(outcome);
     }
@@ -304,15 +354,23 @@ pub(super) enum Served {
     Yes,
     Nothing,
     Closed,
+    /// The job took so long that another thread has the place of this one.
+    Replaced,
 }
 
 /// Takes one job and runs it, unless its deadline has passed or its caller is gone.
-pub(super) fn serve_one<W>(queue: &FairQueue<Work<W>>, patience: Option<Duration>, thread: &mut W) -> Served {
+pub(super) fn serve_one<W>(
+    queue: &FairQueue<Work<W>>,
+    patience: Option<Duration>,
+    watched: &Watched,
+    thread: &mut W,
+) -> Served {
     let (work, heavy) = match queue.take(patience) {
         Taken::Job { job, heavy } => (job, heavy),
         Taken::Nothing => return Served::Nothing,
         Taken::Closed => return Served::Closed,
     };
+    watched.begin(work.deadline, heavy);
     if work.deadline <= Instant::now() {
         work.job.refuse(TokenError::own(ErrorClass::Deadline, "queue", "the deadline passed before a worker was free"));
     } else if !work.job.abandoned() {
@@ -321,8 +379,9 @@ pub(super) fn serve_one<W>(queue: &FairQueue<Work<W>>, patience: Option<Duration
             tracing::error!("a token job panicked");
         }
     }
-    queue.done(heavy);
-    Served::Yes
+    let replaced = watched.end();
+    queue.done(heavy && !replaced);
+    if replaced { Served::Replaced } else { Served::Yes }
 }
 
 #[cfg(test)]
@@ -360,7 +419,7 @@ mod tests {
     fn a_job_past_its_deadline_does_not_touch_the_token() {
         let (queue, mut answer) = queued(Instant::now());
         let mut calls = Calls::default();
-        assert_eq!(serve_one(&queue, None, &mut calls), Served::Yes);
+        assert_eq!(serve_one(&queue, None, &Watched::default(), &mut calls), Served::Yes);
         assert_eq!(calls, Calls::default());
         assert_eq!(answer.try_recv().unwrap().unwrap_err().class, ErrorClass::Deadline);
     }
@@ -370,7 +429,7 @@ mod tests {
         let (queue, answer) = queued(Instant::now() + Duration::from_secs(60));
         drop(answer);
         let mut calls = Calls::default();
-        assert_eq!(serve_one(&queue, None, &mut calls), Served::Yes);
+        assert_eq!(serve_one(&queue, None, &Watched::default(), &mut calls), Served::Yes);
         assert_eq!(calls, Calls::default());
     }
 
@@ -378,7 +437,7 @@ mod tests {
     fn a_job_in_time_runs() {
         let (queue, mut answer) = queued(Instant::now() + Duration::from_secs(60));
         let mut calls = Calls::default();
-        assert_eq!(serve_one(&queue, None, &mut calls), Served::Yes);
+        assert_eq!(serve_one(&queue, None, &Watched::default(), &mut calls), Served::Yes);
         assert_eq!(calls.0, ["ran"]);
         assert!(answer.try_recv().unwrap().is_ok());
     }

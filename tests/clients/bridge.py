@@ -1,6 +1,8 @@
 """A bridge as a child process: started with `hsm-bridge dev`, spoken to over its port, stopped or killed."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -37,11 +39,19 @@ def scratch_root():
     return Path(tempfile.mkdtemp(prefix="hsm-bridge-clients-", dir=base))
 
 
+@functools.cache
+def state_home():
+    """For instances that `init` configures: not the home of whoever runs the tests. Gone at the end."""
+    directory = tempfile.mkdtemp(prefix="hb-state-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
 def clean_env(**extra):
     """The environment without anything that points an AWS client or a PKCS#11 module elsewhere."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "HSM_BRIDGE_", "SOFTHSM2_"))}
     kept |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-             "AWS_PAGER": "", "AWS_MAX_ATTEMPTS": "1"}
+             "AWS_PAGER": "", "AWS_MAX_ATTEMPTS": "1", "XDG_STATE_HOME": state_home()}
     return kept | extra
 
 

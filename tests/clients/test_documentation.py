@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bridge import REPOSITORY, Bridge, binary
+from pin_marks import serial_of, wrong_pins
 
 README = "README.md"
 STORES = "docs/key-stores.md"
@@ -209,7 +210,7 @@ def test_exit_codes(own_bridge):
     bridge.stop()
     pin = bridge.dir / "pin"
     good = pin.read_text()
-    pin.write_text("0000000\n")
+    pin.write_text("".join(wrong_pins(bridge.dir / "pin-marks", serial_of(bridge.env["SOFTHSM2_CONF"], "hsm-bridge-dev"), good.strip())))
     assert bridge.run("serve", check=False).returncode == 77
     pin.write_text(good)
     assert bridge.run("sweeper", "--confirm", "CHG-7", "--json").returncode == 0

@@ -23,6 +23,7 @@ import pytest
 
 from bridge import Bridge, clean_env
 from checks import members, refused
+from pin_marks import serial_of, wrong_pins
 
 PATIENCE = 60
 SPECS = "ECC_NIST_P256,RSA_2048,HMAC_256"
@@ -651,6 +652,8 @@ def test_a_wrong_password_is_tried_once():
     # The tokens are made without the spy between.
     plain.bridge.start()
     module, log = plain.bridge.env["HSM_BRIDGE_PKCS11_MODULE"], plain.bridge.root / "spy.log"
+    serial = serial_of(plain.bridge.env["SOFTHSM2_CONF"], plain.label(0))
+    (wrong,) = wrong_pins(plain.bridge.dir / "pin-marks", serial, plain.password)
     plain.bridge.stop()
     plain.bridge.environment = {"HSM_BRIDGE_PKCS11_MODULE": found[0], "PKCS11SPY": module, "PKCS11SPY_OUTPUT": str(log)}
     plain.bridge.start()
@@ -660,7 +663,7 @@ def test_a_wrong_password_is_tried_once():
 
     try:
         before = logins()
-        store = plain.create(0, KeyStorePassword="not-the-password")
+        store = plain.create(0, KeyStorePassword=wrong)
         assert logins() == before, "CreateCustomKeyStore tries nothing"
         plain.fail(store, "INVALID_CREDENTIALS")
         assert logins() == before + 1
@@ -677,14 +680,14 @@ def test_a_wrong_password_is_tried_once():
         plain.fail(store, "INVALID_CREDENTIALS")
         assert logins() == before, "nor after a crash"
         plain.disconnect(store)
-        plain.kms.update_custom_key_store(CustomKeyStoreId=store, KeyStorePassword="not-the-password")
+        plain.kms.update_custom_key_store(CustomKeyStoreId=store, KeyStorePassword=wrong)
         plain.fail(store, "INVALID_CREDENTIALS")
         assert logins() == before, "nor when it is given again"
         plain.disconnect(store)
         plain.kms.update_custom_key_store(CustomKeyStoreId=store, KeyStorePassword=plain.password)
         plain.connect(store)
         assert logins() == before + 1
-        assert b"not-the-password" not in plain.bridge.stderr_file.read_bytes()
+        assert wrong.encode() not in plain.bridge.stderr_file.read_bytes()
     finally:
         plain.bridge.close()
 

@@ -2,7 +2,7 @@
 
     pytest tests/server        with target/debug/hsm-bridge built, SoftHSM2 and OpenSC installed; some tests mount a small file system
                                or change their user, and fail where they are not run as root
-    HSM_BRIDGE_BIN=…           another binary; libpkcs11_shim.so (`cargo build --workspace`) is looked for beside it
+    HSM_BRIDGE_BIN=…           another binary; libpkcs11_faults.so (`cargo build --workspace`) is looked for beside it
     HSM_BRIDGE_TEST_KEEP=1     keeps the instances' directories
 """
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 for name in [n for n in os.environ if n.startswith("AWS_")]:
     del os.environ[name]
 
-pytest.register_assert_rewrite("instance", "spy")
+pytest.register_assert_rewrite("faults", "instance", "spy")
 
 from instance import Instance, binary  # noqa: E402
 

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clients"))
 
 from bridge import binary, clean_env  # noqa: E402
 from kmsclient import RawClient  # noqa: E402
+from pin_marks import serial_of, wrong_pins  # noqa: E402
 
 # Bounds, not measurements: a slow machine may take its time, a hang may not.
 START = 120
@@ -67,6 +68,7 @@ class Instance:
         self.audit_root = Path(audit_dir) if audit_dir else self.root / "audit"
         self.config = self.root / "bridge.toml"
         self.pin_file = self.root / "pin"
+        self.pin_marks = self.root / "pin-marks"
         self.softhsm_conf = self.root / "softhsm2.conf"
         self.stderr_file = self.root / "stderr"
         self.pin, self.label = pin, label
@@ -96,6 +98,10 @@ class Instance:
         self.pin_file.write_text(pin + "\n")
         self.pin_file.chmod(0o600)
 
+    def wrong_pins(self, count=1):
+        """PINs that no mark confuses with the right one or with each other."""
+        return wrong_pins(self.pin_marks, serial_of(self.softhsm_conf, self.label), self.pin, count)
+
     @property
     def token_dir(self):
         (found,) = (p for p in (self.root / "tokens").iterdir() if p.is_dir())
@@ -114,7 +120,7 @@ class Instance:
         sections = {
             "server": {"state_dir": str(self.state), "account": ACCOUNT, "region": REGION},
             "metrics": {"address": "127.0.0.1:0"},
-            "token": {"module": MODULE, "label": self.label, "pin_file": str(self.pin_file),
+            "token": {"module": MODULE, "label": self.label, "pin_file": str(self.pin_file), "pin_marks": str(self.pin_marks),
                       "environment": {"SOFTHSM2_CONF": str(self.softhsm_conf)}},
             "audit": {"dir": str(self.audit_root), "trail": TRAIL, "deadline_ms": 30000},
         }

@@ -1,4 +1,4 @@
-"""Tokens that make the IV of AES-GCM themselves. The judge is tests/pkcs11-shim: SoftHSM2 made to behave so, and strict: it takes no IV
+"""Tokens that make the IV of AES-GCM themselves. The judge is tests/pkcs11-faults: SoftHSM2 made to behave so, and strict: it takes no IV
 from the bridge that such a token would not take. What the bridge makes is opened by the program of docs/ciphertext-format.md on the
 bare SoftHSM2.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge import binary, clean_env
+from bridge import clean_env
+from faults import Faults
 from instance import COMMAND, MODULE, until
 from test_officer import certificate, token_line
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHIM = binary().parent / "libpkcs11_shim.so"
 # Suite and IV length of the blobs, mechanism of the audit records.
 CONTRACTS = {"caller": (1, 12, "CKM_AES_GCM"), "zeroed-writeback": (1, 12, "CKM_AES_GCM"), "luna-append16": (2, 16, "CKM_AES_GCM"),
              "prepended": (1, 12, "CKM_CLOUDHSM_AES_GCM")}
@@ -30,11 +30,9 @@ STORE_PIN = "second-secret-1"
 
 def behave(instance, contract, profile=None):
     """What the module does from the next start on; `profile`: what the configuration says that it does."""
-    assert SHIM.is_file(), f"{SHIM} does not exist: cargo build --workspace"
-    token = {"module": str(SHIM), "environment": {"SOFTHSM2_CONF": str(instance.softhsm_conf), "HSM_BRIDGE_SHIM_MODULE": MODULE,
-                                                  "HSM_BRIDGE_SHIM_IV": contract}}
+    token = Faults(instance, name=contract, behaviour={"gcm_iv": contract}).token
     if profile:
-        (instance.root / "profile.toml").write_text(f'name = "shim"\ngcm_iv = "{profile}"\n')
+        (instance.root / "profile.toml").write_text(f'name = "faults"\ngcm_iv = "{profile}"\n')
         token["profile"] = str(instance.root / "profile.toml")
     instance.sections["token"] = token
     if instance.config.exists():

@@ -334,9 +334,10 @@ def pins_told(instance, *pins):
 
 def test_another_pin(serving):
     key = serving.new_key()
+    one, other, new = serving.wrong_pins(3)
     # The officer is late: the token does not know this PIN, so the old one stays.
-    serving.write_pin("77778888")
-    for source in (None, pin_file(serving, "77779999")):
+    serving.write_pin(one)
+    for source in (None, pin_file(serving, other)):
         with pytest.raises(Refused, match="refuses the new PIN, which was tried once.*the old PIN is used on"):
             ask(serving, "token-pin", token=None, pin_file=source)
         use(serving, key, "SYMMETRIC_DEFAULT")
@@ -359,9 +360,9 @@ def test_another_pin(serving):
     thread = threading.Thread(target=load)
     thread.start()
     try:
-        change_pin(serving, serving.pin, "33334444")
+        change_pin(serving, serving.pin, new)
         use(serving, key, "SYMMETRIC_DEFAULT")
-        serving.write_pin("33334444")
+        serving.write_pin(new)
         assert ask(serving, "token-pin", token=None, pin_file=None)["token"] == "default"
         use(serving, key, "SYMMETRIC_DEFAULT")
     finally:
@@ -375,7 +376,7 @@ def test_another_pin(serving):
     serving.stop()
     serving.start()
     use(serving, key, "SYMMETRIC_DEFAULT")
-    assert pins_told(serving, "77778888", "77779999", "33334444") == []
+    assert pins_told(serving, one, other, new) == []
     outcomes = [r for r in serving.records("TokenPin") if not is_intent(r)]
     assert ["errorCode" in r for r in outcomes] == [True, True, False, True, False, True]
 

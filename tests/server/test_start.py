@@ -219,7 +219,7 @@ def test_a_wrong_pin_is_tried_once(make, command):
     spy = Spy(made)
     made.sections["token"] = spy.token
     made.write_config()
-    made.write_pin("0000000000")
+    made.write_pin(*made.wrong_pins())
     refused(made, 77, "PIN", args=(command,))
     assert spy.calls()["C_Login"] == 1
     assert "user PIN count low" in pin_flags(made)
@@ -234,8 +234,8 @@ def test_no_login_when_one_more_try_would_lock_the_token(ready):
     spy = Spy(ready)
     ready.sections["token"] = spy.token
     ready.write_config()
-    ready.write_pin("0000000000")
-    for _ in range(2):
+    for wrong in ready.wrong_pins(2):
+        ready.write_pin(wrong)
         refused(ready, 77, args=("doctor",))
     if "final user PIN try" in pin_flags(ready):
         tries = spy.calls()["C_Login"]

@@ -1,12 +1,11 @@
 """kill -9 at random moments under 64 clients: every answer that a client got is in the log, and the log verifies."""
 
 import base64
-import http.client
 import random
 import threading
-import time
 
-GONE = (OSError, http.client.HTTPException)
+from attack import GONE, attack
+
 CLIENTS = 64
 # A round is killed at a random moment up to this many seconds after its clients began.
 LONGEST = 0.4
@@ -56,16 +55,7 @@ class Audit:
     def attack(self, instance, ledger, dice, _round):
         begin = threading.Barrier(CLIENTS + 1)
         clients = [Client(n, instance, ledger, self.key, self.blob, random.Random(dice.random()), begin) for n in range(CLIENTS)]
-        for client in clients:
-            client.start()
-        begin.wait()
-        time.sleep(dice.uniform(0.01, LONGEST))
-        instance.kill()
-        for client in clients:
-            client.join(60)
-            assert not client.is_alive(), "a client hangs although the server is gone"
-            if client.wrong:
-                raise client.wrong
+        attack(clients, begin, instance, dice.uniform(0.01, LONGEST))
 
     def hit(self, _start):
         return True

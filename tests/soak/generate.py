@@ -4,15 +4,15 @@ Half of the rounds aim by the clock: a random moment within the time that Create
 by the token: SoftHSM writes the object's file from inside the call, so the kill comes when a new file appears, or up to a
 millisecond later. A round counts when the next start finds the row of a key that was not finished."""
 
-import http.client
 import os
 import threading
 import time
 from collections import Counter
 
+from attack import GONE, join
+
 SPECS = ["SYMMETRIC_DEFAULT", "ECC_NIST_P256", "SYMMETRIC_DEFAULT", "RSA_2048"]
 SENDERS = 3
-GONE = (OSError, http.client.HTTPException)
 
 
 class Generate:
@@ -56,9 +56,7 @@ class Generate:
         else:
             time.sleep(dice.uniform(0, 1.5) * self.took[self.spec])
         instance.kill()
-        for sender in senders:
-            sender.join(60)
-            assert not sender.is_alive(), "a client hangs although the server is gone"
+        join(senders)
 
     def hit(self, start):
         undone = start["unfinishedKeysUndone"] > 0

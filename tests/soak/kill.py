@@ -1,11 +1,10 @@
 """kill -9 under eight clients that mix CreateKey, CreateAlias, UpdateAlias, Encrypt, Decrypt and Sign."""
 
-import http.client
 import random
 import secrets
 import threading
-import time
 
+from attack import GONE, attack
 from judge import ALGORITHM, b64, unb64
 
 SPECS = ["SYMMETRIC_DEFAULT", "ECC_NIST_P256"]
@@ -14,7 +13,6 @@ ALIASES = 4
 # A round is killed at a random moment up to this many seconds after its clients began.
 LONGEST = 0.5
 MIX = {"create": 2, "alias": 4, "encrypt": 5, "decrypt": 4, "sign": 4}
-GONE = (OSError, http.client.HTTPException)
 
 
 class Client(threading.Thread):
@@ -97,16 +95,7 @@ class Kill:
         """One round: the clients work, and the server is killed among them."""
         begin = threading.Barrier(CLIENTS + 1)
         clients = [Client(number, instance, ledger, dice.random(), begin) for number in range(CLIENTS)]
-        for client in clients:
-            client.start()
-        begin.wait()
-        time.sleep(dice.uniform(0.02, LONGEST))
-        instance.kill()
-        for client in clients:
-            client.join(60)
-            assert not client.is_alive(), "a client hangs although the server is gone"
-            if client.wrong:
-                raise client.wrong
+        attack(clients, begin, instance, dice.uniform(0.02, LONGEST))
 
     def hit(self, _start):
         return True

@@ -5,7 +5,6 @@ write-ahead log, C_GenerateKey in pkcs11-spy's log, the object's file in the tok
 the journal; or at a random moment. What the kill met is read from what the next start finds. Then the same ClientToken is sent
 again: it finishes what was not done, and repeats what was."""
 
-import http.client
 import json
 import random
 import secrets
@@ -14,6 +13,7 @@ import threading
 import time
 from collections import Counter
 
+from attack import GONE, join
 from instance import is_intent
 from judge import ALGORITHM, b64, details, unb64
 from spy import Spy
@@ -22,7 +22,6 @@ AIMS = ["intent", "row", "generate", "object", "commit", "outcome", "random", "l
 # The pair takes long to generate, so that kills inside of it are many; the other is what the clients use.
 ALIASES = {"alias/app": "SYMMETRIC_DEFAULT", "alias/sign": "RSA_2048"}
 CLIENTS = 4
-GONE = (OSError, http.client.HTTPException)
 
 
 class Client(threading.Thread):
@@ -120,9 +119,7 @@ class Rotate:
         sender.start()
         watch.wait_for(self.aim, dice, self.took[alias], sender)
         instance.kill()
-        for thread in [*clients, sender]:
-            thread.join(60)
-            assert not thread.is_alive(), "a client hangs although the server is gone"
+        join([*clients, sender])
         for client in clients:
             self.calls += client.calls
             if client.wrong:

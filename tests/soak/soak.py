@@ -1,4 +1,4 @@
-"""Long runs: `soak.py NAME --rounds N`. NAME is audit, kill, generate, rotate, or all. `small` rounds are what every run of the tests does."""
+"""Long runs: `soak.py NAME --rounds N`. NAME is audit, kill, generate, rotate, all (of these), or outage. `small` rounds are what every run of the tests does."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ from audit import Audit  # noqa: E402
 from generate import Generate  # noqa: E402
 from judge import Judge, Ledger  # noqa: E402
 from kill import Kill  # noqa: E402
+import outage  # noqa: E402
 from rotate import Rotate  # noqa: E402
 
 SOAKS = {"audit": Audit, "kill": Kill, "generate": Generate, "rotate": Rotate}
@@ -98,12 +99,16 @@ def rounds(text):
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/soak")
-    parser.add_argument("name", choices=[*SOAKS, "all"])
+    parser.add_argument("name", choices=[*SOAKS, "all", "outage"])
     parser.add_argument("--rounds", type=rounds, default="small", metavar="N", help="a number, or `small`")
     parser.add_argument("--seed", default=secrets.token_hex(4), help="of the random choices; printed when a run fails")
+    parser.add_argument("--side", choices=list(outage.SMALL), default="container", help="where the token of `outage` is")
     options = parser.parse_args()
     names, began = list(SOAKS) if options.name == "all" else [options.name], time.monotonic()
     for name in names:
+        if name == "outage":
+            outage.soak(options.rounds, options.seed, options.side)
+            continue
         soak(name, SMALL[name] if options.rounds == "small" else options.rounds, options.seed)
     print(f"{len(names)} passed in {time.monotonic() - began:.1f}s")
 

@@ -38,8 +38,7 @@ pub(super) async fn answer(office: &Office, request: &ReportRequest, ctx: &Conte
     let region = services.ops.locality().region.as_str();
     let text = folder::text_to_sign(&files).into_bytes();
     let signed = services.signer.sign(KeyUse::Digest, text).await.map_err(internal)?;
-    let signature = folder::Signature { bytes: signed.signature, key_fingerprint: signed.key.fingerprint.clone() };
-    files.push(folder::result_sign(&files, region, ctx.now, &signature));
+    files.push(folder::result_sign(&files, region, ctx.now, &signed));
     let out = match &request.out {
         Some(out) => out.clone(),
         None => dir.join(object_folder(office, &made.header.report_id, ctx.now)),

@@ -11,7 +11,7 @@ use super::manifest::{self, Manifest};
 use super::parts::{self, Part};
 use super::pass::Pass;
 use super::place::{self, Workshop};
-use super::{Error, Job, Made, Request, failed, pass, source};
+use super::{Error, Job, Made, Request, failed, pass, result_sign, source};
 use crate::audit::signer::AuditKey;
 use crate::audit::verify::note::Note;
 
@@ -54,9 +54,10 @@ pub fn make(job: &Job<'_>, request: &Request) -> Result<Made, Error> {
     signed_files.push(manifest.clone());
     files.push(manifest);
 
-    let signed = (job.sign)(manifest::text_to_sign(&signed_files).into_bytes())?;
-    let result_sign = manifest::result_sign(job, &signed_files, &signed);
-    files.push(parts::write(dir, manifest::RESULT_SIGN, &result_sign).map_err(written())?);
+    let listed = || signed_files.iter().map(Part::listed);
+    let signed = (job.sign)(result_sign::text_to_sign(listed()).into_bytes())?;
+    let signature = result_sign::bytes(listed(), &job.region, job.now.div_euclid(1_000_000), &signed);
+    files.push(parts::write(dir, result_sign::NAME, &signature).map_err(written())?);
     let sums = manifest::sums(&files);
     files.push(parts::write(dir, manifest::SUMS, sums.as_bytes()).map_err(written())?);
 

@@ -95,18 +95,23 @@ pub fn row(record: &Record<'_>, leaf: &str, out: &mut Vec<u8>) {
         leaf.to_owned(),
         record.event_id.clone(),
     ];
-    for (place, value) in cells.iter().enumerate() {
+    line(cells.iter(), out, |value, out| cell(value, out));
+}
+
+/// One line of cells, each written by `write`.
+pub fn line<T>(cells: impl Iterator<Item = T>, out: &mut Vec<u8>, write: impl Fn(T, &mut Vec<u8>)) {
+    for (place, value) in cells.enumerate() {
         if place > 0 {
             out.push(b',');
         }
-        cell(value, out);
+        write(value, out);
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// One cell, quoted where it has to be. RULE audit.md §5.3: a spreadsheet takes a cell that begins with one of these for a
 /// formula, so it begins with an apostrophe instead; callers choose many of these texts.
-fn cell(value: &str, out: &mut Vec<u8>) {
+pub fn cell(value: &str, out: &mut Vec<u8>) {
     let formula = value.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
     let quoted = value.contains([',', '"', '\r', '\n']);
     if quoted {
@@ -144,6 +149,7 @@ mod tests {
             ("@SUM(A1)", "'@SUM(A1)"),
             ("\tx", "'\tx"),
             ("\rx", "\"'\rx\""),
+            ("\nx", "\"'\nx\""),
             ("=HYPERLINK(\"http://x\",\"y\")", "\"'=HYPERLINK(\"\"http://x\"\",\"\"y\"\")\""),
             ("a=b", "a=b"),
             ("", ""),

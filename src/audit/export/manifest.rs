@@ -1,4 +1,4 @@
-//! What an export says of itself: `manifest.json`, which the signature covers, `result_sign.json` and `VERIFY.txt`.
+//! What an export says of itself: `manifest.json`, which the signature covers, and `VERIFY.txt`.
 //! docs/exports.md describes both for whoever reads them with a program of their own.
 
 use serde::Serialize;
@@ -8,11 +8,9 @@ use super::parts::Part;
 use super::pass::Found;
 use super::{Format, Job, Request};
 use crate::audit::record;
-use crate::audit::signer::Signed;
 use crate::audit::verify::note::Note;
 
 pub const MANIFEST: &str = "manifest.json";
-pub const RESULT_SIGN: &str = "result_sign.json";
 pub const VERIFY: &str = "VERIFY.txt";
 pub const SUMS: &str = "SHA256SUMS";
 
@@ -127,30 +125,6 @@ fn statement(request: &Request, found: &Found, proven: u64) -> Vec<String> {
         );
     }
     says
-}
-
-/// RULE audit.md §2.9: the hashes of the files as stored, joined by one blank, in the order of `files`.
-pub fn text_to_sign(files: &[Part]) -> String {
-    files.iter().map(|file| file.sha256.as_str()).collect::<Vec<_>>().join(" ")
-}
-
-/// As `aws cloudtrail verify-query-results` reads it. Names and times in it are not signed; the manifest has them too.
-pub fn result_sign(job: &Job<'_>, files: &[Part], signed: &Signed) -> Vec<u8> {
-    let listed: Vec<Value> =
-        files.iter().map(|file| json!({"fileHashValue": file.sha256, "fileName": file.name})).collect();
-    let value = json!({
-        "version": "1.0",
-        "region": job.region,
-        "files": listed,
-        "hashAlgorithm": "SHA-256",
-        "signatureAlgorithm": "SHA256withRSA",
-        "queryCompleteTime": format!("{}Z", record::seconds(job.now.div_euclid(1_000_000))),
-        "hashSignature": hex::encode(&signed.signature),
-        "publicKeyFingerprint": signed.key.fingerprint,
-    });
-    let mut bytes = serde_json::to_vec_pretty(&value).expect("a JSON value serialises into memory");
-    bytes.push(b'\n');
-    bytes
 }
 
 pub fn sums(files: &[Part]) -> String {

@@ -4,7 +4,7 @@
 
 mod bundle;
 mod cef;
-mod csv;
+pub mod csv;
 mod manifest;
 pub mod ocsf;
 mod parts;
@@ -12,6 +12,7 @@ mod pass;
 mod place;
 mod range;
 mod record;
+pub mod result_sign;
 mod source;
 
 use std::io;

@@ -10,6 +10,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::Serialize;
 
+use super::result_sign::Listed;
+
 /// A finished file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,6 +22,12 @@ pub struct Part {
     /// Of files with one row per record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+}
+
+impl Part {
+    pub fn listed(&self) -> Listed<'_> {
+        Listed { name: &self.name, sha256: &self.sha256 }
+    }
 }
 
 /// A new file below `dir`, hashed while it is written. Never one that is there already.

@@ -5,24 +5,24 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::Around;
+use super::{Around, Behind};
+use crate::audit::Journal;
 use crate::audit::signer::{AuditKey, KeyUse, SignAudit, SignError, Signed};
-use crate::audit::{Event, Journal};
 
 /// The running service. The sealer's thread must not be one that drives the runtime.
 pub struct Live {
     pub journal: Journal,
     pub runtime: Handle,
     pub signer: Arc<dyn SignAudit>,
-    pub region: String,
-    pub account: String,
     /// Milliseconds since the epoch.
     pub clock: fn() -> i64,
+    /// See `Around::behind`.
+    pub behind: Box<dyn Fn() -> Option<Behind> + Send>,
 }
 
 impl Around for Live {
     fn append(&self, name: &str, details: Value) -> Result<u64, String> {
-        let event = Event::system(name, &self.region, &self.account, (self.clock)(), details);
+        let event = self.journal.event(name, (self.clock)(), details);
         self.runtime.block_on(self.journal.append(event)).map(|done| done.seq()).map_err(|error| error.to_string())
     }
 
@@ -40,5 +40,13 @@ impl Around for Live {
 
     fn now(&self) -> i64 {
         (self.clock)()
+    }
+
+    fn behind(&self) -> Option<Behind> {
+        (self.behind)()
+    }
+
+    fn is_low(&self) -> bool {
+        self.journal.is_low()
     }
 }

@@ -64,6 +64,22 @@ pub trait Around {
     fn keys(&self) -> Vec<Arc<AuditKey>>;
     /// Milliseconds since the epoch.
     fn now(&self) -> i64;
+    /// Of the copies that others are sent, the one that is furthest behind.
+    fn behind(&self) -> Option<Behind> {
+        None
+    }
+    /// Room is short: what may go does not wait for copies.
+    fn is_low(&self) -> bool {
+        false
+    }
+}
+
+/// How far a copy of the log is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    pub name: String,
+    /// The first record that it may not have.
+    pub next: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +100,8 @@ pub struct Status {
     /// `digestEndTime` of the newest digest.
     pub last_digest: AtomicI64,
     pub failures: AtomicU64,
+    /// Segments of the journal that only stay until a sink has their records.
+    pub held: AtomicU64,
 }
 
 /// How far the log is sealed.

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::digest::{Read, Sidecar};
 use super::names::{self, Kind};
-use super::{Around, SealError, Sealer, archive, logfile, text, unix};
+use super::{Around, Behind, SealError, Sealer, archive, logfile, text, unix};
 use crate::audit::files;
 use crate::audit::follow::Follower;
 use crate::audit::signer::{AuditKey, KeyUse};
@@ -135,7 +135,9 @@ impl<A: Around> Sealer<A> {
             .collect();
         let (Some((first, _)), Some((_, end))) = (old.first(), old.last()) else { return Ok(()) };
         let verified = self.verified(first, *end)?;
-        for (segment, next) in &old {
+        let behind = self.around.behind();
+        self.status.held.store(0, Ordering::Relaxed);
+        for (place, (segment, next)) in old.iter().enumerate() {
             if *next > verified {
                 self.status.failures.fetch_add(1, Ordering::Relaxed);
                 let why = format!(
@@ -145,6 +147,22 @@ impl<A: Around> Sealer<A> {
                 tracing::error!("{why}");
                 plan.kept.push(why);
                 break;
+            }
+            if let Some(behind) = behind.as_ref().filter(|behind| *next > behind.next) {
+                let Behind { name, next } = behind;
+                if !self.around.is_low() {
+                    let why = format!("the sink `{name}` is at record {next}: `{}` stays", segment.name);
+                    tracing::warn!("{why}");
+                    plan.kept.push(why);
+                    self.status.held.store((old.len() - place) as u64, Ordering::Relaxed);
+                    break;
+                }
+                tracing::error!(
+                    sink = name,
+                    record = next,
+                    segment = segment.name,
+                    "room is short: a segment goes although the sink does not have all of its records"
+                );
             }
             // What a crash tore off is named by the segment behind: it goes one step later.
             let torn = self.torn(segment, plan.gone.is_empty())?;

@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 
 use super::*;
 use crate::audit::record::tests::{event, settings as journal_settings};
-use crate::audit::verify::line::Line;
+use crate::audit::verify::line::{Line, segment_name};
 use crate::audit::verify::tree::Frontier;
 use crate::audit::{Event, EventType, Journal};
 
@@ -28,6 +28,8 @@ struct World {
     token_away: Cell<bool>,
     /// Seconds that the clock is ahead.
     ahead: Cell<i64>,
+    behind: RefCell<Option<Behind>>,
+    low: Cell<bool>,
 }
 
 impl World {
@@ -40,6 +42,8 @@ impl World {
             life: Cell::new(None),
             token_away: Cell::new(false),
             ahead: Cell::new(0),
+            behind: RefCell::default(),
+            low: Cell::new(false),
             dir,
         };
         world.new_key();
@@ -285,6 +289,14 @@ impl Around for Handle {
 
     fn now(&self) -> i64 {
         record_now() + self.0.ahead.get() * 1000
+    }
+
+    fn behind(&self) -> Option<Behind> {
+        self.0.behind.borrow().clone()
+    }
+
+    fn is_low(&self) -> bool {
+        self.0.low.get()
     }
 }
 
@@ -588,6 +600,39 @@ fn journal_segments_stay_where_the_sealed_files_say_something_else() {
         assert_eq!(plan.kept.len(), 1, "{damage}");
         assert_eq!(world.lines()[0].0, plan.journal_begins);
     }
+}
+
+#[test]
+fn segments_wait_for_the_sink_that_is_furthest_behind() {
+    let world = World::new();
+    let mut sealer = world.sealer(|_| {});
+    three_days(&world, &mut sealer);
+    world.ahead.set(8 * DAY);
+    let all = sealer.plan().unwrap();
+    let names: Vec<&str> = all.gone.iter().map(|gone| &*gone.name).collect();
+    let second: u64 = segment_name(names[1].strip_prefix("journal/").unwrap()).unwrap().0;
+    // Where the sink is, and how many segments stay for it.
+    for (next, stay) in [(0, 3), (second - 1, 3), (second, 2), (second + 1, 2), (all.journal_begins - 1, 1)] {
+        *world.behind.borrow_mut() = Some(Behind { name: "siem".into(), next });
+        let plan = sealer.plan().unwrap();
+        assert_eq!(plan.gone, all.gone[..3 - stay], "{next}");
+        assert_eq!(plan.kept, [format!("the sink `siem` is at record {next}: `{}` stays", &names[3 - stay][8..])]);
+        assert_eq!(sealer.status.held.load(Ordering::Relaxed), stay as u64, "{next}");
+    }
+    for next in [all.journal_begins, u64::MAX] {
+        *world.behind.borrow_mut() = Some(Behind { name: "siem".into(), next });
+        assert_eq!((sealer.plan().unwrap(), sealer.status.held.load(Ordering::Relaxed)), (all.clone(), 0), "{next}");
+    }
+    // Sealed files stay with the lines that they hold, however old.
+    *world.behind.borrow_mut() = Some(Behind { name: "siem".into(), next: 0 });
+    world.ahead.set(500 * DAY);
+    assert_eq!(sealer.prune().unwrap().gone, []);
+    assert_eq!(world.lines()[0].0, 0);
+    // Where room is short, nothing waits.
+    world.ahead.set(8 * DAY);
+    world.low.set(true);
+    assert_eq!(sealer.prune().unwrap(), all);
+    assert_eq!(world.lines()[0].0, all.journal_begins);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 use ::http::Method;
 
-use super::value;
 use crate::authn::Service;
 use crate::cloudtrail;
 use crate::http::request::WireRequest;
@@ -23,7 +22,7 @@ pub(super) enum Door {
 
 impl Door {
     pub fn of(request: &WireRequest) -> Door {
-        if let Some(target) = value(request, "x-amz-target") {
+        if let Some(target) = request.value("x-amz-target") {
             return match target {
                 b"HsmBridge.ExportAudit" => Door::Export("ExportAudit"),
                 b"HsmBridge.AuditReport" => Door::Export("AuditReport"),
@@ -31,7 +30,7 @@ impl Door {
                 _ => Door::Kms,
             };
         }
-        let form = value(request, "content-type").is_some_and(|t| t.starts_with(b"application/x-www-form-urlencoded"));
+        let form = request.value("content-type").is_some_and(|t| t.starts_with(b"application/x-www-form-urlencoded"));
         let asks = request.query.split('&').any(|pair| pair.starts_with("Action="));
         let root = matches!(request.path.as_str(), "/" | "");
         if root && (form || (request.method == Method::GET && asks)) {
@@ -65,7 +64,7 @@ impl Door {
 
     /// The operation's name, from closed lists only.
     pub fn operation_name(self, request: &WireRequest) -> Option<&'static str> {
-        let (method, target) = (request.method.as_str(), value(request, "x-amz-target"));
+        let (method, target) = (request.method.as_str(), request.value("x-amz-target"));
         match self {
             Door::Kms => kms::target(target).ok().map(Operation::name),
             Door::Sts => sts::action_name(method, &request.query, &request.body),
@@ -78,7 +77,7 @@ impl Door {
 
 /// ListBuckets has KMS's path: what tells it is the scope that it is signed for.
 fn signed_for_s3(request: &WireRequest) -> bool {
-    let header = value(request, "authorization").unwrap_or_default();
+    let header = request.value("authorization").unwrap_or_default();
     let signed = |text: &[u8], scope: &[u8]| text.windows(scope.len()).any(|part| part == scope);
     request.method == Method::GET
         && (signed(header, b"/s3/aws4_request") || signed(request.query.as_bytes(), b"%2Fs3%2Faws4_request"))

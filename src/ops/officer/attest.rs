@@ -207,6 +207,7 @@ fn attributes(object: &ObjectFacts) -> Value {
         ("CKA_CLASS", &object.class),
         ("CKA_KEY_TYPE", &object.key_type),
         ("CKA_EC_PARAMS", &object.curve),
+        ("CKA_PARAMETER_SET", &object.parameter_set),
         ("CKA_CHECK_VALUE", &object.check_value),
         ("CKA_KEY_GEN_MECHANISM", &object.key_gen_mechanism),
     ];

@@ -22,10 +22,11 @@ pub fn spec_of(object: &ObjectFacts) -> Result<KeySpec, String> {
         return Err(format!("it is a {class}, which is no key that can be used"));
     }
     KeySpec::ALL.iter().copied().find(|spec| form(*spec, object, class).is_empty()).ok_or_else(|| {
-        let size = match (object.value_len, object.modulus_bits, &object.curve) {
+        let size = match (object.value_len, object.modulus_bits, &object.curve, &object.parameter_set) {
             (Some(bytes), ..) => format!("{bytes} bytes"),
-            (_, Some(bits), _) => format!("{bits} bits"),
-            (.., Some(curve)) => format!("curve {curve}"),
+            (_, Some(bits), ..) => format!("{bits} bits"),
+            (_, _, Some(curve), _) => format!("curve {curve}"),
+            (.., Some(set)) => format!("parameter set {set}"),
             _ => "a size that the token does not tell".to_owned(),
         };
         format!("it is a {class} of type {} with {size}", text(&object.key_type))
@@ -61,6 +62,12 @@ pub fn form(spec: KeySpec, object: &ObjectFacts, class: &str) -> Vec<String> {
         Size::Curve(curve) => {
             check("CKA_EC_PARAMS", curve.to_owned(), object.curve.clone(), object.curve.as_deref() == Some(curve))
         }
+        Size::ParameterSet(set) => check(
+            "CKA_PARAMETER_SET",
+            set.to_owned(),
+            object.parameter_set.clone(),
+            object.parameter_set.as_deref() == Some(set),
+        ),
     }
     faults
 }
@@ -69,6 +76,7 @@ enum Size {
     Bytes(u64),
     Bits(u64),
     Curve(&'static str),
+    ParameterSet(&'static str),
 }
 
 fn size(spec: KeySpec) -> Size {
@@ -82,6 +90,9 @@ fn size(spec: KeySpec) -> Size {
         KeySpec::EccNistP521 => Size::Curve("P-521"),
         KeySpec::EccSecgP256k1 => Size::Curve("secp256k1"),
         KeySpec::EccNistEdwards25519 => Size::Curve("Ed25519"),
+        KeySpec::MlDsa44 => Size::ParameterSet("ML-DSA-44"),
+        KeySpec::MlDsa65 => Size::ParameterSet("ML-DSA-65"),
+        KeySpec::MlDsa87 => Size::ParameterSet("ML-DSA-87"),
         KeySpec::Hmac224 => Size::Bytes(28),
         KeySpec::Hmac256 => Size::Bytes(32),
         KeySpec::Hmac384 => Size::Bytes(48),
@@ -96,6 +107,7 @@ fn key_types(spec: KeySpec) -> &'static [&'static str] {
         KeySpec::Rsa2048 | KeySpec::Rsa3072 | KeySpec::Rsa4096 => &["CKK_RSA"],
         KeySpec::EccNistP256 | KeySpec::EccNistP384 | KeySpec::EccNistP521 | KeySpec::EccSecgP256k1 => &["CKK_EC"],
         KeySpec::EccNistEdwards25519 => &["CKK_EC_EDWARDS"],
+        KeySpec::MlDsa44 | KeySpec::MlDsa65 | KeySpec::MlDsa87 => &["CKK_ML_DSA"],
         KeySpec::Hmac224 => &["CKK_GENERIC_SECRET", "CKK_SHA224_HMAC"],
         KeySpec::Hmac256 => &["CKK_GENERIC_SECRET", "CKK_SHA256_HMAC"],
         KeySpec::Hmac384 => &["CKK_GENERIC_SECRET", "CKK_SHA384_HMAC"],
@@ -250,6 +262,10 @@ pub(super) mod tests {
             sign: Some(true),
             ..aes()
         };
+        let of_set = |key_type: &str, set: Option<&str>| ObjectFacts {
+            parameter_set: set.map(str::to_owned),
+            ..pair(key_type, None, None)
+        };
         for (object, spec) in [
             (aes(), Some(KeySpec::SymmetricDefault)),
             (ObjectFacts { value_len: Some(16), ..aes() }, None),
@@ -263,6 +279,10 @@ pub(super) mod tests {
             (pair("CKK_EC", None, Some("P-521")), Some(KeySpec::EccNistP521)),
             (pair("CKK_EC", None, Some("1.3.36.3.3.2.8.1.1.7")), None),
             (pair("CKK_EC_EDWARDS", None, Some("Ed25519")), Some(KeySpec::EccNistEdwards25519)),
+            (of_set("CKK_ML_DSA", Some("ML-DSA-87")), Some(KeySpec::MlDsa87)),
+            (of_set("CKK_ML_DSA", Some("0x4")), None),
+            (of_set("CKK_ML_DSA", None), None),
+            (of_set("CKK_ML_KEM", Some("ML-DSA-44")), None),
             (ObjectFacts { class: Some(PUBLIC.into()), ..pair("CKK_RSA", Some(2048), None) }, None),
         ] {
             assert_eq!(spec_of(&object).ok(), spec, "{object:?}: {:?}", spec_of(&object));

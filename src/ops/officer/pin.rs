@@ -15,25 +15,38 @@ impl Ops {
         &self,
         name: Option<&str>,
         pin_file: Option<&Path>,
+        retry: bool,
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
         let name = name.unwrap_or(crate::keystore::DEFAULT_TOKEN);
-        let tokens = self.named_tokens(&self.store.snapshot());
+        let tokens = self.single_tokens(&self.store.snapshot());
         let named = tokens.iter().find(|token| token.name == name).ok_or_else(|| unknown(name, &tokens))?;
         let source = self.pins.get().ok_or_else(|| OpError::Internal("nobody reads PINs".to_owned()))?;
         effects.details = Some(json!({ "token": name, "pin": "not changed" }));
+        if retry {
+            let removed = self.forget_rejected(named, ctx, effects).await?;
+            effects.details = Some(json!({ "token": name, "pin": "not changed", "marksRemoved": removed }));
+            if !named.is_default() && pin_file.is_none() {
+                return Ok(OperatorResponse::PinMarksRemoved { token: name.to_owned(), removed });
+            }
+        }
         if named.is_default() {
             let pin = match pin_file {
                 Some(path) => source.file(path),
-                None => source.configured(),
+                None => source.configured(named.member.as_ref().map(|member| &*member.name)),
             };
-            let token = self.keystore.token();
+            let Some(token) = &named.token else {
+                return Err(OpError::InvalidState(format!("token `{name}` is not there")));
+            };
             token
                 .change_pin(pin.map_err(OpError::Validation)?)
                 .await
                 .map_err(|e| not_changed(name, &e, Some(token)))?;
         } else {
+            // One password for all tokens of a custom key store.
+            let tokens = self.named_tokens(&self.store.snapshot());
+            let named = tokens.iter().find(|token| token.name == name).ok_or_else(|| unknown(name, &tokens))?;
             let Some(path) = pin_file else {
                 return Err(OpError::Validation(format!(
                     "the password of token `{name}` stands nowhere but in the store: name a file with the new one \
@@ -43,8 +56,40 @@ impl Ops {
             let password = source.file(path).map_err(OpError::Validation)?;
             self.change_password(named, password, ctx, effects).await?;
         }
-        effects.details = Some(json!({ "token": name, "pin": "changed" }));
+        effects.details = Some(json!({ "token": name, "pin": "changed", "retry": retry }));
         Ok(OperatorResponse::PinChanged { token: name.to_owned() })
+    }
+
+    /// Each PIN of the token may be tried once more: by this host, and as the password of its key store.
+    async fn forget_rejected(
+        &self,
+        named: &NamedToken,
+        ctx: &Context,
+        effects: &mut Effects,
+    ) -> Result<usize, OpError> {
+        let source = self.pins.get().ok_or_else(|| OpError::Internal("nobody reads PINs".to_owned()))?;
+        let known = self.store.snapshot().tokens.get(&named.name).map(|record| record.serial.clone());
+        let serial = match (&named.token, known, &named.configured) {
+            (Some(token), _, _) => token.info().serial,
+            (None, Some(serial), _) => serial,
+            (None, None, Some(configured)) => {
+                let looked = configured.look().await;
+                looked.map_err(|error| not_changed(&named.name, &error, None))?.info.serial
+            }
+            (None, None, None) => return Err(OpError::InvalidState(format!("token `{}` was never seen", named.name))),
+        };
+        let removed = source.forget_rejected(serial).await.map_err(OpError::InvalidState)?;
+        if let Some(store) = named.store.as_ref().filter(|store| store.password_refused) {
+            let id = store.id.clone();
+            let written = self.change(ctx, move |snapshot| {
+                let record = snapshot.key_stores.get(&id).ok_or_else(|| OpError::KeyStoreNotFound(id.to_string()))?;
+                let record = KeyStoreRecord { password_refused: false, ..record.as_ref().clone() };
+                Ok((vec![Write::PutKeyStore(record)], ()))
+            });
+            let ((), version) = written.await?;
+            effects.store_version = Some(version);
+        }
+        Ok(removed)
     }
 
     /// The password of a custom key store: it works, and then it is sealed in the old one's place.

@@ -41,7 +41,7 @@ impl Ops {
     pub async fn watch_tokens(&self, ctx: &Context) -> Look {
         let mut look = Look::default();
         let snapshot = self.store.snapshot();
-        for named in &self.named_tokens(&snapshot) {
+        for named in &self.single_tokens(&snapshot) {
             let token = match ready(named) {
                 Ok(token) => token,
                 Err(because) => {

@@ -2,10 +2,11 @@
 
 mod html;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Made;
 use super::table::text;
+use crate::audit::export::csv;
 
 pub use html::page;
 
@@ -38,7 +39,7 @@ impl Format {
 pub fn written(made: &Made, format: Format) -> Vec<u8> {
     match format {
         Format::Html => page(made).into_bytes(),
-        Format::Csv => csv(made).into_bytes(),
+        Format::Csv => csv(made),
         Format::Json => {
             let rows: Vec<_> = made.table.rows.iter().map(|row| made.table.object(row)).collect();
             let whole = json!({ "report": made.header, "columns": made.table.columns, "rows": rows });
@@ -58,24 +59,15 @@ pub fn written(made: &Made, format: Format) -> Vec<u8> {
 }
 
 /// RFC 4180, UTF-8 without a byte order mark, the header first.
-fn csv(made: &Made) -> String {
-    let mut out = String::new();
-    let mut line = |cells: &mut dyn Iterator<Item = String>| {
-        out.push_str(&cells.map(|cell| quoted(&cell)).collect::<Vec<_>>().join(","));
-        out.push_str("\r\n");
-    };
-    line(&mut made.table.columns.iter().map(|name| (*name).to_owned()));
+fn csv(made: &Made) -> Vec<u8> {
+    let mut out = Vec::new();
+    csv::line(made.table.columns.iter(), &mut out, |name, out| csv::cell(name, out));
     for row in &made.table.rows {
-        line(&mut row.iter().map(|value| if value.is_number() { text(value) } else { harmless(text(value)) }));
+        csv::line(row.iter(), &mut out, |value, out| match value {
+            // A sign begins it, and it is a number.
+            Value::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
+            value => csv::cell(&text(value), out),
+        });
     }
     out
-}
-
-/// RULE audit.md §5.3: a text that a spreadsheet would compute gets an apostrophe in front.
-fn harmless(cell: String) -> String {
-    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell }
-}
-
-fn quoted(cell: &str) -> String {
-    if cell.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
 }

@@ -9,7 +9,8 @@ use super::super::{Query, ReportError};
 use super::{End, Moment, Report};
 
 /// What is done to tokens and to keys that protect others, beside declared ceremonies.
-const TOKEN_EVENTS: &[&str] = &["TokenSeen", "TokenPin", "TokenReplace", "KeyAdopt", "KeyAttest", "AuditKey"];
+const TOKEN_EVENTS: &[&str] =
+    &["TokenSeen", "TokenPin", "TokenPinRetry", "TokenReplace", "KeyAdopt", "KeyAttest", "AuditKey"];
 /// What reads the log, or takes copies of it.
 const READERS: &[&str] = &[
     "DescribeTrails",

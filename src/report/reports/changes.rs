@@ -20,6 +20,7 @@ const OF_THE_SERVICE: &[&str] = &[
     "Pruned",
     "OutcomeUnknown",
     "TokenSeen",
+    "TokenPinRetry",
     "KeyAvailability",
 ];
 /// Changes of the key, and lines of a policy, in one cell.

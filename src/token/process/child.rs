@@ -106,12 +106,12 @@ impl Child {
             }
             ToWorker::Call { id, generation, micros, request_id, request } => {
                 let connected = self.connected.get().filter(|connected| connected.generation == generation);
-                let local = &connected.ok_or(FrameError::Malformed)?.local;
+                let local = connected.ok_or(FrameError::Malformed)?.local.clone();
                 // RULE: first come, first served: the service was fair to its principals before.
                 let principal = Arc::clone(&self.everybody);
                 let ctx =
                     CallContext { principal, deadline: Instant::now() + Duration::from_micros(micros), request_id };
-                self.call(id, generation, local, ctx, request);
+                self.call(id, generation, &local, ctx, request);
             }
             ToWorker::Login(step) => self.desk.receive(step),
             ToWorker::ChangePin { id, guard } => {
@@ -182,6 +182,7 @@ impl Child {
             sessions_replaced: gauges.sessions_replaced,
             debris: gauges.debris,
             duplicates: gauges.duplicates,
+            recovery: gauges.health,
         })
     }
 

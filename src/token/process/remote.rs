@@ -178,6 +178,7 @@ impl Backend for Remote {
             errors: core.errors.read(),
             debris: health.map_or(0, |health| health.debris),
             duplicates: health.map_or(0, |health| health.duplicates),
+            health: health.map(|health| health.recovery.clone()).unwrap_or_default(),
         }
     }
 

@@ -123,6 +123,7 @@ fn settings() -> Settings {
         generate_deadline: LIMIT,
         pin_marks: "/no/marks".into(),
         retry: Retry { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
+        hang_grace: LIMIT,
         isolation: Isolation::InProcess,
     }
 }

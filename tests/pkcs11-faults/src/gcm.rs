@@ -5,37 +5,31 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cryptoki_sys::*;
 
-use super::{Shim, shim};
+use crate::Call;
+use crate::real::real;
 
 /// AWS CloudHSM's mechanism.
-const CKM_CLOUDHSM_AES_GCM: CK_MECHANISM_TYPE = CKM_VENDOR_DEFINED | CKM_AES_GCM;
+pub const CKM_CLOUDHSM_AES_GCM: CK_MECHANISM_TYPE = CKM_VENDOR_DEFINED | CKM_AES_GCM;
 const TAG_LEN: usize = 16;
 
-/// `HSM_BRIDGE_SHIM_IV`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `gcm_iv`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Iv {
     /// The real module's way.
+    #[default]
     Caller,
     /// CKM_AES_GCM wants 12 zero bytes and writes its IV over them (AWS CloudHSM, nShield).
     ZeroedWriteback,
     /// CKM_AES_GCM wants no IV and gives ciphertext ‖ tag ‖ 16 bytes of IV (Luna 7 in FIPS mode).
+    #[serde(rename = "luna-append16")]
     LunaAppend16,
     /// CKM_CLOUDHSM_AES_GCM wants no IV, gives IV ‖ ciphertext ‖ tag and takes the same. CKM_AES_GCM is not there.
     Prepended,
 }
 
 impl Iv {
-    pub fn named(name: &str) -> Result<Iv, String> {
-        match name {
-            "caller" => Ok(Iv::Caller),
-            "zeroed-writeback" => Ok(Iv::ZeroedWriteback),
-            "luna-append16" => Ok(Iv::LunaAppend16),
-            "prepended" => Ok(Iv::Prepended),
-            other => Err(format!("HSM_BRIDGE_SHIM_IV: `{other}` is not known")),
-        }
-    }
-
-    fn mechanism(self) -> CK_MECHANISM_TYPE {
+    pub fn mechanism(self) -> CK_MECHANISM_TYPE {
         if self == Iv::Prepended { CKM_CLOUDHSM_AES_GCM } else { CKM_AES_GCM }
     }
 }
@@ -63,105 +57,63 @@ fn begin(session: CK_SESSION_HANDLE, what: Option<Begun>) {
     };
 }
 
+/// The session is closed: another one may get its number.
+pub fn forget(session: CK_SESSION_HANDLE) {
+    begin(session, None);
+}
+
+pub fn forget_all() {
+    begun().get_or_insert_default().clear();
+}
+
 fn taken(session: CK_SESSION_HANDLE) -> Option<Begun> {
     begun().get_or_insert_default().remove(&session)
 }
 
-macro_rules! real {
-    ($shim:ident . $name:ident ( $($argument:expr),* $(,)? )) => {
-        match $shim.real.$name {
-            // SAFETY: the real function, called as the shim's caller called, with the same arguments or with buffers that are
-            // alive for the length of the call.
-            Some(function) => unsafe { function($($argument),*) },
-            None => CKR_FUNCTION_NOT_SUPPORTED,
-        }
-    };
-}
-
-macro_rules! attempt {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(rv) => return rv,
-        }
-    };
-}
-
-pub unsafe extern "C" fn mechanism_list(slot: CK_SLOT_ID, list: CK_MECHANISM_TYPE_PTR, count: CK_ULONG_PTR) -> CK_RV {
-    let shim = attempt!(shim());
-    if shim.iv != Iv::Prepended || list.is_null() {
-        // One is put in the place of another: the number stays.
-        return real!(shim.C_GetMechanismList(slot, list, count));
-    }
-    let rv = real!(shim.C_GetMechanismList(slot, list, count));
-    if rv == CKR_OK {
-        // SAFETY: the real module has just written that many.
-        let listed = unsafe { std::slice::from_raw_parts_mut(list, *count as usize) };
-        listed
-            .iter_mut()
-            .filter(|mechanism| **mechanism == CKM_AES_GCM)
-            .for_each(|mechanism| *mechanism = CKM_CLOUDHSM_AES_GCM);
-    }
-    rv
-}
-
-pub unsafe extern "C" fn mechanism_info(
-    slot: CK_SLOT_ID,
-    kind: CK_MECHANISM_TYPE,
-    info: CK_MECHANISM_INFO_PTR,
-) -> CK_RV {
-    let shim = attempt!(shim());
-    match (shim.iv, kind) {
-        (Iv::Prepended, CKM_CLOUDHSM_AES_GCM) => real!(shim.C_GetMechanismInfo(slot, CKM_AES_GCM, info)),
-        (Iv::Prepended, CKM_AES_GCM) => CKR_MECHANISM_INVALID,
-        _ => real!(shim.C_GetMechanismInfo(slot, kind, info)),
-    }
-}
-
-pub unsafe extern "C" fn encrypt_init(
+pub fn encrypt_init(
+    call: &Call,
     session: CK_SESSION_HANDLE,
     mechanism: CK_MECHANISM_PTR,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let shim = attempt!(shim());
     begin(session, None);
     // SAFETY: the caller's mechanism with the caller's parameters.
-    let given = match unsafe { parameters(shim, mechanism) } {
-        Ours::No => return real!(shim.C_EncryptInit(session, mechanism, key)),
+    let given = match unsafe { parameters(call, mechanism) } {
+        Ours::No => return real!(call.C_EncryptInit(session, mechanism, key)),
         Ours::Wrong(rv) => return rv,
         Ours::Gcm(given) => given,
     };
-    let (len, write_to) = match shim.iv {
-        Iv::Caller => return real!(shim.C_EncryptInit(session, mechanism, key)),
+    let (len, write_to) = match call.script.behaviour.gcm_iv {
+        Iv::Caller => return real!(call.C_EncryptInit(session, mechanism, key)),
         Iv::ZeroedWriteback if given.iv() == Some(&[0; 12]) => (12, given.0.pIv as usize),
         Iv::LunaAppend16 if given.has_no_iv() => (16, 0),
         Iv::Prepended if given.has_no_iv() => (12, 0),
         Iv::ZeroedWriteback | Iv::LunaAppend16 | Iv::Prepended => return CKR_MECHANISM_PARAM_INVALID,
     };
     let mut iv = vec![0u8; len];
-    let rv = real!(shim.C_GenerateRandom(session, iv.as_mut_ptr(), len as CK_ULONG));
+    let rv = real!(call.C_GenerateRandom(session, iv.as_mut_ptr(), len as CK_ULONG));
     if rv != CKR_OK {
         return rv;
     }
-    let rv = init(shim.real.C_EncryptInit, session, key, &mut iv, given.aad(), given.0.ulTagBits);
+    let rv = init(call.faults.real.C_EncryptInit, session, key, &mut iv, given.aad(), given.0.ulTagBits);
     if rv == CKR_OK {
         begin(session, Some(Begun::Encrypt { iv, write_to }));
     }
     rv
 }
 
-pub unsafe extern "C" fn encrypt(
+pub fn encrypt(
+    call: &Call,
     session: CK_SESSION_HANDLE,
     data: CK_BYTE_PTR,
     data_len: CK_ULONG,
     out: CK_BYTE_PTR,
     out_len: CK_ULONG_PTR,
 ) -> CK_RV {
-    let shim = attempt!(shim());
     let Some(Begun::Encrypt { iv, write_to }) = taken(session) else {
-        return real!(shim.C_Encrypt(session, data, data_len, out, out_len));
+        return real!(call.C_Encrypt(session, data, data_len, out, out_len));
     };
-    let extra = if shim.iv == Iv::ZeroedWriteback { 0 } else { iv.len() };
+    let extra = if call.script.behaviour.gcm_iv == Iv::ZeroedWriteback { 0 } else { iv.len() };
     let needed = data_len as usize + TAG_LEN + extra;
     // SAFETY: PKCS#11 wants a length here; the pointer is the caller's.
     let Some(room) = (unsafe { out_len.as_mut() }) else { return CKR_ARGUMENTS_BAD };
@@ -173,12 +125,12 @@ pub unsafe extern "C" fn encrypt(
     }
     let mut sealed = vec![0u8; data_len as usize + TAG_LEN];
     let mut len = sealed.len() as CK_ULONG;
-    let rv = real!(shim.C_Encrypt(session, data, data_len, sealed.as_mut_ptr(), &raw mut len));
+    let rv = real!(call.C_Encrypt(session, data, data_len, sealed.as_mut_ptr(), &raw mut len));
     if rv != CKR_OK {
         return rv;
     }
     sealed.truncate(len as usize);
-    match shim.iv {
+    match call.script.behaviour.gcm_iv {
         Iv::Prepended => sealed = [iv, sealed].concat(),
         Iv::LunaAppend16 => sealed.extend(iv),
         // SAFETY: the caller's pIv of EncryptInit, which such a token keeps until the operation ends.
@@ -191,20 +143,20 @@ pub unsafe extern "C" fn encrypt(
     CKR_OK
 }
 
-pub unsafe extern "C" fn decrypt_init(
+pub fn decrypt_init(
+    call: &Call,
     session: CK_SESSION_HANDLE,
     mechanism: CK_MECHANISM_PTR,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    let shim = attempt!(shim());
     begin(session, None);
     // SAFETY: the caller's mechanism with the caller's parameters.
-    let given = match unsafe { parameters(shim, mechanism) } {
-        Ours::No => return real!(shim.C_DecryptInit(session, mechanism, key)),
+    let given = match unsafe { parameters(call, mechanism) } {
+        Ours::No => return real!(call.C_DecryptInit(session, mechanism, key)),
         Ours::Wrong(rv) => return rv,
         Ours::Gcm(given) => given,
     };
-    match shim.iv {
+    match call.script.behaviour.gcm_iv {
         Iv::Prepended if given.has_no_iv() => {
             let (aad, tag_bits) = (given.aad().to_vec(), given.0.ulTagBits);
             begin(session, Some(Begun::Decrypt { key, aad, tag_bits }));
@@ -212,23 +164,23 @@ pub unsafe extern "C" fn decrypt_init(
         }
         // Some tokens decrypt nothing where ulIvBits was forgotten.
         Iv::ZeroedWriteback | Iv::LunaAppend16 if given.iv().is_some() && given.0.ulIvBits == given.0.ulIvLen * 8 => {
-            real!(shim.C_DecryptInit(session, mechanism, key))
+            real!(call.C_DecryptInit(session, mechanism, key))
         }
-        Iv::Caller => real!(shim.C_DecryptInit(session, mechanism, key)),
+        Iv::Caller => real!(call.C_DecryptInit(session, mechanism, key)),
         Iv::Prepended | Iv::ZeroedWriteback | Iv::LunaAppend16 => CKR_MECHANISM_PARAM_INVALID,
     }
 }
 
-pub unsafe extern "C" fn decrypt(
+pub fn decrypt(
+    call: &Call,
     session: CK_SESSION_HANDLE,
     data: CK_BYTE_PTR,
     data_len: CK_ULONG,
     out: CK_BYTE_PTR,
     out_len: CK_ULONG_PTR,
 ) -> CK_RV {
-    let shim = attempt!(shim());
     let Some(Begun::Decrypt { key, aad, tag_bits }) = taken(session) else {
-        return real!(shim.C_Decrypt(session, data, data_len, out, out_len));
+        return real!(call.C_Decrypt(session, data, data_len, out, out_len));
     };
     if data.is_null() || data_len < (12 + TAG_LEN) as CK_ULONG {
         return CKR_ENCRYPTED_DATA_LEN_RANGE;
@@ -242,12 +194,12 @@ pub unsafe extern "C" fn decrypt(
     }
     // SAFETY: not null, and at least 28 bytes.
     let mut iv = unsafe { std::slice::from_raw_parts(data, 12) }.to_vec();
-    let rv = init(shim.real.C_DecryptInit, session, key, &mut iv, &aad, tag_bits);
+    let rv = init(call.faults.real.C_DecryptInit, session, key, &mut iv, &aad, tag_bits);
     if rv != CKR_OK {
         return rv;
     }
     // SAFETY: 12 bytes on is within the caller's text.
-    real!(shim.C_Decrypt(session, data.add(12), data_len - 12, out, out_len))
+    real!(call.C_Decrypt(session, data.add(12), data_len - 12, out, out_len))
 }
 
 /// An Init of the real module with CKM_AES_GCM and this IV.
@@ -287,13 +239,13 @@ enum Ours {
     Gcm(Given),
 }
 
-unsafe fn parameters(shim: &Shim, mechanism: CK_MECHANISM_PTR) -> Ours {
+unsafe fn parameters(call: &Call, mechanism: CK_MECHANISM_PTR) -> Ours {
     // SAFETY: null, or the caller's mechanism.
     let Some(mechanism) = (unsafe { mechanism.as_ref() }) else { return Ours::No };
-    if mechanism.mechanism == CKM_AES_GCM && shim.iv == Iv::Prepended {
+    if mechanism.mechanism == CKM_AES_GCM && call.script.behaviour.gcm_iv == Iv::Prepended {
         return Ours::Wrong(CKR_MECHANISM_INVALID);
     }
-    if mechanism.mechanism != shim.iv.mechanism() {
+    if mechanism.mechanism != call.script.behaviour.gcm_iv.mechanism() {
         return Ours::No;
     }
     if mechanism.pParameter.is_null() || mechanism.ulParameterLen as usize != size_of::<CK_GCM_PARAMS>() {
