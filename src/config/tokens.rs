@@ -234,9 +234,6 @@ fn isolation(section: &Section<'_>, default: Option<&Isolation>) -> Result<Isola
         }
     };
     match command {
-        Some(command) if !isolated && !command.is_empty() => {
-            Err(section.problem("worker_command", "is for `isolation = \"process\"`, and no worker is started"))
-        }
         Some(command) if command.first().is_some_and(|program| program.is_empty()) => {
             Err(section.problem("worker_command", "names no program"))
         }

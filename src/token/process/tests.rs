@@ -66,7 +66,9 @@ impl Stage {
 
 impl Worker {
     fn next(&mut self) -> Result<ToWorker, FrameError> {
+        let limit = Instant::now() + LIMIT;
         loop {
+            assert!(Instant::now() < limit, "nothing but pings");
             match self.inbox.next(&mut self.socket)? {
                 ToWorker::Load { .. } => {}
                 ToWorker::Ping(number) => self.say(&FromWorker::Pong { number, health: None }),
