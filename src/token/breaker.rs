@@ -153,7 +153,7 @@ impl Cause {
 }
 
 impl LastError {
-    fn of(error: &TokenError) -> LastError {
+    pub(super) fn of(error: &TokenError) -> LastError {
         LastError { function: error.function.to_owned(), rv: error.rv_name().map(|name| name.into_owned()) }
     }
 }

@@ -12,7 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::call::{About, Answer, Request};
 use super::guard::{LoginVerdict, PinTag};
-use super::{Looked, MaterialId, Selector, Settings, SlotFacts, Status, SystemKey, TokenError, TokenInfo};
+use super::{Change, Looked, MaterialId, Selector, Settings, SlotFacts, Status, SystemKey, TokenError, TokenInfo};
 use crate::secret::SecretString;
 
 /// Longest frame to a worker: requests, and places in pieces.
@@ -158,6 +158,8 @@ pub(super) struct Health {
     pub(super) duplicates: usize,
     /// How the worker brings its token back.
     pub(super) recovery: super::Health,
+    /// What happened to the token since the last time.
+    pub(super) changes: Vec<Change>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -174,6 +174,10 @@ impl Child {
 
     fn health(&self) -> Option<Health> {
         let local = &self.connected.get()?.local;
+        if let Some(reason) = local.doom() {
+            tracing::error!(reason, "the token's worker process ends");
+            exit_now(70);
+        }
         let gauges = local.gauges();
         Some(Health {
             status: local.status(),
@@ -182,6 +186,7 @@ impl Child {
             sessions_replaced: gauges.sessions_replaced,
             debris: gauges.debris,
             duplicates: gauges.duplicates,
+            changes: local.changes(),
             recovery: gauges.health,
         })
     }

@@ -144,6 +144,7 @@ impl Supervisor {
                 Err(Stop::Close) => return Err(Stop::Close),
                 Err(Stop::Failed(failed)) => {
                     tracing::warn!(error = %failed, "the token's worker process does not connect");
+                    self.core.failed(&failed);
                     (error, wait) = (failed, true);
                 }
             }
