@@ -11,7 +11,8 @@ CARGO_DENY_VERSION=0.20.2
 
 # What building needs (aws-lc and SQLite are compiled by the C compiler; no cmake), and what the story and tests need.
 BUILD_PACKAGES=(build-essential pkg-config)
-TOKEN_PACKAGES=(softhsm2 opensc openssl)
+# libclang and perl are for tests/kryoptic, which reads OpenSSL's headers and compiles it.
+TOKEN_PACKAGES=(softhsm2 opensc openssl libnss3 libclang-dev perl)
 CLIENT_PACKAGES=(python3 python3-venv ca-certificates curl)
 # Debian's AWS CLI beside the current one of .venv: both are tested. rsyslog receives copies of the audit log.
 TEST_PACKAGES=(util-linux awscli faketime rsyslog rsyslog-gnutls)

@@ -7,11 +7,13 @@ pub mod audit_keys;
 mod audit_office;
 pub mod audit_serve;
 mod audit_sinks;
+mod away;
 mod clock_file;
 pub mod dev;
 pub mod init;
 pub mod issuer_keys;
 mod last_use;
+mod members;
 mod operator_socket;
 mod pins;
 mod runtime;
@@ -20,6 +22,7 @@ pub mod serve;
 mod session_keys;
 mod settle;
 mod state_snapshots;
+mod token_health;
 mod token_watch;
 mod tokens;
 
@@ -35,7 +38,7 @@ use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
 use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, Isolation, TokenSelector};
 use crate::http::{Metrics, Services, Streams};
-use crate::keystore::{CallContext, KeyStores, OpenFailure, Token, TokenError};
+use crate::keystore::{CallContext, ConfiguredToken, ErrorClass, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::store_key::TokenWrap;
 use crate::ops::{self, ClockWatch, OpError, OperatorRequest, OperatorResponse, Ops, Progress, TokenSecrets};
 use crate::store::{Store, StoreError, StoreLock};
@@ -65,6 +68,12 @@ pub enum AppError {
     Audit(#[from] AuditError),
     #[error("{0}")]
     Token(String),
+    /// The token may come by itself.
+    #[error("{0}")]
+    TokenAway(String),
+    /// Calls of the vendor's library do not come back.
+    #[error("{0}: the service has to be started again")]
+    Hung(String),
     #[error("{0}")]
     Pin(String),
     #[error("{0}")]
@@ -82,7 +91,8 @@ impl AppError {
             AppError::Audit(AuditError::Truncated(_)) => 2,
             AppError::Refused(_) | AppError::Store(_) => 1,
             AppError::Audit(_) | AppError::Io(_) => 74,
-            AppError::Token(_) | AppError::Listen(_) => 69,
+            AppError::Token(_) | AppError::TokenAway(_) | AppError::Listen(_) => 69,
+            AppError::Hung(_) => 71,
             AppError::Pin(_) => 77,
             AppError::Config(_) | AppError::Profile(_) => 78,
         }
@@ -99,6 +109,17 @@ impl From<TokenError> for AppError {
                 AppError::Pin(format!(
                     "the token refuses the login ({error}): check the PIN; it was tried once and is not tried again"
                 ))
+            }
+            // A library that does not load never will.
+            (OpenFailure::NotPresent | OpenFailure::Other, _)
+                if matches!(
+                    error.class,
+                    ErrorClass::Context | ErrorClass::Session | ErrorClass::Capacity | ErrorClass::Deadline
+                ) && error.function != "C_GetFunctionList"
+                    // Marks of PINs that cannot be kept: nothing of the token's.
+                    && (error.function, error.rv) != ("C_Login", 0) =>
+            {
+                AppError::TokenAway(format!("the token cannot be used ({error})"))
             }
             (OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other, _) => {
                 AppError::Token(format!("the token cannot be used ({error})"))
@@ -153,17 +174,24 @@ impl App {
     pub async fn open(config: Config, options: &StartOptions) -> Result<App, AppError> {
         let opened = open_files(&config, options)?;
         opened.journal.admit(Load::Administration)?;
-        Self::open_token(config, opened, options).await
-    }
-
-    async fn open_token(config: Config, opened: Opened, options: &StartOptions) -> Result<App, AppError> {
-        let Opened { lock, journal, recovery } = opened;
         // What is wrong with a profile is told before the PIN is tried.
         let configured = tokens::configured(&config)?;
         if options.retry_pin {
-            pins::retry_default(&config, &journal).await?;
+            pins::retry_default(&config, &opened.journal).await?;
         }
         let token = connect(&config).await?;
+        Self::open_with(config, configured, opened, token, Arc::new(Metrics::new()), options).await
+    }
+
+    async fn open_with(
+        config: Config,
+        configured: Vec<ConfiguredToken>,
+        opened: Opened,
+        token: Token,
+        metrics: Arc<Metrics>,
+        options: &StartOptions,
+    ) -> Result<App, AppError> {
+        let Opened { lock, journal, recovery } = opened;
         let wrap = TokenWrap::new(token.clone());
         let store = Store::open(lock, &wrap).await?;
         same_deployment(&store, &config)?;
@@ -186,8 +214,10 @@ impl App {
             },
         };
         let ops = Arc::new(Ops::new(store, KeyStores::new(token.clone(), configured), clock, settings)?);
+        let of_members = config.token.together.members.iter();
         ops.read_pins_with(Box::new(pins::Configured {
             source: config.token.pin.clone(),
+            members: of_members.filter_map(|member| Some((member.name.clone(), member.pin.clone()?))).collect(),
             marks: token::Marks::at(&config.token.pin_marks),
         }));
         let index = Index::new(&audit_directory(&config));
@@ -239,7 +269,7 @@ impl App {
                 hide_policy_type: config.authz.hide_policy_type,
                 grants_suffice_cross_account: config.authz.grants_suffice_cross_account,
             },
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             streams: Streams::new(),
             audit_dir: audit_directory(&config),
             token_deadline: config.token.deadline,
@@ -341,6 +371,9 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         hang_grace: config.token.hang_grace,
         isolation: isolation(config, &config.token.isolation),
     };
+    if !config.token.together.members.is_empty() {
+        return members::open(config, settings, pin).await;
+    }
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
         Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),

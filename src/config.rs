@@ -156,6 +156,7 @@ pub struct Token {
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
     pub isolation: Isolation,
+    pub together: Together,
 }
 
 /// Which process loads the vendor's library.
@@ -166,6 +167,35 @@ pub enum Isolation {
         /// Program and arguments, in the place of this program as a worker.
         command: Option<Vec<String>>,
     },
+}
+
+/// Which of several tokens with the same keys does a call that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// The first one that is well.
+    Preferred,
+    /// One after the other.
+    Spread,
+}
+
+/// Further tokens that hold the same keys as the first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Together {
+    pub members: Vec<TokenMember>,
+    pub reads: Reads,
+    /// Members, the first one too, that hold a new key before CreateKey answers.
+    pub require: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMember {
+    /// Unique within the key store; the first one has the token's own name.
+    pub name: String,
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    pub profile: Option<PathBuf>,
+    /// `None`: the first one's.
+    pub pin: Option<PinSource>,
 }
 
 /// A token that a custom key store can be made of.
@@ -187,6 +217,7 @@ pub struct CustomToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    pub together: Together,
     /// `[token]`'s.
     pub retry_first: Duration,
     pub retry_longest: Duration,

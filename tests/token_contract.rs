@@ -1,9 +1,9 @@
 //! The token contract against tokens of independent make: makes them, and runs `examples/token_selftest.rs` in processes of
-//! its own, since module state is per process. Needs Debian's softhsm2 and opensc, and the module of `tests/kryoptic`
-//! (`scripts/test kryoptic` builds it).
+//! its own, since module state is per process. Needs Debian's softhsm2, libnss3 and opensc, and the modules of
+//! `tests/kryoptic` (`scripts/test kryoptic` builds it) and `tests/nss-module`.
 //!
 //! What a token does otherwise stands in its list below; a difference that no longer holds fails the test.
-#![allow(clippy::unwrap_used, reason = "a test file; clippy's own setting covers test functions only")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test file; clippy's own setting covers test functions only")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,6 +36,10 @@ struct Difference {
     why: &'static str,
 }
 
+const fn differs(scenario: &'static str, check: &'static str, says: &'static str, why: &'static str) -> Difference {
+    Difference { scenario, check, says, why }
+}
+
 struct Kind {
     /// The module's file.
     module: fn() -> PathBuf,
@@ -63,9 +67,24 @@ const SOFTHSM: Kind = Kind {
         }
         conf
     },
-    differences: &[],
+    differences: &[
+        differs("main", "capability: ML-DSA", "the token has it not", OLD),
+        differs("main", "ML_DSA_44 signs with MlDsa", "class Unsupported", OLD),
+        differs("main", "ML_DSA_65 signs with MlDsa", "class Unsupported", OLD),
+        differs("main", "ML_DSA_87 signs with MlDsa", "class Unsupported", OLD),
+        differs(
+            "main",
+            "capability: OAEP with SHA-256, SHA-384 and SHA-512",
+            "the token has it not",
+            "SoftHSM2 knows OAEP with SHA-1 only",
+        ),
+        differs("officer", "ML_DSA_65 of somebody else is adopted and used", "mechanism", OLD),
+    ],
     without: &[],
 };
+
+const OLD: &str = "SoftHSM2 2.6 is older than ML-DSA";
+const NIST: &str = "kryoptic knows NIST's curves only";
 
 const KRYOPTIC: Kind = Kind {
     module: kryoptic,
@@ -90,8 +109,98 @@ const KRYOPTIC: Kind = Kind {
         }
         conf
     },
-    differences: &[],
-    without: &[],
+    differences: &[
+        differs("main", "capability: secp256k1", "the token has it not", NIST),
+        differs("main", "EC_SECP256K1 signs with Ecdsa", "C_GenerateKeyPair", NIST),
+        differs("officer", "EC_SECP256K1 with id b005 is adopted and used", "C_GenerateKeyPair failed", NIST),
+        differs(
+            "wrong-pin",
+            "the token counted the wrong PIN",
+            "no flag",
+            "kryoptic sets CKF_USER_PIN_COUNT_LOW never: it does not count",
+        ),
+        differs(
+            "stores",
+            "a token without a user PIN, and one that was never initialised",
+            "no token with label ``",
+            "a token of kryoptic that was never initialised has a label",
+        ),
+    ],
+    without: &[("gone", "kryoptic keeps its database open: the file may go away, and nothing happens")],
+};
+
+const NOT_LOCAL: &str = "NSS says CKA_LOCAL false of the keys that it makes: the bridge destroys such keys";
+
+/// Takes C_Encrypt with room for the output and no other way. Only keys that others made can be used on it.
+const NSS: Kind = Kind {
+    module: || {
+        let path = target().join("libnss_module.so");
+        assert!(path.is_file(), "{} is not there: run `cargo build -p nss-module`", path.display());
+        path
+    },
+    variable: "HSM_BRIDGE_NSS_CONF",
+    make: |directory, _| {
+        let (database, conf) = (directory.join("nss"), directory.join("nss.conf"));
+        std::fs::create_dir(&database).unwrap();
+        let parameters = format!(
+            "configdir='sql:{}' certPrefix='' keyPrefix='' secmod='secmod.db' flags= dbTokenDescription='{LABEL}' minPS=0",
+            database.display()
+        );
+        std::fs::write(&conf, parameters).unwrap();
+        let environment = format!("HSM_BRIDGE_NSS_CONF={}", conf.display());
+        run(Command::new(harness()).arg("init-pin").arg((NSS.module)()).args([&environment, LABEL, PIN]));
+        conf
+    },
+    differences: &[
+        differs("wrong-pin", "the token counted the wrong PIN", "no flag", "NSS does not count wrong PINs"),
+        differs("officer", "anchor and attest are made once", "does not protect the key as asked", NOT_LOCAL),
+        differs("officer", "the attest key signs", "does not hold the system key", NOT_LOCAL),
+        differs("officer", "a second connection knows the system keys", "does not hold the object", NOT_LOCAL),
+        differs("officer", "objects are inspected", "[]", NOT_LOCAL),
+        differs(
+            "officer",
+            "a private certificate is nobody's identity",
+            "CreateObject",
+            "NSS stores no private certificates",
+        ),
+        differs(
+            "officer",
+            "RSA_2048 with id b003 is adopted and used",
+            "extractable: Some(true)",
+            "pkcs11-tool leaves unsaid whether a key may leave the token, and NSS lets it",
+        ),
+        differs(
+            "officer",
+            "EC_P256 with id b004 is adopted and used",
+            "extractable: Some(true)",
+            "pkcs11-tool leaves unsaid whether a key may leave the token, and NSS lets it",
+        ),
+        differs(
+            "officer",
+            "EC_SECP256K1 with id b005 is adopted and used",
+            "C_GenerateKeyPair failed",
+            "NSS 3.87 has none of these",
+        ),
+        differs("officer", "ED25519 with id b006 is adopted and used", "not supported", "NSS 3.87 has none of these"),
+        differs("officer", "ML_DSA_65 of somebody else is adopted and used", "mechanism", "NSS 3.87 has none of these"),
+        differs(
+            "officer",
+            "what is no key of ours is not adopted",
+            "expected WrongKey, got Ok(())",
+            "NSS keeps one key of two with the same CKA_ID",
+        ),
+    ],
+    without: &[
+        ("main", NOT_LOCAL),
+        ("two-tokens", "NSS has one database"),
+        ("queue", NOT_LOCAL),
+        ("logged-out", NOT_LOCAL),
+        ("gone", NOT_LOCAL),
+        ("inventory", NOT_LOCAL),
+        ("short-ids", NOT_LOCAL),
+        ("stores", "NSS has one database"),
+        ("pin", NOT_LOCAL),
+    ],
 };
 
 /// Beside this test's own target directory, or where HSM_BRIDGE_KRYOPTIC says.
@@ -207,4 +316,5 @@ macro_rules! contract {
 contract! {
     softhsm = SOFTHSM;
     kryoptic = KRYOPTIC;
+    nss = NSS;
 }

@@ -71,6 +71,10 @@ pub async fn fill(config: &Config, dir: &Path, count: usize) {
 }
 
 pub fn open_token(config: &Config) -> Token {
+    open_token_in(config, hsm_bridge::token::Isolation::InProcess)
+}
+
+pub fn open_token_in(config: &Config, isolation: hsm_bridge::token::Isolation) -> Token {
     let settings = hsm_bridge::token::Settings {
         module: config.token.module.clone(),
         selector: hsm_bridge::token::Selector { label: config.token.selector.label.clone(), ..Default::default() },
@@ -82,7 +86,7 @@ pub fn open_token(config: &Config) -> Token {
         pin_marks: config.token.pin_marks.clone(),
         retry: hsm_bridge::token::Retry::default(),
         hang_grace: config.token.hang_grace,
-        isolation: hsm_bridge::token::Isolation::InProcess,
+        isolation,
     };
     Token::open(settings, config.token.pin.read().expect("the instance has a PIN")).expect("the token opens")
 }

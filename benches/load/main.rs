@@ -5,6 +5,7 @@
 mod client;
 mod fill;
 mod instance;
+mod isolation;
 mod memory;
 mod parts;
 mod process;
@@ -27,11 +28,12 @@ const OPERATIONS: [&str; 4] = ["Encrypt", "Decrypt", "GenerateDataKey", "Sign"];
 const HELP: &str = "\
 Measures what a request costs, on loopback, with a SoftHSM token of its own on tmpfs and the journal on disk.
 
-Usage: scripts/bench [--smoke] [--memory | --reconcile] [OPTIONS]
+Usage: scripts/bench [--smoke] [--memory | --reconcile | --isolation] [OPTIONS]
 
   --smoke              a few seconds, few keys, debug build: that the bench works, not how fast the bridge is
   --memory             resident memory instead of time
   --reconcile          `token reconcile` instead of requests, beside a bare enumeration and bare attribute reads
+  --isolation          calls of the token with the library in the process and in a worker process
   --keys A,B           sizes of the two instances (10,10000)
   --connections N,…    (1,4,16,64)
   --operations NAME,…  (Encrypt,Decrypt,GenerateDataKey,Sign)
@@ -44,6 +46,7 @@ Usage: scripts/bench [--smoke] [--memory | --reconcile] [OPTIONS]
 pub struct Options {
     memory: bool,
     reconcile: bool,
+    isolation: bool,
     keys: Vec<usize>,
     connections: Vec<usize>,
     operations: Vec<&'static str>,
@@ -69,6 +72,16 @@ fn main() {
             raw::serve(&config, &Keys::read(&dir));
             hsm_bridge::app::exit_now(0);
         }
+        // A worker process of `isolation`.
+        ["token-worker"] => hsm_bridge::token::worker_on_stdin(),
+        ["isolation", dir, mode, seconds, callers] => {
+            let (config, dir) = role(dir);
+            let time = Duration::from_secs_f64(seconds.parse().unwrap());
+            let callers: Vec<usize> = callers.split(',').map(|n| n.parse().unwrap()).collect();
+            runtime().block_on(isolation::role(&config, &dir, mode, time, &callers));
+            std::io::stdout().flush().unwrap();
+            hsm_bridge::app::exit_now(0);
+        }
         ["parts", dir, id, secret, seconds] => {
             let (config, dir) = role(dir);
             let credentials =
@@ -89,6 +102,7 @@ fn main() {
     println!("{}", process::machine());
     let done = runtime.block_on(async {
         match (options.memory, options.reconcile) {
+            _ if options.isolation => isolation::measure(&places, &options),
             (true, _) => memory::measure(&places, &options).await,
             (_, true) => reconcile::measure(&places, &options),
             _ => measure(&places, &options).await,
@@ -111,6 +125,7 @@ fn options(words: &[&str]) -> Option<Options> {
     let mut options = Options {
         memory: false,
         reconcile: false,
+        isolation: false,
         keys: if smoke { vec![3, 30] } else { vec![10, 10_000] },
         connections: if smoke { vec![1, 4] } else { vec![1, 4, 16, 64] },
         operations: OPERATIONS.to_vec(),
@@ -126,6 +141,7 @@ fn options(words: &[&str]) -> Option<Options> {
             "--smoke" => {}
             "--memory" => options.memory = true,
             "--reconcile" => options.reconcile = true,
+            "--isolation" => options.isolation = true,
             "--keys" => options.keys = numbers(words.next()?)?,
             "--connections" => options.connections = numbers(words.next()?)?,
             "--operations" => {

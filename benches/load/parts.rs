@@ -98,7 +98,7 @@ async fn callers<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// The store is not opened here, and the fingerprints of the instance's keys are in it.
-async fn new_key(token: &Token) -> KeyRef {
+pub async fn new_key(token: &Token) -> KeyRef {
     let material = MaterialId { id: uuid::Uuid::new_v4().into_bytes(), generation: 0 };
     let kind = hsm_bridge::token::KeyKind::Aes256;
     let made = token.generate(&context(), kind, material, "bench-parts").await.expect("the token makes keys").value;

@@ -2,7 +2,8 @@
 
 use std::sync::Mutex;
 
-use cryptoki::object::{Attribute, CertificateType, ObjectClass};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, CertificateType, MlDsaParameterSetType, ObjectClass};
 
 use super::*;
 
@@ -97,7 +98,7 @@ impl Bench {
             cert
         };
         let selector = self.settings().selector;
-        let read = |label: &str| certificate(&self.module, &selector, label);
+        let read = |label: &str| certificate(&Isolation::InProcess, &self.module, &selector, label);
         self.check("the token's certificate is read without a login", async {
             want(read("identity").map_err(text)?.is_none(), "there is none yet")?;
             let cert = made("one.der");
@@ -144,8 +145,8 @@ impl Bench {
             ("b004", &["--keypairgen", "--key-type", "EC:prime256v1"], KeyKind::Ec(Curve::P256)),
             ("b005", &["--keypairgen", "--key-type", "EC:secp256k1"], KeyKind::Ec(Curve::Secp256k1)),
             ("b006", &["--keypairgen", "--key-type", "EC:edwards25519"], KeyKind::Ed25519),
-            ("b007", &["--keygen", "--key-type", "GENERIC:32"], KeyKind::Hmac(Hash::Sha256)),
-            ("b008", &["--keygen", "--key-type", "GENERIC:64"], KeyKind::Hmac(Hash::Sha512)),
+            ("b007", &["--keygen", "--key-type", "GENERIC:32", "--usage-sign"], KeyKind::Hmac(Hash::Sha256)),
+            ("b008", &["--keygen", "--key-type", "GENERIC:64", "--usage-sign"], KeyKind::Hmac(Hash::Sha512)),
             ("b00900", &["--keygen", "--key-type", "AES:32", "--extractable"], KeyKind::Aes256),
         ];
         let mut adopted = Vec::new();
@@ -171,6 +172,28 @@ impl Bench {
             })
             .await;
         }
+        self.check("ML_DSA_65 of somebody else is adopted and used", async {
+            // pkcs11-tool has no word for it.
+            let context = cryptoki::context::Pkcs11::new(&self.module).unwrap();
+            let slot = cryptoki::slot::Slot::try_from(token.info().slot).unwrap();
+            let session = context.open_rw_session(slot).unwrap();
+            let set = MlDsaParameterSetType::ML_DSA_65;
+            let stored = [Attribute::Token(true), Attribute::Id(vec![0xb0, 0x10])];
+            let public = [&stored[..], &[Attribute::ParameterSet(set.into()), Attribute::Verify(true)]].concat();
+            let private = [&stored[..], &[Attribute::Private(true), Attribute::Sensitive(true), Attribute::Sign(true)]];
+            session
+                .generate_key_pair(&Mechanism::MlDsaKeyPairGen, &public, &private.concat())
+                .map_err(|error| error.to_string())?;
+            let done = token.adopt(&ctx("a"), vec![0xb0, 0x10], material(120)).await.map_err(text)?;
+            let Adopted { kind, generated, objects } = done.value;
+            want(kind == KeyKind::MlDsa(MlDsa::MlDsa65), &format!("{kind:?}"))?;
+            want(
+                objects.len() == 2 && objects.iter().all(|half| half.parameter_set.as_deref() == Some("ML-DSA-65")),
+                &format!("{objects:?}"),
+            )?;
+            self.used(token, kind, &key_ref(material(120), &generated)).await
+        })
+        .await;
         self.check("an id of our length is adopted too, and leaves its old name", async {
             let id = material(0xa2).cka_id();
             token.adopt(&ctx("a"), id, material(0xa3)).await.map_err(text)?;

@@ -1,6 +1,7 @@
 //! Where `token pin` finds PINs: the configured source, or a file that the operator names; and the marks of those that were
 //! rejected, which it may remove.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -13,15 +14,17 @@ use crate::ops::ReadPin;
 use crate::secret::SecretString;
 use crate::token::{self, Marks};
 
-/// The default token's source, and the marks of all tokens.
+/// The default token's source, those of further tokens with the same keys that have one of their own, and the marks of all
+/// tokens.
 pub(super) struct Configured {
     pub(super) source: PinSource,
+    pub(super) members: BTreeMap<String, PinSource>,
     pub(super) marks: Marks,
 }
 
 impl ReadPin for Configured {
-    fn configured(&self) -> Result<SecretString, String> {
-        read(&self.source)
+    fn configured(&self, member: Option<&str>) -> Result<SecretString, String> {
+        read(member.and_then(|name| self.members.get(name)).unwrap_or(&self.source))
     }
 
     fn file(&self, path: &Path) -> Result<SecretString, String> {

@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::away::{Front, Listening, connect_patiently};
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, audit_sinks, clock_file,
-    last_use, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
-    token_watch, tokens,
+    last_use, members, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
+    token_health, token_watch, tokens,
 };
 use crate::audit::{AuditError, Load};
 use crate::config::Config;
 use crate::http::metrics::Readings;
-use crate::http::{
-    AwsHandler, ListenerSettings, Metrics, Readiness, Server, ServerSettings, Services, TlsFiles, operator,
-};
+use crate::http::{ListenerSettings, Metrics, Readiness, Server, ServerSettings, Services, TlsFiles, operator};
 use crate::ids::KeyId;
 use crate::keystore::Status;
 use crate::ops::clock::Look;
 use crate::sinks::Sinks;
+use crate::token::BreakerState;
 
 /// How often strangers are written down, and the length of their window.
 const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
 const USAGE_LOOK: Duration = Duration::from_secs(60);
 /// The longest wait before a rotation that failed is tried again.
 const ROTATION_LONGEST: Duration = Duration::from_secs(3600);
+/// How long tasks may take to end where the token's library hangs.
+const HUNG_PATIENCE: Duration = Duration::from_secs(5);
 /// First and longest wait of a start without room for the log.
 const NO_ROOM_FIRST: Duration = Duration::from_secs(1);
 const NO_ROOM_LONGEST: Duration = Duration::from_secs(30);
@@ -50,31 +52,21 @@ pub async fn serve(
     let stop = Arc::new(stop);
     let mut signals = Signals::new()?;
     // A server that is stopped while it starts has nothing to drain.
+    let front = Front::new(&config, &stopped);
+    let mut listening = None;
     let app = tokio::select! {
-        opened = open_when_there_is_room(&config, &options, stopped.clone()) => opened?,
+        opened = open_when_there_is_room(&config, &options, &front, &mut listening) => opened?,
         () = signals.end() => return Ok(()),
     };
     let services = app.services.clone();
-
-    let main = bind(server_settings(&config)).await?;
-    let noting = services.clone();
-    let main = main
-        .with_metrics(services.metrics.clone())
-        .with_readiness(probe(&services, &stopped))
-        .with_refusals(Arc::new(move |code, source| noting.strangers.note(code, &source.to_string(), None, None)));
-    let addresses = main.local_addrs();
-    let reloader = main.tls_reloader();
-    let admin = match config.metrics {
-        Some(address) => {
-            Some(bind_admin(&config, address, services.metrics.clone(), probe(&services, &stopped)).await?)
-        }
-        None => None,
+    let mut listening = match listening {
+        Some(listening) => listening,
+        None => front.bind(&config).await?,
     };
     let socket = operator_socket::listen(&config.server.state_dir)?;
     let sinks = audit_sinks::start(&config, &services)?;
     feed(&app, audit_directory(&config), sinks.clone());
 
-    let admin = admin.map(|admin| tokio::spawn(admin.run_admin(stopped.clone())));
     let socket = tokio::spawn(operator_socket::serve(socket, services.clone()));
     let sweeper = tokio::spawn(sweep(services.clone(), config.clone(), stopped.clone()));
     let connector = tokio::spawn(tokens::connect_stores(services.clone(), stopped.clone()));
@@ -97,6 +89,8 @@ pub async fn serve(
     let anchors = tokio::spawn(app.anchors.clone().keep(stopped.clone()));
     let rotator = tokio::spawn(rotate_at_usage(services.clone(), stopped.clone()));
     let mut watchers = Vec::new();
+    let patience = config.token.generate_deadline;
+    watchers.push(tokio::spawn(members::watch(services.clone(), patience, stopped.clone())));
     watchers.push(tokio::spawn(state_snapshots::keep(services.clone(), config.clone(), stopped.clone())));
     for log in &config.token_logs {
         let collected =
@@ -107,15 +101,23 @@ pub async fn serve(
         let deadline = config.token.generate_deadline;
         watchers.push(tokio::spawn(token_watch::watch_objects(services.clone(), interval, deadline, stopped.clone())));
     }
-    let handler = Arc::new(AwsHandler(services.clone()));
-    let mut main = tokio::spawn(main.run(handler, stopped.clone()));
+    let (doomed, mut doom) = watch::channel(None);
+    watchers.push(tokio::spawn(token_health::keep(services.clone(), doomed, stopped.clone())));
+    front.switch.serve(services.clone(), probe(&services, &stopped));
+    listening.run();
+    let Some(mut main) = listening.main() else { return Err(AppError::Listen("nobody answers".to_owned())) };
+    // Who asked while the token was away.
+    for row in front.switch.strangers(services.ops.locality().account.as_str(), now_ms(), STRANGERS_WINDOW) {
+        services.journal.append(row).await?;
+    }
 
-    for address in &addresses {
+    for address in &listening.addresses {
         tracing::info!(%address, "serving");
     }
-    ready(&Ready { addresses })?;
+    ready(&Ready { addresses: listening.addresses.clone() })?;
 
     let level = config.log.level.as_str();
+    let mut hung = None;
     let failed = loop {
         tokio::select! {
             event = signals.next() => match event {
@@ -125,13 +127,18 @@ pub async fn serve(
                     if let Err(error) = services.journal.rotate().await {
                         tracing::error!(%error, "the audit segment stays open");
                     }
-                    match reloader.reload() {
+                    match listening.reloader.reload() {
                         Ok(()) => tracing::info!("certificates read again, audit segment closed"),
                         Err(error) => tracing::error!(%error, "the old certificates stay"),
                     }
                 }
             },
             reason = services.journal.failed() => break Some(reason),
+            Ok(reason) = doom_of(&mut doom) => {
+                tracing::error!(reason, "the token's library hangs: draining");
+                hung = Some(reason);
+                break None;
+            }
             ended = &mut main => {
                 tracing::error!(?ended, "the listeners ended");
                 break None;
@@ -150,23 +157,39 @@ pub async fn serve(
         }
     }
     socket.abort();
-    let _ = sweeper.await;
-    let _ = connector.await;
-    let _ = rotator.await;
-    let _ = anchors.await;
-    let _ = sessions.await;
-    let _ = strangers.await;
-    let _ = uses.await;
-    let _ = index.await;
-    let _ = access_keys.await;
-    let _ = checkpointer.await;
-    for watcher in watchers {
-        let _ = watcher.await;
+    let tasks = async {
+        let _ = sweeper.await;
+        let _ = connector.await;
+        let _ = rotator.await;
+        let _ = anchors.await;
+        let _ = sessions.await;
+        let _ = strangers.await;
+        let _ = uses.await;
+        let _ = index.await;
+        let _ = access_keys.await;
+        let _ = checkpointer.await;
+        for watcher in watchers {
+            let _ = watcher.await;
+        }
+        let _ = sealer.await;
+    };
+    if let Some(reason) = hung {
+        // Whatever asks the token waits in vain: the log is closed, and the process ends with its threads in the library.
+        if tokio::time::timeout(HUNG_PATIENCE, tasks).await.is_err() {
+            tracing::error!("what asks the token does not end");
+        }
+        last_use::save_at_end(&app);
+        let last = services.journal.event("TokenHung", now_ms(), serde_json::json!({ "reason": reason }));
+        let _ = services.journal.append(last).await;
+        let _ = std::fs::remove_file(operator_socket::socket_path(&config.server.state_dir));
+        trust_clock(&services, &config, now_ms());
+        services.journal.close();
+        return Err(AppError::Hung(reason));
     }
-    let _ = sealer.await;
+    tasks.await;
     last_use::save_at_end(&app);
     app.services.ops.write_access_key_uses().await;
-    if let Some(admin) = admin {
+    if let Some(admin) = listening.admin.take() {
         let _ = admin.await;
     }
     let _ = std::fs::remove_file(operator_socket::socket_path(&config.server.state_dir));
@@ -196,11 +219,16 @@ pub async fn serve(
     }
 }
 
+async fn doom_of(doom: &mut watch::Receiver<Option<String>>) -> Result<String, watch::error::RecvError> {
+    Ok(doom.wait_for(Option::is_some).await?.clone().unwrap_or_default())
+}
+
 /// Without room for the log there is no login: health and metrics only, and another try after a while.
 async fn open_when_there_is_room(
     config: &Config,
     options: &StartOptions,
-    stopped: watch::Receiver<bool>,
+    front: &Front,
+    listening: &mut Option<Listening>,
 ) -> Result<App, AppError> {
     let mut wait = NO_ROOM_FIRST;
     let mut health = None;
@@ -217,7 +245,10 @@ async fn open_when_there_is_room(
                     health.abort();
                     let _ = health.await;
                 }
-                return App::open_token(config.clone(), opened, options).await;
+                // What is wrong with a profile is told before the PIN is tried.
+                let configured = tokens::configured(config)?;
+                let token = connect_patiently(config, &opened.journal, front, listening).await?;
+                return App::open_with(config.clone(), configured, opened, token, front.metrics.clone(), options).await;
             }
             Err(AppError::Audit(error @ (AuditError::NoSpace { .. } | AuditError::LowSpace { .. }))) => error,
             Err(error) => return Err(error),
@@ -229,7 +260,7 @@ async fn open_when_there_is_room(
             let reason = error.to_string();
             let probe = Arc::new(move || Readiness { ready: false, reasons: vec![reason.clone()] });
             let server = bind_admin(config, address, Arc::new(Metrics::new()), probe).await?;
-            health = Some(tokio::spawn(server.run_admin(stopped.clone())));
+            health = Some(tokio::spawn(server.run_admin(front.stopped.clone())));
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(NO_ROOM_LONGEST);
@@ -349,12 +380,28 @@ fn feed(app: &App, audit_dir: PathBuf, sinks: Arc<Sinks>) {
         let gauges = token.gauges();
         let budgets = services.ops.budget_use();
         let sealed = sealing.numbers();
+        let (of_members, unreplicated, failovers) = members::readings(&services);
         Readings {
             token_queue: gauges.queued as u64,
             token_sessions: gauges.workers as u64,
             token_sessions_replaced: gauges.sessions_replaced,
             token_errors: gauges.errors,
             token_ready: token.status() == Status::Ready,
+            token_breaker: match gauges.health.breaker {
+                BreakerState::Closed => 0,
+                BreakerState::Trying => 1,
+                BreakerState::Open => 2,
+            },
+            token_login_refused: gauges.health.refused,
+            token_outages: gauges.health.outages,
+            token_initializations: gauges.health.initializations,
+            token_epoch: gauges.health.epoch,
+            token_lost_threads: gauges.health.lost_threads as u64,
+            token_idle_seconds: gauges.health.idle.map(|idle| idle.as_secs()),
+            token_last_error: gauges
+                .health
+                .last_error
+                .map(|error| (error.function, error.rv.unwrap_or_else(|| "none".to_owned()))),
             audit_failures: u64::from(services.journal.failure().is_some()),
             audit_low_space: services.journal.is_low(),
             audit_checkpoint_failures: checkpoints.failures(),
@@ -376,6 +423,9 @@ fn feed(app: &App, audit_dir: PathBuf, sinks: Arc<Sinks>) {
             unsettled: services.ops.unsettled(),
             streams: services.streams.open() as u64,
             sinks: audit_sinks::readings(&sinks, services.journal.durable()),
+            members: of_members,
+            unreplicated,
+            failovers,
         }
     });
 }
@@ -385,11 +435,11 @@ fn free_bytes(dir: &Path) -> Option<u64> {
     space.f_bavail.checked_mul(space.f_frsize)
 }
 
-async fn bind(settings: ServerSettings) -> Result<Server, AppError> {
+pub(super) async fn bind(settings: ServerSettings) -> Result<Server, AppError> {
     Server::bind(settings).await.map_err(|error| AppError::Listen(error.to_string()))
 }
 
-async fn bind_admin(
+pub(super) async fn bind_admin(
     config: &Config,
     address: SocketAddr,
     metrics: Arc<Metrics>,
@@ -419,7 +469,7 @@ fn limits(config: &Config) -> ServerSettings {
     }
 }
 
-fn server_settings(config: &Config) -> ServerSettings {
+pub(super) fn server_settings(config: &Config) -> ServerSettings {
     let listeners = config.listeners.iter().map(|listener| ListenerSettings {
         address: listener.address,
         tls: listener.tls.as_ref().map(|tls| TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }),

@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::{App, AppError, StartOptions, now_ms, tokens};
 use crate::audit::{Event, EventType, Recovery};
-use crate::ids::KeyId;
+use crate::http::Services;
+use crate::ids::{KeyId, KeyStoreId};
+use crate::keystore::Token;
 use crate::ops::Ops;
 use crate::ops::settle::{Dangling, Settlement};
 
@@ -40,7 +42,7 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
     }
     ops.forget_applied().await?;
     tokens::at_start(app).await?;
-    availability(app).await?;
+    availability(&app.services, None, &app.token).await?;
     let snapshot = ops.store().snapshot();
     ops.keystore().follow(&snapshot, &snapshot);
     let details = json!({
@@ -59,9 +61,17 @@ pub(super) async fn at_start(app: &App, recovery: Recovery, options: &StartOptio
 
 /// A record is never dropped because the token lacks the object: the key becomes `Unavailable`, a person is told, and it
 /// comes back when the object does.
-async fn availability(app: &App) -> Result<(), AppError> {
-    let held: BTreeSet<_> = app.token.known_materials().await?.into_iter().map(|(material, _)| material).collect();
-    let changes = app.services.ops.availability(None, &held);
+pub(super) async fn availability(
+    services: &Services,
+    store: Option<&KeyStoreId>,
+    token: &Token,
+) -> Result<(), AppError> {
+    let held: BTreeSet<_> = token.known_materials().await?.into_iter().map(|(material, _)| material).collect();
+    let mut changes = services.ops.availability(store, &held);
+    // Of several tokens one that is away may hold what the others lack.
+    if token.members().iter().any(|member| member.down.is_some()) {
+        changes.retain(|change| change.held);
+    }
     if changes.is_empty() {
         return Ok(());
     }
@@ -76,15 +86,15 @@ async fn availability(app: &App) -> Result<(), AppError> {
     }
     let event = |kind| Event {
         event_type: kind,
-        ..system_event(app, "KeyAvailability", Some(request_id.clone()), details.clone())
+        ..event_of(services, "KeyAvailability", Some(request_id.clone()), details.clone())
     };
-    app.services.journal.append(event(EventType::HsmBridgeIntent)).await?;
-    let version = app.services.ops.set_availability(changes.clone(), &request_id).await?;
+    services.journal.append(event(EventType::HsmBridgeIntent)).await?;
+    let version = services.ops.set_availability(changes.clone(), &request_id).await?;
     let mut outcome = event(EventType::HsmBridgeSystem);
     outcome.additional.store_version = Some(version);
-    outcome.additional.state_change = app.services.ops.state_change(&request_id);
-    app.services.journal.append(outcome).await?;
-    app.services.ops.outcome_recorded(&request_id);
+    outcome.additional.state_change = services.ops.state_change(&request_id);
+    services.journal.append(outcome).await?;
+    services.ops.outcome_recorded(&request_id);
     Ok(())
 }
 
@@ -134,5 +144,9 @@ fn outcome_unknown(app: &App, settlement: &Settlement) -> Event {
 
 /// A record of the service about itself.
 pub(super) fn system_event(app: &App, name: &str, request_id: Option<String>, details: serde_json::Value) -> Event {
-    Event { request_id, ..app.services.journal.event(name, now_ms(), details) }
+    event_of(&app.services, name, request_id, details)
+}
+
+fn event_of(services: &Services, name: &str, request_id: Option<String>, details: serde_json::Value) -> Event {
+    Event { request_id, ..services.journal.event(name, now_ms(), details) }
 }

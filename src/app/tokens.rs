@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::settle::system_event;
-use super::{App, AppError, StartOptions, isolation, now_ms, profile, selector};
+use super::{App, AppError, StartOptions, isolation, members, now_ms, profile, selector};
 use crate::audit::{Event, EventType};
 use crate::config::Config;
 use crate::http::{Services, operator};
 use crate::ids::KeyStoreId;
-use crate::keystore::{ConfiguredToken, DEFAULT_TOKEN, Looked, Presence, first_seen};
+use crate::keystore::{ConfiguredMember, ConfiguredToken, DEFAULT_TOKEN, Looked, MemberView, Presence, first_seen};
 use crate::token::Retry;
 
 /// Until a connection that could not be recorded is tried again.
@@ -37,6 +37,21 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             queue: token.queue,
             deadline: token.deadline,
             generate_deadline: token.generate_deadline,
+            members: token
+                .together
+                .members
+                .iter()
+                .map(|member| {
+                    Ok(ConfiguredMember {
+                        name: member.name.clone(),
+                        module: member.module.clone(),
+                        selector: selector(&member.selector),
+                        profile: profile(member.profile.as_deref())?,
+                    })
+                })
+                .collect::<Result<_, AppError>>()?,
+            reads: members::reads(token.together.reads),
+            require_members: token.together.require,
             pin_marks: config.token.pin_marks.clone(),
             retry: Retry { first: token.retry_first, longest: token.retry_longest },
             hang_grace: token.hang_grace,
@@ -91,6 +106,12 @@ pub(super) async fn same(app: &App, options: &StartOptions) -> Result<(), AppErr
     let Some(known) = snapshot.tokens.get(DEFAULT_TOKEN).filter(|known| known.serial != info.serial) else {
         return Ok(());
     };
+    // Any of several tokens may be the known one; and each opened what the store was sealed with.
+    let members = app.token.members();
+    let is_known = |member: &MemberView| member.token.as_ref().is_none_or(|token| token.info().serial == known.serial);
+    if members.iter().any(is_known) {
+        return Ok(());
+    }
     if options.accept_token_replacement.is_some() {
         let ctx = crate::ops::Context {
             progress: None,

@@ -207,6 +207,10 @@ fn key_details(out: &mut dyn Write, key: &KeyDetails) -> io::Result<()> {
         writeln!(out, "{:<20} generation {}, material id {}", "material", material.generation, material.material_id)?;
         writeln!(out, "{:<20} CKA_ID {}, CKA_LABEL {}", "", material.cka_id, material.cka_label)?;
         writeln!(out, "{:<20} {}", "", material.evidence)?;
+        if !material.missing_from.is_empty() {
+            let (held, missing) = (material.held_by.join(", "), material.missing_from.join(", "));
+            writeln!(out, "{:<20} unreplicated: on {held}; not known to be on {missing}", "")?;
+        }
     }
     writeln!(out, "policy (version {}):\n{}", key.policy_version, key.policy)?;
     if let Some(pem) = &key.public_key {

@@ -54,6 +54,9 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "environment",
             "isolation",
             "worker_command",
+            "reads",
+            "require_members",
+            "member",
         ],
     ),
     (
@@ -76,6 +79,9 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "generate_deadline_seconds",
             "isolation",
             "worker_command",
+            "reads",
+            "require_members",
+            "member",
         ],
     ),
     ("key_stores", &["custom_store_key_specs"]),
@@ -142,6 +148,28 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
 /// Sections that are written `[[name]]`.
 const REPEATED: &[&str] = &["listener", "custom_token", "token_log", "audit_sink"];
 
+/// Keys of a section that are `[[section.key]]`, with the keys of each of those.
+pub(super) const NESTED: &[(&str, &str, &[&str])] = &[
+    (
+        "token",
+        "member",
+        &[
+            "name",
+            "module",
+            "label",
+            "serial",
+            "model",
+            "manufacturer",
+            "uri",
+            "profile",
+            "pin_file",
+            "pin_credential",
+            "pin_env",
+        ],
+    ),
+    ("custom_token", "member", &["name", "module", "label", "serial", "model", "manufacturer", "uri", "profile"]),
+];
+
 pub(super) struct Document {
     values: toml::Table,
     /// Line of each key, by its path (`http.drain_seconds`, `listener[1].key`).
@@ -185,6 +213,21 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
+    /// Sections below this one, `[[section.name]]`.
+    pub(super) fn sections(&self, name: &str) -> Vec<Section<'a>> {
+        let entries = self.value(name).and_then(|v| v.as_array());
+        entries
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, entry)| Section {
+                document: self.document,
+                path: format!("{}.{name}[{index}]", self.path),
+                table: entry.as_table(),
+            })
+            .collect()
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.value(key).is_some()
     }
@@ -326,17 +369,48 @@ fn check_keys(text: &str, tree: &DeTable<'_>) -> Result<BTreeMap<String, usize>,
             }
         };
         for (path, table) in tables {
-            for key in table.keys() {
+            for (key, value) in table {
                 let line = line_at(text, key.span().start);
                 let full = format!("{path}.{}", key.get_ref());
                 if !keys.contains(&key.get_ref().as_ref()) {
                     return Err(unknown(full, line));
+                }
+                let nested = NESTED.iter().find(|(of, name, _)| *of == section && *name == key.get_ref().as_ref());
+                if let Some((_, name, keys)) = nested {
+                    check_nested(text, (&full, line), (section, name, keys), value.get_ref(), &mut lines)?;
                 }
                 lines.insert(full, line);
             }
         }
     }
     Ok(lines)
+}
+
+fn check_nested(
+    text: &str,
+    (full, line): (&str, usize),
+    (section, name, keys): (&str, &str, &[&str]),
+    value: &DeValue<'_>,
+    lines: &mut BTreeMap<String, usize>,
+) -> Result<(), Problem> {
+    let entries = match value {
+        DeValue::Array(entries) if entries.iter().all(|e| e.get_ref().is_table()) => entries,
+        _ => {
+            let what = format!("is a section: write `[[{section}.{name}]]` and its keys below");
+            return Err(Problem::Value { key: full.to_owned(), line: Some(line), what });
+        }
+    };
+    for (index, table) in entries.iter().filter_map(|entry| entry.get_ref().as_table()).enumerate() {
+        for key in table.keys() {
+            let line = line_at(text, key.span().start);
+            let full = format!("{full}[{index}].{}", key.get_ref());
+            if !keys.contains(&key.get_ref().as_ref()) {
+                return Err(unknown(full, line));
+            }
+            lines.insert(full, line);
+        }
+    }
+    Ok(())
 }
 
 /// Names the first key of an unknown section rather than the section: that finds the nearest known key best.
@@ -369,12 +443,17 @@ fn unknown(key: String, line: usize) -> Problem {
 
 /// The known key that was probably meant: the same name in another section, else the least edits away.
 fn nearest_key(unknown: &str) -> String {
-    let plain: String =
-        unknown.split('[').next().unwrap_or_default().to_owned() + unknown.split_once(']').map_or("", |(_, rest)| rest);
+    let plain: String = unknown.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect();
     let last = plain.rsplit('.').next().unwrap_or(&plain);
     let paths = KNOWN.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (*key, format!("{section}.{key}"))));
+    let nested = NESTED
+        .iter()
+        .filter(|(section, name, _)| plain.starts_with(&format!("{section}.{name}.")))
+        .flat_map(|(section, name, keys)| keys.iter().map(move |key| (*key, format!("{section}.{name}.{key}"))));
     let sections = KNOWN.iter().map(|(section, _)| ("", (*section).to_owned())).filter(|_| !plain.contains('.'));
-    paths
+    // The nearest one first: of two that are as near, the first is taken.
+    nested
+        .chain(paths)
         .chain(sections)
         .min_by_key(|(key, path)| (*key != last, strsim::damerau_levenshtein(path, &plain)))
         .map(|(_, path)| path)
@@ -435,6 +514,28 @@ mod tests {
             assert!(shown.starts_with(&format!("`custom_token[0].{key}` at line 3 is no key")), "{shown}");
             assert!(shown.contains("CreateCustomKeyStore") && !shown.contains("canary"), "{shown}");
         }
+    }
+
+    #[test]
+    fn nested_sections_have_their_own_keys() {
+        for (text, expected) in [
+            (
+                "[[token.member]]\nlable = 'x'\n",
+                "unknown key `token.member[0].lable` at line 2: did you mean `token.member.label`?",
+            ),
+            (
+                "[[custom_token]]\nname = 'c'\n[[custom_token.member]]\nserail = 'x'\n",
+                "unknown key `custom_token[0].member[0].serail` at line 4: did you mean `custom_token.member.serial`?",
+            ),
+            (
+                "[token]\nmember = 3\n",
+                "`token.member` at line 2 is a section: write `[[token.member]]` and its keys below",
+            ),
+        ] {
+            assert_eq!(refusal(text), expected);
+        }
+        let shown = refusal("[[custom_token]]\nname = 'c'\n[[custom_token.member]]\npin_file = 'canary'\n");
+        assert!(shown.contains("CreateCustomKeyStore") && !shown.contains("canary"), "{shown}");
     }
 
     #[test]

@@ -126,6 +126,11 @@ fn refusals() {
         (changed(pin, "pin_file = \"pin\"\nworkers = 65"), "from 1 to 64"),
         (changed(pin, "pin_file = \"pin\"\nworkers = 0"), "from 1 to 64"),
         (changed(pin, "pin_file = \"pin\"\nenvironment = { A = 1 }"), "`token.environment`"),
+        (changed(pin, "pin_file = \"pin\"\nisolation = \"thread\""), "write `process` or `in-process`"),
+        (
+            changed(pin, "pin_file = \"pin\"\nisolation = \"process\"\nworker_command = [\"\", \"a\"]"),
+            "`token.worker_command` at line 13 names no program",
+        ),
         (changed(pin, "pin_file = \"pin\"\n[http]\ndrain_seconds = 0"), "`http.drain_seconds` at line 13 is `0`"),
         (
             changed(pin, "pin_file = \"pin\"\n[audit]\nrefuse_below_free_percent = 101"),
@@ -166,6 +171,22 @@ fn what_may_be_said() {
     assert_eq!(config.metrics, None);
     assert!(!config.operator.allows("doctor"));
 
+    let isolated = |token: &str, custom: &str| {
+        let text = changed("pin_file = \"pin\"", &format!("pin_file = \"pin\"\n{token}"));
+        let config = parse(&format!("{text}\n[[custom_token]]\nname = 'c'\nlabel = 'c'\n{custom}")).unwrap();
+        (config.token.isolation, config.custom_tokens[0].isolation.clone())
+    };
+    let process = |command: &[&str]| {
+        let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        Isolation::Process { command: (!words.is_empty()).then_some(words) }
+    };
+    assert_eq!(isolated("", ""), (Isolation::InProcess, Isolation::InProcess));
+    assert_eq!(isolated("", "isolation = 'process'"), (Isolation::InProcess, process(&[])));
+    let both = "isolation = 'process'\nworker_command = ['w', 'a']";
+    assert_eq!(isolated(both, ""), (process(&["w", "a"]), process(&["w", "a"])));
+    assert_eq!(isolated(both, "worker_command = []").1, process(&[]));
+    assert_eq!(isolated(both, "isolation = 'in-process'").1, Isolation::InProcess);
+
     let uri = parse(&changed("label = \"bridge\"", "uri = \"pkcs11:serial=0a1b\"")).unwrap();
     assert_eq!(uri.token.selector.serial.as_deref(), Some("0a1b"));
 }
@@ -192,6 +213,39 @@ fn custom_tokens() {
     assert_eq!((d.module.as_path(), d.profile), (Path::new("/etc/hsm-bridge/m.so"), None));
     assert_eq!((d.user.as_str(), d.identity_certificate.as_deref(), d.workers), ("crypto", Some("identity"), 4));
     assert_eq!(d.cluster.unwrap().as_str(), "cluster-ABCDEFGHIJK23456");
+}
+
+#[test]
+fn several_tokens_with_the_same_keys() {
+    let none = parse(MINIMAL).unwrap().token.together;
+    assert_eq!((none.members.len(), none.reads, none.require), (0, Reads::Preferred, 1));
+    let text = "reads = 'spread'\nrequire_members = 2\n[[token.member]]\nname = 'b'\nserial = '02'\npin_env = 'B'\n\
+                [[token.member]]\nname = 'c'\nmodule = 'm.so'\nlabel = 'x'\n\
+                [[custom_token]]\nname = 'k'\nserial = '03'\n[[custom_token.member]]\nname = 'l'\nserial = '04'\n";
+    let config = parse(&format!("{MINIMAL}{text}")).unwrap();
+    let together = &config.token.together;
+    assert_eq!((together.reads, together.require), (Reads::Spread, 2));
+    let [b, c] = &together.members[..] else { panic!("two members") };
+    assert_eq!((b.name.as_str(), &b.module), ("b", &config.token.module));
+    assert_eq!((b.selector.serial.as_deref(), &b.pin), (Some("02"), &Some(PinSource::Environment("B".into()))));
+    assert_eq!((c.module.as_path(), &c.pin), (Path::new("/etc/hsm-bridge/m.so"), &None));
+    let custom = &config.custom_tokens[0].together;
+    assert_eq!((custom.members.len(), custom.reads, custom.require), (1, Reads::Preferred, 1));
+    for (text, told) in [
+        ("reads = 'both'\n", "write `preferred` or `spread`"),
+        ("require_members = 2\n", "write a number from 1 to 1"),
+        ("[[token.member]]\nname = 'default'\nserial = '02'\n", "another member has the same"),
+        ("[[token.member]]\nname = 'b'\nlabel = 'bridge'\n", "names the same token as `default`"),
+        ("[[token.member]]\nname = 'b/c'\nserial = '02'\n", "is not a name"),
+        ("[[token.member]]\nserial = '02'\n", "`token.member[0].name` is missing"),
+        (
+            "[[token.member]]\nname = 'b'\nserial = '02'\n[[custom_token]]\nname = 'k'\nserial = '02'\n",
+            "names the same token as `b`",
+        ),
+    ] {
+        let shown = parse(&format!("{MINIMAL}{text}")).unwrap_err().to_string();
+        assert!(shown.contains(told), "{shown}");
+    }
 }
 
 #[test]
@@ -297,6 +351,13 @@ fn the_example_has_every_key_and_no_other() {
     let known: BTreeSet<String> = document::KNOWN
         .iter()
         .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
+        .chain(
+            document::NESTED
+                .iter()
+                .flat_map(|(section, name, keys)| keys.iter().map(move |key| format!("{section}.{name}.{key}"))),
+        )
+        // Shown as sections of their own.
+        .filter(|path| !document::NESTED.iter().any(|(section, name, _)| *path == format!("{section}.{name}")))
         .collect();
     assert_eq!(shown, known);
 }
@@ -312,6 +373,8 @@ fn what_the_example_leaves_out_is_valid_too() {
         &["[[custom_token]]", "name", "label"],
         &["[[audit_sink]]", "name", "kind", "address", "url", "secret_file", "certificate", "key"],
         &["[[token_log]]", "name", "file", "format"],
+        &["[[token.member]]", "name", "label"],
+        &["[[custom_token.member]]", "name", "label"],
     ];
     let unset = |line: &str| line.starts_with('#') && !line.starts_with("# ");
     let key_of = |line: &str| line.trim_start_matches('#').split(" = ").next().unwrap_or_default().to_owned();
@@ -329,20 +392,23 @@ fn what_the_example_leaves_out_is_valid_too() {
     for (place, (section, line)) in lines.iter().enumerate().filter(|(_, (_, l))| unset(l) && l.contains(" = ")) {
         let key = key_of(line);
         let excluded = EXCLUDES.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
-        let needed = TOGETHER.iter().find(|keys| keys[0] == section.as_str()).map_or(&[][..], |keys| keys);
+        let needed_of = |section: &str| TOGETHER.iter().find(|keys| keys[0] == section).map_or(&[][..], |keys| keys);
+        // `[[custom_token.member]]` stands below `[[custom_token]]`.
+        let above = section.replace(".member]]", "]]");
         let text: Vec<&str> = lines
             .iter()
             .enumerate()
             .filter(|(_, (s, l))| s != section || !excluded.contains(&key_of(l).as_str()))
             .map(|(at, (s, l))| {
-                let set = at == place || (s == section && unset(l) && needed.contains(&key_of(l).as_str()));
+                let set = at == place
+                    || ((s == section || *s == above) && unset(l) && needed_of(s).contains(&key_of(l).as_str()));
                 if set { l.trim_start_matches('#') } else { *l }
             })
             .collect();
         parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 57);
+    assert_eq!(count, 82);
 }
 
 fn sinks(text: &str) -> Result<Vec<AuditSink>, ConfigError> {

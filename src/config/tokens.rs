@@ -5,21 +5,29 @@ use std::path::Path;
 
 use super::document::{Document, Section};
 use super::{
-    CustomToken, HOUR, Isolation, PinSource, Problem, Token, TokenSelector, milliseconds, path, seconds, size, uri,
+    CustomToken, HOUR, Isolation, PinSource, Problem, Reads, Together, Token, TokenMember, TokenSelector, milliseconds,
+    path, seconds, size, uri,
 };
 
+/// Tokens of one key store.
+const MOST_MEMBERS: usize = 32;
+
 pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
+    let module = base_dir.join(section.required_text("module")?);
+    let (selector, profile) = (selector(section)?, path(section, "profile", base_dir)?);
+    let first = TokenMember { name: "default".to_owned(), module, selector, profile, pin: None };
     let retry_first = milliseconds(section, "retry_first_ms", 200)?;
     let retry_longest = milliseconds(section, "retry_longest_ms", 30_000)?;
     if retry_longest < retry_first {
         return Err(section.problem("retry_longest_ms", "is less than `retry_first_ms`"));
     }
     Ok(Token {
-        module: base_dir.join(section.required_text("module")?),
-        cluster: section.parsed("cluster_id")?,
-        selector: selector(section)?,
-        profile: path(section, "profile", base_dir)?,
         pin: pin(section, base_dir)?,
+        together: together(section, &first, base_dir)?,
+        module: first.module,
+        selector: first.selector,
+        profile: first.profile,
+        cluster: section.parsed("cluster_id")?,
         pin_marks: path(section, "pin_marks", base_dir)?.unwrap_or_else(super::pin::default_marks),
         workers: size(section, "workers", 1..=64, 2)?,
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
@@ -43,7 +51,10 @@ pub(super) fn custom_tokens(document: &Document, token: &Token, base_dir: &Path)
         }
         let default = std::iter::once(("default", &token.module, &token.selector, &token.cluster));
         let before = tokens.iter().map(|t| (t.name.as_str(), &t.module, &t.selector, &t.cluster));
-        for (name, module, selector, cluster) in default.chain(before) {
+        let members =
+            std::iter::once(&token.together).chain(tokens.iter().map(|t| &t.together)).flat_map(|t| &t.members);
+        let members = members.map(|m| (m.name.as_str(), &m.module, &m.selector, &None));
+        for (name, module, selector, cluster) in default.chain(before).chain(members) {
             if same_token((&one.module, &one.selector), (module, selector)) {
                 let key = ["uri", "label", "serial"].into_iter().find(|key| section.has(key)).unwrap_or("label");
                 return Err(section.problem(key, format_args!("names the same token as `{name}`")));
@@ -64,20 +75,26 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
     if name == "default" {
         return Err(section.problem("name", "is `default`, which is the token of `[token]`: choose another"));
     }
-    if name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-        return Err(section.problem("name", "is not a name of at most 64 letters, digits, `.`, `_` and `-`"));
-    }
+    is_name(section, name)?;
     let user = section.text("user")?.unwrap_or("kmsuser");
     // A CloudHSM PIN is `user:password`.
     if user.contains(':') || user.chars().any(char::is_control) {
         return Err(section.problem("user", "is the name alone, without `:` and password"));
     }
-    Ok(CustomToken {
+    let first = TokenMember {
         name: name.to_owned(),
         selector: selector(section)?,
         // What is known of a kind of token goes with its library.
         profile: profile.or_else(|| if module.is_none() { default.profile.clone() } else { None }),
         module: module.unwrap_or_else(|| default.module.clone()),
+        pin: None,
+    };
+    Ok(CustomToken {
+        together: together(section, &first, base_dir)?,
+        name: first.name,
+        selector: first.selector,
+        profile: first.profile,
+        module: first.module,
         cluster: section.parsed("cluster_id")?,
         user: user.to_owned(),
         identity_certificate: section.text("identity_certificate")?.map(str::to_owned),
@@ -90,6 +107,56 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         hang_grace: default.hang_grace,
         isolation: isolation(section, Some(&default.isolation))?,
     })
+}
+
+fn is_name(section: &Section<'_>, name: &str) -> Result<(), Problem> {
+    if name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        return Err(section.problem("name", "is not a name of at most 64 letters, digits, `.`, `_` and `-`"));
+    }
+    Ok(())
+}
+
+/// `[[….member]]`: further tokens that hold the same keys as the first one.
+fn together(section: &Section<'_>, first: &TokenMember, base_dir: &Path) -> Result<Together, Problem> {
+    let mut members: Vec<TokenMember> = Vec::new();
+    for section in section.sections("member") {
+        let name = section.required_text("name")?;
+        is_name(&section, name)?;
+        let module = path(&section, "module", base_dir)?;
+        let profile = path(&section, "profile", base_dir)?;
+        let has_pin = ["pin_file", "pin_credential", "pin_env"].into_iter().any(|key| section.has(key));
+        let one = TokenMember {
+            name: name.to_owned(),
+            selector: selector(&section)?,
+            profile: profile.or_else(|| if module.is_none() { first.profile.clone() } else { None }),
+            module: module.unwrap_or_else(|| first.module.clone()),
+            pin: if has_pin { Some(pin(&section, base_dir)?) } else { None },
+        };
+        for other in std::iter::once(first).chain(&members) {
+            if other.name == one.name {
+                return Err(section.problem("name", format_args!("is `{}`: another member has the same", one.name)));
+            }
+            // Copies of one token may have one serial: their libraries tell them apart.
+            if one.selector == other.selector && one.module == other.module {
+                let key = ["uri", "label", "serial"].into_iter().find(|key| section.has(key)).unwrap_or("label");
+                return Err(section.problem(key, format_args!("names the same token as `{}`", other.name)));
+            }
+        }
+        members.push(one);
+    }
+    // The first one counts, too; more than that a set of members cannot tell apart.
+    if members.len() >= MOST_MEMBERS {
+        return Err(section.problem("member", format_args!("stands too often: at most {} times", MOST_MEMBERS - 1)));
+    }
+    let reads = match section.text("reads")? {
+        None | Some("preferred") => Reads::Preferred,
+        Some("spread") => Reads::Spread,
+        Some(other) => {
+            return Err(section.problem("reads", format_args!("is `{other}`: write `preferred` or `spread`")));
+        }
+    };
+    let require = section.integer("require_members", 1..=members.len() as u64 + 1, 1)?;
+    Ok(Together { members, reads, require: usize::try_from(require).unwrap_or(1) })
 }
 
 /// A serial tells tokens apart whatever the library; a label only does within one.
@@ -167,9 +234,6 @@ fn isolation(section: &Section<'_>, default: Option<&Isolation>) -> Result<Isola
         }
     };
     match command {
-        Some(command) if !isolated && !command.is_empty() => {
-            Err(section.problem("worker_command", "is for `isolation = \"process\"`, and no worker is started"))
-        }
         Some(command) if command.first().is_some_and(|program| program.is_empty()) => {
             Err(section.problem("worker_command", "names no program"))
         }

@@ -38,6 +38,28 @@ impl Handler for AwsHandler {
     }
 }
 
+/// The answer while the token is away: the operation, the exception and the whole.
+pub(super) fn without_token(request: WireRequest, region: &str) -> (Option<&'static str>, &'static str, WireReply) {
+    let front = AwsFront::new(request, region.to_owned());
+    let operation = front.door.operation_name(&front.request);
+    let (code, reply) = match front.door {
+        Door::Kms | Door::Export(_) => {
+            let error = kms::token_away();
+            (error.code, front.json_error(&error))
+        }
+        Door::Sts => {
+            let error = StsError::Internal("the token is away".to_owned());
+            (error.code(), front.xml_error(&error))
+        }
+        Door::CloudTrail => {
+            let error = TrailError::internal();
+            (error.code, front.trail_error(&error))
+        }
+        Door::S3 => ("InternalError", front.s3_error(&S3Error::internal())),
+    };
+    (operation, code, reply)
+}
+
 struct AwsFront {
     request: WireRequest,
     door: Door,

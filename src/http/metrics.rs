@@ -42,6 +42,22 @@ pub struct Readings {
     /// By error class.
     pub token_errors: Vec<(&'static str, u64)>,
     pub token_ready: bool,
+    /// 0: calls go to the token; 1: the first try to bring it back runs; 2: calls fail at once.
+    pub token_breaker: u64,
+    /// The login is refused: only a person can help.
+    pub token_login_refused: bool,
+    /// How often the token went away.
+    pub token_outages: u64,
+    /// C_Finalize and C_Initialize.
+    pub token_initializations: u64,
+    /// Grows with every login and every C_Initialize.
+    pub token_epoch: u64,
+    /// Threads in a call that does not come back.
+    pub token_lost_threads: u64,
+    /// Seconds since a call succeeded; absent where none has.
+    pub token_idle_seconds: Option<u64>,
+    /// The last error of the whole token: C function and CKR name.
+    pub token_last_error: Option<(String, String)>,
     pub audit_failures: u64,
     /// Below the line to a warning.
     pub audit_low_space: bool,
@@ -71,6 +87,24 @@ pub struct Readings {
     /// Open streams of the log.
     pub streams: u64,
     pub sinks: Vec<SinkReading>,
+    /// Of key stores of several tokens.
+    pub members: Vec<MemberReading>,
+    /// Keys that some member is not known to hold, by key store.
+    pub unreplicated: Vec<(String, u64)>,
+    /// Calls that another member answered after one had failed.
+    pub failovers: u64,
+}
+
+/// One of several tokens of a key store. Names are from the configuration, key stores by their ids: closed sets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MemberReading {
+    pub key_store: String,
+    pub member: String,
+    pub ready: bool,
+    /// That it is known to hold.
+    pub keys: u64,
+    /// Under whose id it holds another key.
+    pub wrong_keys: u64,
 }
 
 /// One sink of the log. Names are from the configuration: a closed set.
@@ -221,6 +255,15 @@ impl Collector for Scrape {
         gauge("token_queue", "Jobs that wait for a session worker", readings.token_queue)?;
         gauge("token_sessions", "Session workers", readings.token_sessions)?;
         gauge("token_ready", "1 where the token can be used", u64::from(readings.token_ready))?;
+        let help = "0: calls go to the token, 1: the first try to bring it back runs, 2: calls fail at once";
+        gauge("token_breaker", help, readings.token_breaker)?;
+        let refused = u64::from(readings.token_login_refused);
+        gauge("token_login_refused", "1 while the token refuses the login: an operator has to act", refused)?;
+        gauge("token_epoch", "Logins and initialisations: handles of an older one are void", readings.token_epoch)?;
+        gauge("token_lost_threads", "Threads in a call that does not come back", readings.token_lost_threads)?;
+        if let Some(idle) = readings.token_idle_seconds {
+            gauge("token_idle_seconds", "Since a call to the token succeeded", idle)?;
+        }
         gauge("unsettled_changes", "Changes whose outcome is not settled yet", readings.unsettled)?;
         let low = u64::from(readings.audit_low_space);
         gauge("audit_low_space", "1 while free space of the audit log is below the line to a warning", low)?;
@@ -239,15 +282,48 @@ impl Collector for Scrape {
             ConstCounter::new(value).encode(metric)
         };
         counter("token_sessions_replaced", "Sessions lost and replaced", readings.token_sessions_replaced)?;
+        counter("token_outages", "How often the token went away", readings.token_outages)?;
+        counter("token_initializations", "C_Finalize and C_Initialize", readings.token_initializations)?;
         let failures = readings.audit_checkpoint_failures;
         counter("audit_checkpoint_failures", "Checkpoints that could not be made", failures)?;
         counter("audit_failures", "Records that could not be written", readings.audit_failures)?;
 
         counter("audit_seal_failures", "Sealing, digests and pruning that failed", readings.audit_seal_failures)?;
 
+        if !readings.members.is_empty() {
+            counter("token_failovers", "Calls that another member answered after one had failed", readings.failovers)?;
+        }
+        let mut by_member = |name: &str, help: &str, value: fn(&MemberReading) -> u64| {
+            if readings.members.is_empty() {
+                return Ok(());
+            }
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for member in &readings.members {
+                let labels = [("key_store", member.key_store.as_str()), ("member", member.member.as_str())];
+                ConstGauge::new(signed(value(member))).encode(family.encode_family(&labels)?)?;
+            }
+            Ok(())
+        };
+        by_member("token_member_ready", "1 where the token is used with its key store", |m| u64::from(m.ready))?;
+        by_member("token_member_keys", "Keys that the token is known to hold", |m| m.keys)?;
+        by_member("token_member_wrong_keys", "Keys under whose id the token holds another one", |m| m.wrong_keys)?;
+        if !readings.unreplicated.is_empty() {
+            let help = "Keys that some token of the key store is not known to hold";
+            let mut family = encoder.encode_descriptor("keys_unreplicated", help, None, MetricType::Gauge)?;
+            for (store, count) in &readings.unreplicated {
+                let labels = [("key_store", store.as_str())];
+                ConstGauge::new(signed(*count)).encode(family.encode_family(&labels)?)?;
+            }
+        }
         let mut family = encoder.encode_descriptor("token_errors", "Token errors", None, MetricType::Counter)?;
         for (class, count) in readings.token_errors {
             ConstCounter::new(count).encode(family.encode_family(&[("class", class)])?)?;
+        }
+        if let Some((function, rv)) = &readings.token_last_error {
+            let help = "1: the last error that said that the token is down";
+            let mut family = encoder.encode_descriptor("token_last_error", help, None, MetricType::Gauge)?;
+            let labels = [("function", function.as_str()), ("rv", rv.as_str())];
+            ConstGauge::new(1).encode(family.encode_family(&labels)?)?;
         }
         let mut family = encoder.encode_descriptor("keys", "Keys by state", None, MetricType::Gauge)?;
         for (state, count) in readings.keys {
@@ -310,6 +386,9 @@ mod tests {
         let _open = metrics.connection_opened();
         metrics.read_from(|| Readings {
             token_errors: vec![("Session", 2)],
+            token_last_error: Some(("C_Sign".to_owned(), "CKR_DEVICE_ERROR".to_owned())),
+            token_idle_seconds: Some(3),
+            token_breaker: 2,
             keys: vec![("Enabled", 10), ("Disabled", 1)],
             key_stores: vec![("CONNECTED", 2)],
             gcm_usage: vec![("half", 1)],
@@ -327,12 +406,15 @@ mod tests {
             let (set, _) = rest.split_once('}').unwrap();
             labels.extend(set.split(',').map(|pair| pair.split_once('=').unwrap().0.to_owned()));
         }
-        let known = ["class", "code", "le", "operation", "share", "sink", "state"];
+        let known = ["class", "code", "function", "le", "operation", "rv", "share", "sink", "state"];
         assert_eq!(labels.into_iter().collect::<Vec<_>>(), known, "{text}");
         for line in [
             r#"hsm_bridge_requests_total{operation="Encrypt",code="OK"} 1"#,
             r#"hsm_bridge_request_seconds_count{operation="Encrypt"} 1"#,
             r#"hsm_bridge_token_errors_total{class="Session"} 2"#,
+            r#"hsm_bridge_token_last_error{function="C_Sign",rv="CKR_DEVICE_ERROR"} 1"#,
+            "hsm_bridge_token_idle_seconds 3",
+            "hsm_bridge_token_breaker 2",
             r#"hsm_bridge_keys{state="Enabled"} 10"#,
             r#"hsm_bridge_key_stores{state="CONNECTED"} 2"#,
             r#"hsm_bridge_audit_sink_acknowledged{sink="siem"} 7"#,

@@ -21,6 +21,7 @@ pub mod request;
 pub mod server;
 mod sheet;
 pub mod stream;
+mod switch;
 pub mod tls;
 
 pub use aws::AwsHandler;
@@ -31,6 +32,7 @@ pub use request::{Handler, Reply, Source, StreamReply, TlsFacts, WireReply, Wire
 pub use server::{Drained, ServeError, Server, ServerSettings, TlsReloader};
 pub use server::{ListenerSettings, TlsFiles};
 pub use stream::Streams;
+pub use switch::Switch;
 
 /// Content type of AWS JSON 1.1 answers, error answers included.
 pub const AMZ_JSON: &str = "application/x-amz-json-1.1";

@@ -1,8 +1,10 @@
 //! The tokens that the configuration names for custom key stores.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::members::{Members, Opener, Pace, Reads, Together};
 use crate::ids::ClusterId;
 use crate::secret::SecretString;
 use crate::token::{self, ErrorClass, Isolation, Looked, Profile, Retry, Selector, Settings, Token, TokenError};
@@ -24,12 +26,24 @@ pub struct ConfiguredToken {
     pub queue: usize,
     pub deadline: Duration,
     pub generate_deadline: Duration,
+    /// Further tokens that hold the same keys.
+    pub members: Vec<ConfiguredMember>,
+    pub reads: Reads,
+    pub require_members: usize,
     /// Where this host keeps the marks of rejected PINs.
     pub pin_marks: PathBuf,
     pub retry: Retry,
     pub hang_grace: Duration,
     /// Which process loads the module.
     pub isolation: Isolation,
+}
+
+#[derive(Debug, Clone)]
+pub struct ConfiguredMember {
+    pub name: String,
+    pub module: PathBuf,
+    pub selector: Selector,
+    pub profile: Profile,
 }
 
 impl ConfiguredToken {
@@ -62,7 +76,33 @@ impl ConfiguredToken {
             hang_grace: self.hang_grace,
             isolation: self.isolation.clone(),
         };
-        blocking("open", move || Token::open(settings, pin)).await
+        if self.members.is_empty() {
+            return blocking("open", move || Token::open(settings, pin)).await;
+        }
+        let first: Opener = {
+            let settings = settings.clone();
+            Arc::new(move || Token::open(settings.clone(), pin.clone()))
+        };
+        let others = self.members.iter().map(|member| {
+            let settings = Settings {
+                module: member.module.clone(),
+                selector: member.selector.clone(),
+                expect_serial: None,
+                profile: member.profile.clone(),
+                ..settings.clone()
+            };
+            let pin = member.profile.login_pin(&self.user, password);
+            let open: Opener = Arc::new(move || Token::open(settings.clone(), pin.clone()));
+            (member.name.clone(), open)
+        });
+        let together = Together {
+            reads: self.reads,
+            require: self.require_members,
+            generate_deadline: self.generate_deadline,
+            pace: Pace::default(),
+        };
+        let all = std::iter::once((self.name.clone(), first)).chain(others).collect();
+        Members::open(together, all).await.map(Token::of)
     }
 }
 

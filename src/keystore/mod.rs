@@ -3,16 +3,17 @@
 
 mod clusters;
 mod configured;
+pub mod members;
 mod states;
 
 pub use crate::token::{
     Adopted, BoxFuture, CallContext, Capabilities, Curve, DataName, Done, Enforcement, ErrorClass, Evidence, Facts,
-    GcmOutput, Generated, Hash, Isolation, KeyKind, KeyRef, LoginForm, Looked, MaterialId, MlDsa, ObjectFacts,
-    ObjectReport, ObjectSelector, OpenFailure, Profile, Rung, Selector, SignMechanism, SlotFacts, Status, SystemKey,
-    Token, TokenError, TokenInfo, certificate, look, slots,
+    GcmOutput, Generated, Hash, Isolation, KeyKind, KeyRef, LoginForm, Looked, MaterialId, MemberView, MlDsa,
+    ObjectFacts, ObjectReport, ObjectSelector, OpenFailure, Profile, Replicas, Rung, Selector, SignMechanism,
+    SlotFacts, Status, SystemKey, Token, TokenError, TokenInfo, certificate, look, slots,
 };
 pub use clusters::{DEFAULT_TOKEN, Presence, derive_cluster, first_seen};
-pub use configured::ConfiguredToken;
+pub use configured::{ConfiguredMember, ConfiguredToken};
 pub use states::{STATE_NAMES, State, States, Step};
 
 use std::collections::{BTreeMap, VecDeque};

@@ -191,6 +191,11 @@ pub fn internal() -> WireError {
     server(500, "KMSInternalException", INTERNAL)
 }
 
+/// Before the service: the token is away, and nobody can be authenticated without it.
+pub fn token_away() -> WireError {
+    server(503, "DependencyTimeoutException", "The token is away, and the service starts when it is back. Try again.")
+}
+
 /// No unaudited use: the audit log cannot take the record. `directory` is named where it is short of space, because
 /// that is what the operator has to mend.
 pub fn audit_unavailable(directory: Option<&str>) -> WireError {

@@ -17,7 +17,7 @@ mod value;
 pub use audit::{JavaDate, audit_parameters, audit_response};
 pub use errors::{
     ALL_CODES, access_denied, audit_unavailable, authn_error, internal, limit_exceeded, serialization, throttled,
-    unknown_operation, unsupported, validation, wire_error,
+    token_away, unknown_operation, unsupported, validation, wire_error,
 };
 pub use parse::{parse, target};
 pub use render::{error_body, render};

@@ -68,7 +68,12 @@ impl Ops {
                 Ok(vec![Write::PutAlias(record)])
             })
             .await?;
-        effects.details = Some(json!({ "keyId": arn, "alias": request.alias, "policy": key.record.policy.text() }));
+        effects.details = Some(json!({
+            "keyId": arn,
+            "alias": request.alias,
+            "policy": key.record.policy.text(),
+            "replication": self.replication_of(&key.record),
+        }));
         Ok(OperatorResponse::KeyCreated { key: Box::new(self.key_details(&key, &self.store.snapshot())?) })
     }
 }

@@ -130,7 +130,22 @@ impl Ops {
         };
         effects.store_version = Some(version);
         effects.key_store = self.backing_key(&stored);
+        effects.details = self.replication_of(&stored);
         Ok(KeyTarget { record: stored.into(), arn: arn.to_owned() })
+    }
+
+    /// Of a key that not all of its key store's tokens hold: where it is.
+    pub(super) fn replication_of(&self, record: &KeyRecord) -> Option<serde_json::Value> {
+        let token = self.keystore.token_of(record.key_store.as_ref())?;
+        let replicas =
+            token.replicas(MaterialId { id: record.id.bytes(), generation: record.current()?.generation })?;
+        (!replicas.missing_from.is_empty()).then(|| {
+            serde_json::json!({
+                "unreplicated": true,
+                "heldBy": replicas.held_by.iter().map(|name| &**name).collect::<Vec<_>>(),
+                "missingFrom": replicas.missing_from.iter().map(|name| &**name).collect::<Vec<_>>(),
+            })
+        })
     }
 
     /// Row `Creating` → object(s) in the record's key store → attributes read back, known answer made. Returns the record

@@ -1,11 +1,13 @@
 //! Commands of the local operator. None of them uses a customer key.
 
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::authn::Caller;
 use crate::ops::key_policy::shown;
-use crate::ops::officer::{object_id, object_label};
+use crate::ops::officer::{material_id, object_id, object_label};
 use crate::ops::resolve::{KeyTarget, Resolved, Subject, target};
 use crate::ops::{
     AttestReview, AuditAnswer, AuditRequest, Context, DAY_MS, Effects, KeyDetails, KeyLine, MaterialLine, OpError,
@@ -127,7 +129,12 @@ impl Ops {
     pub(super) fn key_details(&self, key: &KeyTarget, snapshot: &Snapshot) -> Result<KeyDetails, OpError> {
         let record = &key.record;
         let symmetric = record.spec.is_symmetric();
+        let token = self.keystore.token_of(record.key_store.as_ref());
+        let names = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
+        let replicas = |material| token.as_ref().and_then(|token| token.replicas(material)).unwrap_or_default();
         let materials = record.materials.iter().map(|material| MaterialLine {
+            held_by: names(&replicas(material_id(record, material)).held_by),
+            missing_from: names(&replicas(material_id(record, material)).missing_from),
             generation: material.generation,
             material_id: material.material_id.clone(),
             cka_id: hex::encode(object_id(record, material)),

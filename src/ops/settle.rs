@@ -174,16 +174,16 @@ impl Ops {
         self.undo(call, None, |_| true).await
     }
 
-    /// A key store is being connected: keys of it that were not finished are undone now. A row whose maker still runs, on the
+    /// A key store is being connected, or all its tokens are there again: keys of it that were not finished are undone now. A row whose maker still runs, on the
     /// connection before, is its maker's.
     pub async fn undo_unsettled(
         &self,
-        key_store: &KeyStoreId,
+        key_store: Option<&KeyStoreId>,
         token: &Token,
         call: &CallContext,
     ) -> Result<usize, OpError> {
         let unsettled = self.unsettled.load_full();
-        let which = |record: &KeyRecord| record.key_store.as_ref() == Some(key_store) && unsettled.contains(&record.id);
+        let which = |record: &KeyRecord| record.key_store.as_ref() == key_store && unsettled.contains(&record.id);
         self.undo(call, Some(token), which).await
     }
 

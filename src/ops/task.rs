@@ -566,6 +566,11 @@ pub struct MaterialLine {
     pub cka_id: String,
     pub cka_label: String,
     pub evidence: serde_json::Value,
+    /// Of a key store of several tokens: those that hold it, and those that are not known to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_from: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

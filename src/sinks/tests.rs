@@ -1,9 +1,11 @@
 //! Forms and limits, on lines as the journal has them; receivers that fail are in tests/server.
 
+use super::cursor::Cursor;
 use super::delivery::Batch;
 use super::facts::{Facts, Outcome};
-use super::{Batches, otlp, run, syslog};
+use super::{Batches, OtlpTarget, Settings, Target, otlp, run, syslog};
 use crate::audit::follow::Follower;
+use crate::client::https::Trust;
 
 fn line(kind: &str, name: &str, error: Option<&str>, parameters: &str) -> Vec<u8> {
     let error = error.map_or(String::new(), |code| format!(r#""errorCode":"{code}","#));
@@ -53,6 +55,32 @@ fn severities_and_outcomes() {
         assert!(text.contains(&format!("outcome=\"{outcome}\"")), "{name}: {text}");
         let record = otlp::log_record(&line, 1).unwrap();
         assert_eq!(record["severityNumber"], number, "{name}");
+    }
+}
+
+#[test]
+fn a_place_is_the_cursors_and_else_where_the_sink_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = |name: &str, from_oldest| Settings {
+        name: name.to_owned(),
+        target: Target::Otlp(OtlpTarget {
+            url: "http://127.0.0.1:1/".to_owned(),
+            trust: Trust::default(),
+            authorization_file: None,
+            batch: Batches { records: 1, bytes: 1 },
+        }),
+        intents: true,
+        from_oldest,
+    };
+    Cursor::open(dir.path(), "old", "arn").unwrap().save(7).unwrap();
+    for (sink, trail, place) in [
+        (sink("new", true), "arn", Some(0)),
+        (sink("new", false), "arn", None),
+        (sink("old", false), "arn", Some(7)),
+        // Nobody knows what it has.
+        (sink("old", false), "arn:another", Some(0)),
+    ] {
+        assert_eq!(sink.place(dir.path(), trail), place, "{} {trail}", sink.name);
     }
 }
 

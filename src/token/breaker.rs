@@ -153,7 +153,7 @@ impl Cause {
 }
 
 impl LastError {
-    fn of(error: &TokenError) -> LastError {
+    pub(super) fn of(error: &TokenError) -> LastError {
         LastError { function: error.function.to_owned(), rv: error.rv_name().map(|name| name.into_owned()) }
     }
 }
@@ -310,11 +310,6 @@ impl Breaker {
 
     pub(super) fn down_for(&self) -> Duration {
         self.lock().down.as_ref().map_or(Duration::ZERO, |down| down.since.elapsed())
-    }
-
-    #[cfg(test)]
-    pub(super) fn cause(&self) -> Option<Cause> {
-        self.lock().down.as_ref().map(|down| down.cause)
     }
 
     /// What changed since the last time somebody asked.

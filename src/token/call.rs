@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Adopted, CallContext, Capabilities, Change, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash,
-    Isolation, KeyKind, KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status,
-    SystemKey, TokenError, TokenInfo,
+    Isolation, KeyKind, KeyRef, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Replicas,
+    SignMechanism, Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -270,6 +270,26 @@ pub trait Backend: Send + Sync {
 
     /// Blocks until running calls end, for a few seconds at most.
     fn close(&self);
+
+    /// The tokens that it is made of, in their order; none: it is one token.
+    fn members(&self) -> Vec<MemberView> {
+        Vec::new()
+    }
+
+    /// Where a key is; `None`: it is one token, or the key is not known.
+    fn replicas(&self, _: MaterialId) -> Option<Replicas> {
+        None
+    }
+
+    /// Keys that some member is not known to hold.
+    fn unreplicated(&self) -> Vec<MaterialId> {
+        Vec::new()
+    }
+
+    /// Calls that another member answered after one had failed.
+    fn failovers(&self) -> u64 {
+        0
+    }
 }
 
 /// Byte strings in frames: one piece and not a list of numbers.

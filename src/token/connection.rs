@@ -1,10 +1,11 @@
 //! The connection to a token in this process: its threads, its queues, and the way of a job through them.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::breaker::{Breaker, Health};
@@ -26,8 +27,8 @@ use super::report::enumerate;
 use super::seat::{Seat, SlotNow};
 use super::shared::Shared;
 use super::watchdog::{self, Watchdog};
-use super::worker::{Need, Operation, Outcome, Ticket, Work, Worker};
-use super::{CallContext, Done, ErrorClass, Isolation, Settings, SystemKey, TokenError};
+use super::worker::{Need, Operation, Outcome, Reply, Ticket, Work, Worker};
+use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError};
 use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
@@ -92,6 +93,25 @@ impl Local {
     pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
+        // Libraries remember the slots that they saw: a token that was away is seen after C_Initialize only.
+        if module.doubted.swap(false, Ordering::Relaxed)
+            && module.connected().iter().all(|token| token.status() != Status::Ready)
+        {
+            renewal::renew(module, None, Why::Recovery)?;
+        }
+        Self::connect(module, names, settings, guard).inspect_err(|error| {
+            if error.class == ErrorClass::Context {
+                module.doubted.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn connect(
+        module: &'static Module,
+        names: Names,
+        settings: Settings,
+        guard: Arc<dyn PinGuard>,
+    ) -> Result<Local, TokenError> {
         let selected = select(module, &settings)?;
         if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
             renewal::renew(module, None, Why::Pin)?;
@@ -135,7 +155,7 @@ impl Local {
             keygen: FairQueue::new(KEYGEN_QUEUE, 1),
             breaker: Breaker::new(settings.retry),
             pool: Pool::new(workers),
-            watchdog: Watchdog::new(settings.hang_grace),
+            watchdog: Watchdog::new(settings.hang_grace, settings.generate_deadline),
             generate_deadline: settings.generate_deadline,
             rest: settings.retry.longest,
             succeeded: AtomicU64::new(0),
@@ -189,10 +209,18 @@ impl Local {
     }
 
     async fn try_call<O: Operation>(&self, ctx: &CallContext, operation: O) -> Result<Done<O::Output>, TokenError> {
-        let (operation, need) = match self.visit_any(ctx, operation).await? {
-            Visited::Done(done) => return Ok(done),
-            Visited::Mend(operation, need) => (operation, need),
-        };
+        match self.visit_any(ctx, operation).await? {
+            Visited::Done(done) => Ok(done),
+            Visited::Mend(operation, need) => self.mend_and_call(ctx, operation, need).await,
+        }
+    }
+
+    async fn mend_and_call<O: Operation>(
+        &self,
+        ctx: &CallContext,
+        operation: O,
+        need: Need,
+    ) -> Result<Done<O::Output>, TokenError> {
         let key = operation.key().map(|(key, class)| (key.clone(), class));
         self.try_task(ctx, ctx.deadline, Mend { key, need }).await?;
         match self.visit_any(ctx, operation).await? {
@@ -230,10 +258,43 @@ impl Local {
         }
         let heavy = operation.heavy();
         let (reply, answer) = oneshot::channel();
-        let ticket = Ticket { operation, request_id: Arc::clone(&ctx.request_id), reply };
+        let ticket = Ticket { operation, request_id: Arc::clone(&ctx.request_id), reply: Reply::Waiting(reply) };
         let work = Work { deadline: ctx.deadline, job: Box::new(ticket) };
         push(&self.0.shared.queue, ctx, heavy, work)?;
         wait(ctx.deadline, O::NAME, answer).await
+    }
+
+    /// Sends an operation to the session workers as `call` does; the answer is taken on the session's own thread, and no deadline is
+    /// kept for it once it runs. What has to be mended first goes on in `runtime`.
+    pub(super) fn post_operation<O: Operation>(
+        &self,
+        runtime: &Handle,
+        ctx: CallContext,
+        operation: O,
+        take: impl FnOnce(Result<Done<O::Output>, TokenError>) + Send + 'static,
+    ) {
+        if let Some(refusal) = self.0.shared.breaker.refusal() {
+            return take(Err(refusal));
+        }
+        let (principal, deadline, heavy) = (Arc::clone(&ctx.principal), ctx.deadline, operation.heavy());
+        let (local, runtime) = (self.clone(), runtime.clone());
+        let request_id = Arc::clone(&ctx.request_id);
+        let reply = Reply::Direct(Box::new(move |outcome| match outcome {
+            Outcome::Done(done) => take(Ok(done)),
+            Outcome::Failed(error) => take(Err(error)),
+            Outcome::Mend(operation, need) => {
+                runtime.spawn(async move { take(local.mend_and_call(&ctx, operation, need).await) });
+            }
+            Outcome::Crowded(operation, _) => {
+                runtime.spawn(async move { take(local.try_call(&ctx, operation).await) });
+            }
+        }));
+        let job = Box::new(Ticket { operation, request_id, reply });
+        match self.0.shared.queue.push(&principal, heavy, Work { deadline, job }) {
+            Pushed::Accepted => {}
+            Pushed::Displaced(work) | Pushed::Full(work) => work.job.refuse(full()),
+            Pushed::Closed(work) => work.job.refuse(closing()),
+        }
     }
 
     pub(super) async fn task<T: Task>(
@@ -303,7 +364,6 @@ impl Drop for Connection {
 }
 
 fn push<W>(queue: &FairQueue<Work<W>>, ctx: &CallContext, heavy: bool, work: Work<W>) -> Result<(), TokenError> {
-    let full = || TokenError::own(ErrorClass::Capacity, "queue", "the queue is full");
     match queue.push(&ctx.principal, heavy, work) {
         Pushed::Accepted => Ok(()),
         Pushed::Displaced(victim) => {
@@ -322,6 +382,10 @@ async fn wait<T>(deadline: Instant, name: &'static str, answer: oneshot::Receive
         Ok(Err(_)) => Err(TokenError::own(ErrorClass::Context, name, "the token worker ended without an answer")),
         Err(_) => Err(TokenError::own(ErrorClass::Deadline, name, "the deadline passed")),
     }
+}
+
+fn full() -> TokenError {
+    TokenError::own(ErrorClass::Capacity, "queue", "the queue is full")
 }
 
 fn closing() -> TokenError {

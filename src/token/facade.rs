@@ -8,8 +8,8 @@ use super::call::{About, Answer, Backend, Request};
 use super::handles::Class;
 use super::{
     Adopted, CallContext, Capabilities, Change, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated,
-    Hash, Isolation, KeyKind, KeyRef, Local, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, Remote, Settings,
-    SignMechanism, Status, SystemKey, TokenError, TokenInfo,
+    Hash, Isolation, KeyKind, KeyRef, Local, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Remote,
+    Replicas, Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -322,6 +322,26 @@ impl Token {
     /// Nothing happens at all (class `Deadline`) where a running call does not end.
     pub async fn change_pin(&self, pin: SecretString) -> Result<(), TokenError> {
         self.0.change_pin(pin).await
+    }
+
+    /// The tokens that it is made of, in their order; none: it is one token.
+    pub fn members(&self) -> Vec<MemberView> {
+        self.0.members()
+    }
+
+    /// Where a key is; `None`: this is one token, or the key is not known.
+    pub fn replicas(&self, material: MaterialId) -> Option<Replicas> {
+        self.0.replicas(material)
+    }
+
+    /// Keys that some member is not known to hold.
+    pub fn unreplicated(&self) -> Vec<MaterialId> {
+        self.0.unreplicated()
+    }
+
+    /// Calls that another member answered after one had failed.
+    pub fn failovers(&self) -> u64 {
+        self.0.failovers()
     }
 
     /// Ends what is behind it: stops the workers and closes the sessions. Blocks until running calls end, for a few seconds

@@ -12,7 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::call::{About, Answer, Request};
 use super::guard::{LoginVerdict, PinTag};
-use super::{Looked, MaterialId, Selector, Settings, SlotFacts, Status, SystemKey, TokenError, TokenInfo};
+use super::{Change, Looked, MaterialId, Selector, Settings, SlotFacts, Status, SystemKey, TokenError, TokenInfo};
 use crate::secret::SecretString;
 
 /// Longest frame to a worker: requests, and places in pieces.
@@ -43,7 +43,6 @@ pub(super) enum ToWorker {
     Call {
         id: u64,
         generation: u64,
-        principal: Arc<str>,
         /// Until nobody waits any more.
         micros: u64,
         request_id: Arc<str>,
@@ -159,6 +158,8 @@ pub(super) struct Health {
     pub(super) duplicates: usize,
     /// How the worker brings its token back.
     pub(super) recovery: super::Health,
+    /// What happened to the token since the last time.
+    pub(super) changes: Vec<Change>,
 }
 
 #[derive(Debug, thiserror::Error)]

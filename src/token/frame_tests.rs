@@ -11,7 +11,7 @@ fn calls() -> Vec<ToWorker> {
     vec![
         ToWorker::Load { module: "/m.so".into() },
         ToWorker::Ask { id: 1, question: Question::Slots { module: "/m.so".into() } },
-        ToWorker::Call { id: 3, generation: 2, principal: "p".into(), micros: 7, request_id: "r".into(), request },
+        ToWorker::Call { id: 3, generation: 2, micros: 7, request_id: "r".into(), request },
         ToWorker::Login(LoginStep::Try(SecretString::new("canary".into()))),
         ToWorker::Place(vec![(material, vec![1, 2])]),
         ToWorker::GiveUp(material),

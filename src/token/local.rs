@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use tokio::runtime::Handle;
+
 use super::adopt::Adopt;
 use super::call::{About, Answer, Backend, BoxFuture, Request};
 use super::connection::Connection;
@@ -15,8 +17,8 @@ use super::officer::{Inspect, List, PublicKey, ReadSlice};
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::pin::{ChangePin, DRAIN};
 use super::slots::TryAttributes;
-use super::{CallContext, Change, Gauges, MaterialId, Status, TokenError};
-use crate::secret::SecretString;
+use super::{CallContext, Change, Done, Gauges, MaterialId, Status, TokenError};
+use crate::secret::{SecretBytes, SecretString};
 
 /// Cheap to clone; the last clone that goes ends its threads.
 #[derive(Clone)]
@@ -28,6 +30,48 @@ impl Local {
         let deadline = self.slow_deadline() + DRAIN;
         let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
         self.task(&ctx, deadline, ChangePin { guard }).await
+    }
+
+    /// As `perform`, for a worker process: an operation is answered on its session's own thread, and has no answer while that hangs.
+    /// The rest is answered by its deadline.
+    pub(super) fn post(
+        &self,
+        runtime: &Handle,
+        ctx: CallContext,
+        request: Request,
+        take: impl FnOnce(Result<Answer, TokenError>) + Send + 'static,
+    ) {
+        match request {
+            Request::Encrypt { key, aad, plaintext } => {
+                self.post_operation(runtime, ctx, Encrypt { key, aad, plaintext }, |done| {
+                    take(done.map(|done| Answer::Sealed { output: done.value, facts: done.facts }));
+                });
+            }
+            Request::Decrypt { key, iv, aad, ciphertext } => {
+                self.post_operation(runtime, ctx, Decrypt { key, iv, aad, ciphertext }, |done| take(secret(done)));
+            }
+            Request::DataKey { key, aad, len } => {
+                self.post_operation(runtime, ctx, DataKey { key, aad, len }, |done| {
+                    take(done.map(|done| {
+                        let (plaintext, output) = done.value;
+                        Answer::DataKey { plaintext, output, facts: done.facts }
+                    }));
+                });
+            }
+            Request::Random { len } => self.post_operation(runtime, ctx, Random { len }, |done| take(secret(done))),
+            Request::Sign { key, mechanism, input } => {
+                self.post_operation(runtime, ctx, Sign { key, mechanism, input }, |done| {
+                    take(done.map(|done| Answer::Signature { value: done.value, facts: done.facts }));
+                });
+            }
+            Request::Mac { key, hash, message } => {
+                self.post_operation(runtime, ctx, Mac { key, hash, message }, |done| take(secret(done)));
+            }
+            request => {
+                let local = self.clone();
+                runtime.spawn(async move { take(local.answer(&ctx, request).await) });
+            }
+        }
     }
 
     async fn answer(&self, ctx: &CallContext, request: Request) -> Result<Answer, TokenError> {
@@ -94,6 +138,10 @@ impl Local {
             Request::Enforcement => Answer::Enforcement(self.task(ctx, ctx.deadline, TryAttributes).await?),
         })
     }
+}
+
+fn secret(done: Result<Done<SecretBytes>, TokenError>) -> Result<Answer, TokenError> {
+    done.map(|done| Answer::Secret { value: done.value, facts: done.facts })
 }
 
 impl Backend for Local {

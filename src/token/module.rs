@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -33,6 +33,10 @@ pub(super) struct Module {
     /// Held by the one thread that initialises the module again.
     pub(super) renewing: Mutex<()>,
     connected: Mutex<Vec<Weak<Shared>>>,
+    /// C_Initialize was the last of C_Initialize and C_Finalize. Asked here, since not every library refuses a second one.
+    initialized: AtomicBool,
+    /// A connection failed: the library may remember that a token was away.
+    pub(super) doubted: AtomicBool,
 }
 
 /// The token that the selector names.
@@ -65,6 +69,8 @@ impl Module {
             gate: RwLock::default(),
             renewing: Mutex::default(),
             connected: Mutex::default(),
+            initialized: AtomicBool::new(true),
+            doubted: AtomicBool::new(false),
         }));
         loaded.push(module);
         Ok(module)
@@ -88,7 +94,11 @@ impl Module {
 
     /// C_Initialize, where an `initialize_again` got no further than C_Finalize.
     pub(super) fn ensure_initialized(&self) -> Result<(), TokenError> {
-        if self.generation() == 0 { Ok(()) } else { initialize(&self.context) }
+        if !self.initialized.load(Ordering::Acquire) {
+            initialize(&self.context)?;
+            self.initialized.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// C_Finalize and C_Initialize: every session, handle and login of the module is gone. `renewal` sees to it that
@@ -96,6 +106,7 @@ impl Module {
     /// `come_what_may`: a token that failed may also fail to let go, and C_Initialize is what helps.
     pub(super) fn initialize_again(&self, come_what_may: bool) -> Result<(), TokenError> {
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.initialized.store(false, Ordering::Release);
         match self.context.clone().finalize() {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
             Err(error) if come_what_may => tracing::debug!(%error, "C_Finalize failed"),
@@ -104,7 +115,7 @@ impl Module {
                     .with_class(ErrorClass::Context, "the module does not let go"));
             }
         }
-        initialize(&self.context)
+        self.ensure_initialized()
     }
 
     /// What calls that create, destroy or find objects in a slot hold.

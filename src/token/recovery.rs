@@ -29,9 +29,11 @@ impl Keygen {
         shared.watchdog.keygen.begin(Instant::now() + shared.generate_deadline, false);
         // Others that are well are disturbed by C_Finalize: only where a look shows that it is needed.
         let look_first = plan.cause != Cause::Lost || !plan.renew || has_well_neighbour(&shared);
+        let mut renewed = false;
         let mut tried = if look_first { self.look() } else { Err(lost()) };
         if plan.renew && tried.as_ref().is_err_and(|error| error.class != ErrorClass::Operator) {
             shared.breaker.renewing();
+            renewed = true;
             tried = renewal::renew(shared.module, Some(&shared), Why::Recovery).and_then(|()| self.look());
         }
         if tried.is_ok() && plan.cause == Cause::Hung && !shared.watchdog.has_free() {
@@ -45,7 +47,7 @@ impl Keygen {
                 self.seat.renew();
                 shared.breaker.failed(&error);
                 shared.stop_waiting();
-                if error.class == ErrorClass::Deadline && shared.module.lost_threads() > 0 {
+                if renewed && error.class == ErrorClass::Deadline && shared.module.lost_threads() > 0 {
                     shared.doom("a call hangs in the token's library, which must be initialised again");
                 }
             }

@@ -17,7 +17,11 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 
 /// One thread's call.
 #[derive(Default)]
-pub(super) struct Watched(Mutex<Call>);
+pub(super) struct Watched {
+    call: Mutex<Call>,
+    /// A call may take at least as long, whatever its caller's deadline.
+    at_least: Duration,
+}
 
 #[derive(Default)]
 struct Call {
@@ -43,7 +47,10 @@ enum Seen {
 impl Watched {
     pub(super) fn begin(&self, limit: Instant, heavy: bool) {
         let mut call = self.lock();
-        call.limit = Some(limit);
+        call.limit = Some(match self.at_least {
+            Duration::ZERO => limit,
+            at_least => limit.max(Instant::now() + at_least),
+        });
         call.heavy = heavy;
     }
 
@@ -68,7 +75,7 @@ impl Watched {
     }
 
     fn lock(&self) -> MutexGuard<'_, Call> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,8 +101,9 @@ struct Round {
 }
 
 impl Watchdog {
-    pub(super) fn new(grace: Duration) -> Watchdog {
-        Watchdog { keygen: Watched::default(), workers: Mutex::default(), grace }
+    /// `work`: how long the key generation thread may take for a piece of work: it lists all objects after a login.
+    pub(super) fn new(grace: Duration, work: Duration) -> Watchdog {
+        Watchdog { keygen: Watched { at_least: work, ..Watched::default() }, workers: Mutex::default(), grace }
     }
 
     pub(super) fn watched(&self) -> Arc<Watched> {
@@ -185,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_thread_is_overdue_and_then_lost_once() {
-        let dog = Watchdog::new(GRACE);
+        let dog = Watchdog::new(GRACE, Duration::ZERO);
         let (one, _two) = (dog.watched(), dog.watched());
         let now = Instant::now();
         one.begin(now, true);
@@ -201,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_call_in_time_is_nobodys_business() {
-        let dog = Watchdog::new(GRACE);
+        let dog = Watchdog::new(GRACE, Duration::ZERO);
         let one = dog.watched();
         let now = Instant::now();
         one.begin(now + GRACE, false);

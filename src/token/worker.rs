@@ -74,7 +74,32 @@ pub(super) enum Need {
 pub(super) struct Ticket<O: Operation> {
     pub(super) operation: O,
     pub(super) request_id: Arc<str>,
-    pub(super) reply: oneshot::Sender<Outcome<O>>,
+    pub(super) reply: Reply<Outcome<O>>,
+}
+
+/// Where an outcome goes.
+pub(super) enum Reply<T> {
+    /// To a caller that waits in this process.
+    Waiting(oneshot::Sender<T>),
+    /// Into this, on the session's own thread.
+    Direct(Box<dyn FnOnce(T) + Send>),
+}
+
+impl<T> Reply<T> {
+    fn is_closed(&self) -> bool {
+        match self {
+            Reply::Waiting(caller) => caller.is_closed(),
+            Reply::Direct(_) => false,
+        }
+    }
+
+    fn send(self, value: T) {
+        match self {
+            // Nobody listens after the deadline: the result is dropped, and wiped where it is secret.
+            Reply::Waiting(caller) => drop(caller.send(value)),
+            Reply::Direct(take) => take(value),
+        }
+    }
 }
 
 pub(super) struct Worker {
@@ -298,12 +323,11 @@ impl<O: Operation> Job<Worker> for Ticket<O> {
             }
             Err(Stop::Crowded(error)) => Outcome::Crowded(operation, error),
         };
-        // Nobody listens after the deadline: the result is dropped, and wiped where it is secret.
-        let _ = reply.send(outcome);
+        reply.send(outcome);
     }
 
     fn refuse(self: Box<Self>, error: TokenError) {
-        let _ = self.reply.send(Outcome::Failed(error));
+        self.reply.send(Outcome::Failed(error));
     }
 }
 

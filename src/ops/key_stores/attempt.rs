@@ -126,13 +126,18 @@ impl Ops {
     ) -> Result<(Vec<Availability>, usize), Failure> {
         token.ensure_system_key(call, SystemKey::Anchor).await.map_err(|error| failed(id, &error))?;
         self.place(Some(id), token);
-        let undone = self.undo_unsettled(id, token, call).await.map_err(|error| {
+        let undone = self.undo_unsettled(Some(id), token, call).await.map_err(|error| {
             tracing::error!(key_store = %id, %error, "keys that were not finished cannot be undone");
             Failure::from("INTERNAL_ERROR")
         })?;
         let known = token.known_materials().await.map_err(|error| failed(id, &error))?;
         let held: BTreeSet<MaterialId> = known.into_iter().map(|(material, _)| material).collect();
-        Ok((self.availability(Some(id), &held), undone))
+        let mut changes = self.availability(Some(id), &held);
+        // Of several tokens one that is away may hold what the others lack.
+        if token.members().iter().any(|member| member.down.is_some()) {
+            changes.retain(|change| change.held);
+        }
+        Ok((changes, undone))
     }
 
     /// What came of it, in one transaction.

@@ -11,7 +11,7 @@ use super::audit_keys;
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::{NamedToken, merge, pin_flags};
 use crate::ids::spec::KeySpec;
-use crate::keystore::{Capabilities, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, slots};
+use crate::keystore::{Capabilities, DEFAULT_TOKEN, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, slots};
 use crate::ops::keys::{key_kind, supported};
 use crate::ops::{Context, OpError, Ops};
 use crate::store::{KeyStoreRecord, Snapshot};
@@ -20,11 +20,11 @@ impl Ops {
     /// Tokens, what they can do, what follows from that, and how token and store agree at a glance.
     pub(crate) async fn doctor(&self, snapshot: &Snapshot, ctx: &Context) -> Result<Value, OpError> {
         let (mut tokens, mut objects) = (Vec::new(), Value::Null);
-        for named in self.named_tokens(snapshot) {
+        for named in self.single_tokens(snapshot) {
             let mut line = self.token_line(&named, snapshot).await;
             merge(&mut line, Some(self.examine(&named, ctx).await));
             let compared = self.glance(&named, snapshot).await;
-            if named.is_default() {
+            if named.name == DEFAULT_TOKEN {
                 objects = compared;
             } else {
                 merge(&mut line, Some(json!({ "objects": compared })));
@@ -41,6 +41,7 @@ impl Ops {
             "status": status,
             "tokens": tokens,
             "objects": objects,
+            "replication": self.replication(snapshot),
             "modules": self.modules().await,
             "trustAnchors": self.trust_anchors(snapshot),
             "store": {
@@ -137,7 +138,10 @@ impl Ops {
     fn module_paths(&self) -> BTreeMap<PathBuf, Isolation> {
         let custom = self.keystore.configured().iter().map(|token| (token.module.clone(), token.isolation.clone()));
         let token = self.keystore.token();
-        custom.chain(std::iter::once((token.module_path(), token.isolation()))).collect()
+        let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
+        let members = connected.chain(std::iter::once(token.clone())).flat_map(|token| token.members());
+        let members = members.filter_map(|member| member.token.map(|token| (token.module_path(), token.isolation())));
+        custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members).collect()
     }
 
     /// Certificates that owners of key stores gave, and whether anything was compared with them.

@@ -20,7 +20,7 @@ impl Ops {
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
         let name = name.unwrap_or(crate::keystore::DEFAULT_TOKEN);
-        let tokens = self.named_tokens(&self.store.snapshot());
+        let tokens = self.single_tokens(&self.store.snapshot());
         let named = tokens.iter().find(|token| token.name == name).ok_or_else(|| unknown(name, &tokens))?;
         let source = self.pins.get().ok_or_else(|| OpError::Internal("nobody reads PINs".to_owned()))?;
         effects.details = Some(json!({ "token": name, "pin": "not changed" }));
@@ -34,14 +34,19 @@ impl Ops {
         if named.is_default() {
             let pin = match pin_file {
                 Some(path) => source.file(path),
-                None => source.configured(),
+                None => source.configured(named.member.as_ref().map(|member| &*member.name)),
             };
-            let token = self.keystore.token();
+            let Some(token) = &named.token else {
+                return Err(OpError::InvalidState(format!("token `{name}` is not there")));
+            };
             token
                 .change_pin(pin.map_err(OpError::Validation)?)
                 .await
                 .map_err(|e| not_changed(name, &e, Some(token)))?;
         } else {
+            // One password for all tokens of a custom key store.
+            let tokens = self.named_tokens(&self.store.snapshot());
+            let named = tokens.iter().find(|token| token.name == name).ok_or_else(|| unknown(name, &tokens))?;
             let Some(path) = pin_file else {
                 return Err(OpError::Validation(format!(
                     "the password of token `{name}` stands nowhere but in the store: name a file with the new one \

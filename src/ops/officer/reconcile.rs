@@ -44,11 +44,11 @@ impl Ops {
         ctx: &Context,
         effects: &mut Effects,
     ) -> Result<OperatorResponse, OpError> {
-        let mut tokens = self.named_tokens(snapshot);
+        let mut tokens = self.single_tokens(snapshot);
         if let Some(name) = wanted {
             tokens.retain(|token| token.name == name);
             if tokens.is_empty() {
-                return Err(super::tokens::unknown(name, &self.named_tokens(snapshot)));
+                return Err(super::tokens::unknown(name, &self.single_tokens(snapshot)));
             }
         }
         let progress = ctx.progress.clone().unwrap_or_default();
@@ -152,6 +152,10 @@ pub(super) fn ready(named: &NamedToken) -> Result<&Token, String> {
             Status::Ready => Ok(token),
             Status::Down(reason) => Err(format!("the token is down: {reason}")),
         },
+        (None, _) if named.member.is_some() => {
+            let because = named.member.as_ref().and_then(|member| member.down.clone()).unwrap_or_default();
+            Err(format!("it is not used now: {because}"))
+        }
         (None, None) => Err("no key store is made of it".to_owned()),
         (None, Some(store)) => Err(format!("its key store {} is not connected", store.id)),
     }

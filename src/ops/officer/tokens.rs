@@ -1,21 +1,25 @@
 //! The configured tokens by the names that the configuration gives them: what they are, and how they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::ids::ClusterId;
-use crate::keystore::{BoxFuture, ConfiguredToken, DEFAULT_TOKEN, Status, Token, TokenInfo};
+use crate::keystore::{BoxFuture, ConfiguredToken, DEFAULT_TOKEN, MaterialId, MemberView, Status, Token, TokenInfo};
 use crate::ops::{OpError, OperatorResponse, Ops};
 use crate::secret::SecretString;
-use crate::store::{KeyStoreRecord, Snapshot};
+use crate::store::{KeyRecord, KeyStoreRecord, Snapshot};
+
+/// Keys that a list names; the count beside it is whole.
+const LISTED: usize = 200;
 
 /// Where PINs come from, and which were tried. Owned here, given by whoever knows the configuration.
 pub trait ReadPin: Send + Sync {
-    /// The default token's PIN, read anew from its configured source. The error's text names the source.
-    fn configured(&self) -> Result<SecretString, String>;
+    /// The default token's PIN, or that of one of several, read anew from its configured source. The error's text names the
+    /// source.
+    fn configured(&self, member: Option<&str>) -> Result<SecretString, String>;
     /// From a file of this host, checked as the configured one is.
     fn file(&self, path: &Path) -> Result<SecretString, String>;
     /// Forgets which PINs the token with this serial rejected, and how many marks of them there were.
@@ -32,11 +36,14 @@ pub(super) struct NamedToken {
     pub(super) token: Option<Token>,
     /// `None`: the default token, and one that the configuration does not name any more.
     pub(super) configured: Option<ConfiguredToken>,
+    /// One of several tokens with the same keys.
+    pub(super) member: Option<MemberView>,
+    pub(super) of_default: bool,
 }
 
 impl NamedToken {
     pub(super) fn is_default(&self) -> bool {
-        self.name == DEFAULT_TOKEN
+        self.of_default
     }
 }
 
@@ -50,6 +57,8 @@ impl Ops {
             store: None,
             token: Some(self.keystore.token().clone()),
             configured: None,
+            member: None,
+            of_default: true,
         }];
         let configured = self.keystore.configured();
         let mut names: BTreeSet<&str> = snapshot.tokens.keys().map(String::as_str).collect();
@@ -60,14 +69,90 @@ impl Ops {
             let made_of_it = |store: &&Arc<KeyStoreRecord>| Some(&store.cluster) == cluster.as_ref();
             let store = snapshot.key_stores.values().find(made_of_it).cloned();
             let token = store.as_ref().and_then(|store| self.keystore.token_of(Some(&store.id)));
-            tokens.push(NamedToken { name: name.to_owned(), cluster, store, token, configured });
+            tokens.push(NamedToken {
+                name: name.to_owned(),
+                cluster,
+                store,
+                token,
+                configured,
+                member: None,
+                of_default: false,
+            });
         }
         tokens
     }
 
+    /// The same, but each of several tokens of one key store by itself: the first by its own name, the others as `NAME/MEMBER`.
+    pub(super) fn single_tokens(&self, snapshot: &Snapshot) -> Vec<NamedToken> {
+        let mut all = Vec::new();
+        for named in self.named_tokens(snapshot) {
+            let members = named.token.as_ref().map(Token::members).unwrap_or_default();
+            if members.is_empty() {
+                all.push(named);
+                continue;
+            }
+            all.extend(members.into_iter().enumerate().map(|(place, member)| NamedToken {
+                name: match place {
+                    0 => named.name.clone(),
+                    _ => format!("{}/{}", named.name, member.name),
+                },
+                cluster: named.cluster.clone(),
+                store: named.store.clone(),
+                token: member.token.clone(),
+                configured: None,
+                member: Some(member),
+                of_default: named.of_default,
+            }));
+        }
+        all
+    }
+
+    /// Key stores of several tokens: who of them is there, and which keys are not on all of them.
+    pub(super) fn replication(&self, snapshot: &Snapshot) -> Value {
+        let keys: BTreeMap<[u8; 16], &Arc<KeyRecord>> =
+            snapshot.keys.values().map(|record| (record.id.bytes(), record)).collect();
+        let named = |material: &MaterialId| match keys.get(&material.id) {
+            Some(record) => json!(self.locality.of(&record.account).key_arn(&record.id)),
+            // The log's own keys, and what no record knows.
+            None => json!(hex::encode(material.cka_id())),
+        };
+        let of_store = self.named_tokens(snapshot).into_iter().filter_map(|named_token| {
+            let token = named_token.token?;
+            let members = token.members();
+            if members.is_empty() {
+                return None;
+            }
+            let unreplicated = token.unreplicated();
+            let line = |material: &MaterialId| {
+                let replicas = token.replicas(*material).unwrap_or_default();
+                let names = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+                json!({ "key": named(material), "heldBy": names(&replicas.held_by), "missingFrom": names(&replicas.missing_from) })
+            };
+            let of_member = |member: &MemberView| {
+                json!({
+                    "name": &*member.name,
+                    "used": member.down.is_none(),
+                    "because": member.down,
+                    "keys": member.keys,
+                    "wrongKeys": member.wrong.iter().map(named).collect::<Vec<_>>(),
+                })
+            };
+            Some(json!({
+                "token": named_token.name,
+                "members": members.iter().map(of_member).collect::<Vec<_>>(),
+                "failovers": token.failovers(),
+                "unreplicated": {
+                    "count": unreplicated.len(),
+                    "listed": unreplicated.iter().take(LISTED).map(line).collect::<Vec<_>>(),
+                },
+            }))
+        });
+        of_store.collect()
+    }
+
     pub(super) async fn token_list(&self, snapshot: &Snapshot) -> OperatorResponse {
         let mut lines = Vec::new();
-        for named in self.named_tokens(snapshot) {
+        for named in self.single_tokens(snapshot) {
             lines.push(self.token_line(&named, snapshot).await);
         }
         OperatorResponse::Tokens { tokens: lines }
@@ -102,10 +187,15 @@ impl Ops {
                 merge(&mut now, Some(json!({ "present": present, "status": status, "workers": workers })));
                 now
             }
+            (None, None) if named.member.is_some() => json!({ "present": false, "status": "not there" }),
             (None, None) => json!({ "present": Value::Null, "status": "not in the configuration any more" }),
             (None, Some(configured)) => looked(configured, known.map(|record| record.serial.as_str())).await,
         };
         merge(&mut line, Some(now));
+        if let Some(member) = &named.member {
+            let member = json!({ "name": &*member.name, "used": member.down.is_none(), "because": member.down });
+            merge(&mut line, Some(json!({ "member": member })));
+        }
         line
     }
 

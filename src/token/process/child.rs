@@ -62,6 +62,7 @@ struct Child {
     desk: Arc<Desk>,
     runtime: tokio::runtime::Runtime,
     connected: OnceLock<Connected>,
+    everybody: Arc<str>,
 }
 
 struct Connected {
@@ -75,7 +76,7 @@ fn serve(socket: UnixStream) -> Result<(), FrameError> {
     let mut source = socket.try_clone()?;
     let outlet = Arc::new(Outlet::blocking(socket));
     let desk = Arc::new(Desk::new(Arc::clone(&outlet)));
-    let child = Arc::new(Child { outlet, desk, runtime, connected: OnceLock::new() });
+    let child = Arc::new(Child { outlet, desk, runtime, connected: OnceLock::new(), everybody: "service".into() });
     let mut inbox = Inbox::new(TO_WORKER);
     loop {
         child.receive(inbox.next(&mut source)?)?;
@@ -103,12 +104,14 @@ impl Child {
                 let child = Arc::clone(self);
                 thread("token-ask", move || child.say(&FromWorker::Told { id, result: tell(question) }))?;
             }
-            ToWorker::Call { id, generation, principal, micros, request_id, request } => {
+            ToWorker::Call { id, generation, micros, request_id, request } => {
                 let connected = self.connected.get().filter(|connected| connected.generation == generation);
                 let local = connected.ok_or(FrameError::Malformed)?.local.clone();
+                // RULE: first come, first served: the service was fair to its principals before.
+                let principal = Arc::clone(&self.everybody);
                 let ctx =
                     CallContext { principal, deadline: Instant::now() + Duration::from_micros(micros), request_id };
-                self.call(id, generation, local, ctx, request);
+                self.call(id, generation, &local, ctx, request);
             }
             ToWorker::Login(step) => self.desk.receive(step),
             ToWorker::ChangePin { id, guard } => {
@@ -157,23 +160,24 @@ impl Child {
         }
     }
 
-    fn call(self: &Arc<Child>, id: u64, generation: u64, local: Local, ctx: CallContext, request: Request) {
+    fn call(self: &Arc<Child>, id: u64, generation: u64, local: &Local, ctx: CallContext, request: Request) {
         let child = Arc::clone(self);
         let subject = Subject::of(&request);
-        self.runtime.spawn(async move {
-            let result = local.perform(&ctx, request).await;
-            match result {
-                // Its thread hangs in the module: the service sees that no answer comes.
-                Err(error) if error.class == ErrorClass::Deadline && error.function != "queue" => {
-                    tracing::warn!(%error, request_id = &*ctx.request_id, "a call does not return");
-                }
-                result => child.say(&FromWorker::Answer { id, generation, subject, result }),
+        local.post(self.runtime.handle(), ctx, request, move |result| match result {
+            // Its thread hangs in the module: the service sees that no answer comes.
+            Err(error) if error.class == ErrorClass::Deadline && !matches!(error.function, "queue" | "mend") => {
+                tracing::warn!(%error, id, "a call does not return");
             }
+            result => child.say(&FromWorker::Answer { id, generation, subject, result }),
         });
     }
 
     fn health(&self) -> Option<Health> {
         let local = &self.connected.get()?.local;
+        if let Some(reason) = local.doom() {
+            tracing::error!(reason, "the token's worker process ends");
+            exit_now(70);
+        }
         let gauges = local.gauges();
         Some(Health {
             status: local.status(),
@@ -182,6 +186,7 @@ impl Child {
             sessions_replaced: gauges.sessions_replaced,
             debris: gauges.debris,
             duplicates: gauges.duplicates,
+            changes: local.changes(),
             recovery: gauges.health,
         })
     }

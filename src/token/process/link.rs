@@ -151,7 +151,6 @@ impl Link {
         let message = ToWorker::Call {
             id,
             generation: self.number,
-            principal: Arc::clone(&pending.principal),
             micros: u64::try_from(left.as_micros()).unwrap_or(u64::MAX),
             request_id: Arc::clone(&pending.request_id),
             request,

@@ -9,6 +9,7 @@ mod login;
 mod outlet;
 mod remote;
 mod spawn;
+mod state;
 mod supervisor;
 #[cfg(test)]
 mod tests;

@@ -17,11 +17,13 @@ use super::lane::{Lane, Pending, closing};
 use super::link::{Fault, GRACE, Hub, Link, Sent};
 use super::login;
 use super::spawn::Launch;
+use super::state::{EPOCH_BITS, Phase, State};
 use super::supervisor::{Event, Supervisor};
 use crate::secret::SecretString;
+use crate::token::breaker::Change;
 use crate::token::call::{About, Answer, Backend, BoxFuture, Request};
 use crate::token::error::Counters;
-use crate::token::frame::{FromWorker, Guard, Health, LoginAsk, ToWorker};
+use crate::token::frame::{FromWorker, Guard, LoginAsk, ToWorker};
 use crate::token::pin::DRAIN;
 use crate::token::{
     CallContext, ErrorClass, Gauges, HeldPin, Isolation, Marks, MaterialId, OpenFailure, PinGuard, Settings, Status,
@@ -37,8 +39,6 @@ const SLOW_AHEAD: usize = 2;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(7);
 /// Places in one frame.
 const PLACES: usize = 4096;
-/// A worker's epochs begin anew: the upper half of an epoch says which worker's it is.
-const EPOCH_BITS: u32 = 32;
 
 /// The last one that goes ends the worker.
 pub struct Remote {
@@ -61,28 +61,6 @@ pub(super) struct Core {
     events: mpsc::Sender<Event>,
     ids: AtomicU64,
     marks: Marks,
-}
-
-struct State {
-    phase: Phase,
-    about: Option<Arc<About>>,
-    health: Option<Health>,
-    /// Sessions that earlier workers replaced.
-    replaced: u64,
-    /// Workers that were started in the place of another.
-    restarts: u64,
-    /// PINs that a worker may ask for; the first is the token's, another one is being tried.
-    pins: Vec<(u64, Arc<dyn PinGuard>)>,
-}
-
-#[derive(Clone)]
-pub(super) enum Phase {
-    /// Requests wait for the worker.
-    Starting,
-    Ready,
-    /// Requests are refused with this, until a worker connects.
-    Down(TokenError),
-    Closed,
 }
 
 impl Remote {
@@ -109,14 +87,7 @@ impl Remote {
             isolation,
             launcher,
             link: ArcSwapOption::empty(),
-            state: Mutex::new(State {
-                phase: Phase::Starting,
-                about: None,
-                health: None,
-                replaced: 0,
-                restarts: 0,
-                pins: vec![(0, Arc::new(HeldPin::new(pin, marks.clone())))],
-            }),
+            state: Mutex::new(State::new(Arc::new(HeldPin::new(pin, marks.clone())))),
             places: Mutex::default(),
             changes: Mutex::default(),
             errors: Counters::default(),
@@ -178,8 +149,12 @@ impl Backend for Remote {
             errors: core.errors.read(),
             debris: health.map_or(0, |health| health.debris),
             duplicates: health.map_or(0, |health| health.duplicates),
-            health: health.map(|health| health.recovery.clone()).unwrap_or_default(),
+            health: state.recovery(core.link.load().as_ref().map_or(0, |link| link.number)),
         }
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.core.state().changes.drain(..).collect()
     }
 
     fn place(&self, places: Vec<(MaterialId, Vec<u8>)>) {
@@ -329,34 +304,28 @@ impl Core {
         places.chunks(PLACES).for_each(|places| link.send(&ToWorker::Place(places.to_vec())));
         self.link.store(Some(Arc::clone(link)));
         drop(known);
-        let mut state = self.state();
-        state.restarts += u64::from(state.about.is_some());
-        state.about = Some(Arc::new(About { isolation: self.isolation.clone(), ..about }));
-        state.phase = Phase::Ready;
-        drop(state);
+        self.state().found(link.number, About { isolation: self.isolation.clone(), ..about });
         if link.has_ended() {
             // Its end came before it was known here.
-            self.disconnected(link);
+            self.disconnected(link, &Fault::Ended);
         }
         self.pump(false);
         self.pump(true);
     }
 
-    fn disconnected(&self, link: &Link) {
+    fn disconnected(&self, link: &Link, fault: &Fault) {
         let current = self.link.load_full().filter(|current| current.number == link.number);
         if current.is_none() {
             return;
         }
         self.link.store(None);
-        let mut state = self.state();
-        if let Some(health) = state.health.take() {
-            state.replaced += health.sessions_replaced;
-        }
-        if matches!(state.phase, Phase::Ready) {
-            state.phase = Phase::Starting;
-        }
-        drop(state);
+        self.state().lost(fault);
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// A try to connect failed.
+    pub(super) fn failed(&self, error: &TokenError) {
+        self.state().failed(error);
     }
 
     /// Nothing is waited for: those that wait are told so.
@@ -428,7 +397,11 @@ impl Hub for Core {
             FromWorker::Pong { number, health } => {
                 link.pong(number)?;
                 if self.link.load().as_ref().is_some_and(|current| current.number == link.number) {
-                    self.state().health = health;
+                    let mut state = self.state();
+                    let mut health = health;
+                    let changes = health.as_mut().map(|health| std::mem::take(&mut health.changes));
+                    changes.into_iter().flatten().for_each(|change| state.happened(change));
+                    state.health = health;
                 }
             }
             FromWorker::Login(ask) => self.log_in(link, ask)?,
@@ -452,7 +425,7 @@ impl Hub for Core {
     }
 
     fn ended(&self, link: &Link, fault: Fault, left: Vec<Sent>) {
-        self.disconnected(link);
+        self.disconnected(link, &fault);
         let error = fault.error();
         let open: Vec<&Sent> = left.iter().collect();
         let in_sessions =

@@ -20,6 +20,8 @@ use crate::token::{Backoff, ErrorClass, OpenFailure, PinGuard, TokenError};
 const TICK: Duration = Duration::from_millis(100);
 /// A worker that lived so long is replaced at once; where they die sooner the waits grow.
 const LIVED: Duration = Duration::from_secs(2);
+/// Before a try that is due so soon requests wait for it; otherwise they are refused until the token is back.
+const WAITED_FOR: Duration = Duration::from_secs(1);
 /// A token with many objects takes its time to be listed.
 const OPEN_LIMIT: Duration = Duration::from_secs(120);
 /// A spare is started when the token has begun to serve, and not sooner again than this after one was lost.
@@ -125,8 +127,11 @@ impl Supervisor {
     fn restart(&mut self, mut error: TokenError, mut wait: bool) -> Result<Arc<Link>, Stop> {
         loop {
             if wait || needs_a_person(&error) {
-                self.core.down(&error);
-                if let Some(link) = self.pause(&error)? {
+                let due = (!needs_a_person(&error)).then(|| self.backoff.wait());
+                if due.is_none_or(|wait| wait > WAITED_FOR) {
+                    self.core.down(&error);
+                }
+                if let Some(link) = self.pause(due)? {
                     return Ok(link);
                 }
                 self.core.starting();
@@ -139,6 +144,7 @@ impl Supervisor {
                 Err(Stop::Close) => return Err(Stop::Close),
                 Err(Stop::Failed(failed)) => {
                     tracing::warn!(error = %failed, "the token's worker process does not connect");
+                    self.core.failed(&failed);
                     (error, wait) = (failed, true);
                 }
             }
@@ -147,8 +153,8 @@ impl Supervisor {
 
     /// Until the next try is due, or a PIN that a person gave connects. RULE: where the token refused the PIN, or says that it is
     /// locked, no try is due by itself.
-    fn pause(&mut self, error: &TokenError) -> Result<Option<Arc<Link>>, Stop> {
-        let due = (!needs_a_person(error)).then(|| Instant::now() + self.backoff.wait());
+    fn pause(&mut self, wait: Option<Duration>) -> Result<Option<Arc<Link>>, Stop> {
+        let due = wait.map(|wait| Instant::now() + wait);
         loop {
             let left = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
             match self.events.recv_timeout(left) {

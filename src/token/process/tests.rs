@@ -66,7 +66,9 @@ impl Stage {
 
 impl Worker {
     fn next(&mut self) -> Result<ToWorker, FrameError> {
+        let limit = Instant::now() + LIMIT;
         loop {
+            assert!(Instant::now() < limit, "nothing but pings");
             match self.inbox.next(&mut self.socket)? {
                 ToWorker::Load { .. } => {}
                 ToWorker::Ping(number) => self.say(&FromWorker::Pong { number, health: None }),
@@ -121,6 +123,7 @@ fn settings() -> Settings {
         generate_deadline: LIMIT,
         pin_marks: "/no/marks".into(),
         retry: Retry { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
+        hang_grace: LIMIT,
         isolation: Isolation::InProcess,
     }
 }

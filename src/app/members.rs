@@ -1,0 +1,151 @@
+//! Key stores of several tokens: how they are opened, and what the log says of tokens that leave and come back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{AppError, now_ms, profile, selector, settle};
+use crate::config::{self, Config};
+use crate::http::Services;
+use crate::http::metrics::MemberReading;
+use crate::ids::KeyStoreId;
+use crate::keystore::members::{Members, Opener, Pace, Reads, Together};
+use crate::keystore::{CallContext, DEFAULT_TOKEN, ErrorClass, Token, TokenError};
+use crate::secret::SecretString;
+use crate::token::Settings;
+
+/// How often members are looked at for the log.
+const LOOK: Duration = Duration::from_millis(500);
+
+pub(super) fn reads(reads: config::Reads) -> Reads {
+    match reads {
+        config::Reads::Preferred => Reads::Preferred,
+        config::Reads::Spread => Reads::Spread,
+    }
+}
+
+/// The default key store of several tokens. `first`: the settings of `[token]` itself, with its PIN.
+pub(super) async fn open(config: &Config, first: Settings, pin: SecretString) -> Result<Token, AppError> {
+    let together = &config.token.together;
+    let mut all: Vec<(String, Opener)> = Vec::new();
+    {
+        let (settings, pin) = (first.clone(), pin.clone());
+        all.push((DEFAULT_TOKEN.to_owned(), Arc::new(move || Token::open(settings.clone(), pin.clone()))));
+    }
+    for member in &together.members {
+        let settings = Settings {
+            module: member.module.clone(),
+            selector: selector(&member.selector),
+            profile: profile(member.profile.as_deref())?,
+            ..first.clone()
+        };
+        let (source, pin) = (member.pin.clone(), pin.clone());
+        for warning in source.iter().flat_map(config::PinSource::warnings) {
+            tracing::warn!(member = member.name, "{warning}");
+        }
+        let open: Opener = Arc::new(move || {
+            let pin = match &source {
+                None => pin.clone(),
+                Some(source) => {
+                    source.read().map_err(|error| TokenError::own(ErrorClass::Context, "pin", error.to_string()))?
+                }
+            };
+            Token::open(settings.clone(), pin)
+        });
+        all.push((member.name.clone(), open));
+    }
+    let together = Together {
+        reads: reads(together.reads),
+        require: together.require,
+        generate_deadline: config.token.generate_deadline,
+        pace: Pace::default(),
+    };
+    Ok(Token::of(Members::open(together, all).await?))
+}
+
+/// Key stores of several tokens, by the name that metrics and the log give them.
+fn stores(services: &Services) -> Vec<(String, Option<KeyStoreId>, Token)> {
+    let stores = services.ops.keystore();
+    let default = std::iter::once((DEFAULT_TOKEN.to_owned(), None, stores.token().clone()));
+    let custom = stores.connected().into_iter().map(|(id, token)| (id.to_string(), Some(id), token));
+    default.chain(custom).collect()
+}
+
+pub(super) fn readings(services: &Services) -> (Vec<MemberReading>, Vec<(String, u64)>, u64) {
+    let (mut members, mut unreplicated, mut failovers) = (Vec::new(), Vec::new(), 0);
+    for (name, _, token) in stores(services) {
+        let all = token.members();
+        if all.is_empty() {
+            continue;
+        }
+        unreplicated.push((name.clone(), token.unreplicated().len() as u64));
+        failovers += token.failovers();
+        members.extend(all.into_iter().map(|member| MemberReading {
+            key_store: name.clone(),
+            member: member.name.to_string(),
+            ready: member.down.is_none(),
+            keys: member.keys as u64,
+            wrong_keys: member.wrong.len() as u64,
+        }));
+    }
+    (members, unreplicated, failovers)
+}
+
+/// Writes down each member that leaves or comes back, until the service stops. When all of a key store are there again, what
+/// only all of them can say is looked at: which keys are there, and which unfinished ones can be undone.
+pub(super) async fn watch(services: Arc<Services>, patience: Duration, mut stopped: watch::Receiver<bool>) {
+    let mut known: BTreeMap<(String, Arc<str>), Option<String>> = BTreeMap::new();
+    loop {
+        for (name, id, token) in stores(&services) {
+            let members = token.members();
+            let mut came = false;
+            for member in &members {
+                let before = known.insert((name.clone(), Arc::clone(&member.name)), member.down.clone());
+                // The start and the connection have told who was there; who was not is news.
+                let changed = match &before {
+                    None => member.down.is_some(),
+                    Some(before) => before.is_some() != member.down.is_some(),
+                };
+                if !changed {
+                    continue;
+                }
+                came |= member.down.is_none();
+                let details = json!({
+                    "keyStore": name,
+                    "member": &*member.name,
+                    "serial": member.token.as_ref().map(|token| token.info().serial),
+                    "used": member.down.is_none(),
+                    "because": member.down,
+                    "unreplicatedKeys": token.unreplicated().len(),
+                });
+                let event = services.journal.event("TokenMember", now_ms(), details);
+                if let Err(error) = services.journal.append(event).await {
+                    tracing::error!(%error, "a change of a key store's tokens was not recorded");
+                }
+            }
+            if came && members.iter().all(|member| member.down.is_none()) {
+                all_are_there(&services, id.as_ref(), &token, patience).await;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+async fn all_are_there(services: &Services, id: Option<&KeyStoreId>, token: &Token, patience: Duration) {
+    let call =
+        CallContext { principal: "service".into(), deadline: Instant::now() + patience, request_id: "members".into() };
+    match services.ops.undo_unsettled(id, token, &call).await {
+        Ok(0) => {}
+        Ok(undone) => tracing::info!(undone, "keys that were not finished are undone"),
+        Err(error) => tracing::error!(%error, "keys that were not finished cannot be undone"),
+    }
+    if let Err(error) = settle::availability(services, id, token).await {
+        tracing::error!(%error, "which keys the tokens hold could not be written down");
+    }
+}
