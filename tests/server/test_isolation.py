@@ -186,6 +186,10 @@ def test_a_worker_that_dies_or_hangs_under_load(isolated, how):
         load.stop()
     until("the worker is gone", lambda: gone(worker))
     assert not load.wrong
+    cause = {signal.SIGKILL: "Lost", signal.SIGSTOP: "Hung"}[how]
+    told = [record["additionalEventData"]["details"] for record in isolated.records("TokenDown")]
+    assert [details["cause"] for details in told].count(cause) == 1, told
+    until("the log says that it is back", lambda: len(isolated.records("TokenRecovered")) == len(told))
     # Killed: those that were with the worker. Hung: those and whoever waited until the service knew.
     if how == signal.SIGKILL:
         assert len(load.failed) <= 8, load.failed

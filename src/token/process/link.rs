@@ -145,7 +145,7 @@ impl Link {
     }
 
     /// Gives the request back where the worker has ended.
-    pub(super) fn call(&self, id: u64, mut pending: Pending, slow: bool) -> Result<(), Pending> {
+    pub(super) fn call(&self, id: u64, mut pending: Pending, slow: bool) -> Option<Pending> {
         let left = pending.deadline.saturating_duration_since(Instant::now());
         let request = std::mem::replace(&mut pending.request, Request::Materials);
         let message = ToWorker::Call {
@@ -161,7 +161,7 @@ impl Link {
         }
         let mut table = self.table();
         if table.ended {
-            return Err(pending);
+            return Some(pending);
         }
         table.open.insert(id, Sent { pending, slow });
         drop(table);
@@ -176,7 +176,7 @@ impl Link {
                 }
             }
         }
-        Ok(())
+        None
     }
 
     /// The request that an answer is for.

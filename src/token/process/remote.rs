@@ -233,7 +233,7 @@ impl Core {
                 lane.done(heavy);
                 continue;
             };
-            if let Err(pending) = link.call(self.ids.fetch_add(1, Ordering::Relaxed), pending, slow) {
+            if let Some(pending) = link.call(self.ids.fetch_add(1, Ordering::Relaxed), pending, slow) {
                 // It has not been with the worker.
                 lane.done(heavy);
                 self.again(pending, slow);

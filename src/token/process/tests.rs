@@ -192,7 +192,8 @@ async fn answers_reach_their_callers() {
 async fn what_does_not_match_ends_the_worker() {
     let key = |number| Subject::of(&mac(number));
     type Lie = Box<dyn Fn(&mut Worker, u64)>;
-    let say = |message: Box<dyn Fn(&Worker, u64) -> FromWorker>| -> Lie {
+    type Message = Box<dyn Fn(&Worker, u64) -> FromWorker>;
+    let say = |message: Message| -> Lie {
         Box::new(move |worker, id| {
             let message = message(worker, id);
             worker.say(&message);
