@@ -68,7 +68,8 @@ LEGEND = """a answered, and right   B InvalidCiphertext   I KMSInternal   T Depe
 U UnsupportedOperation   K KeyUnavailable   ? another error   S stopped until `token pin --retry`   x a command that failed
 - not called   ! behind a letter: a failure, listed below.   Columns of a cell: before the effect, after it"""
 # Bounds, not measurements.
-HEALED = 60
+HEALED = 30
+TOO_MANY = 200
 
 
 def kind(code, function):
@@ -367,7 +368,7 @@ def cells(everything):
 
 
 def run(everything, isolation, only=None):
-    bench, found, failures, began = Bench(isolation), {}, [], time.monotonic()
+    bench, found, failures, last, began = Bench(isolation), {}, [], None, time.monotonic()
     try:
         for function, code, times, trigger in cells(everything):
             if only and function not in only:
@@ -376,9 +377,16 @@ def run(everything, isolation, only=None):
             for when in ("before", "after"):
                 letter, wrong = bench.cell(function, code, when, times, trigger)
                 letters += letter + ("!" if wrong else "")
-                failures += [f"{function} {code} {when} {times}: {one} [{letter}]" for one in wrong]
+                new = [f"{function} {code} {when} {times}: {one} [{letter}]" for one in wrong]
+                failures += new
+                if new:
+                    print(*new, sep="\n", file=sys.stderr, flush=True)
+                assert len(failures) < TOO_MANY, "too many failures"
                 assert bench.instance.process.poll() is None, f"the server ended at {function} {code} {when} {times}\n{bench.instance.said()[-3000:]}"
             found[times, code, function] = letters
+            if function != last:
+                last = function
+                print(f"{time.monotonic() - began:.0f} s: {function}", file=sys.stderr, flush=True)
         outside = bench.finish()
     except BaseException:
         show(found, failures, isolation)
