@@ -162,6 +162,7 @@ fn is_housekeeping(function: &str) -> bool {
             | "C_Login"
             | "C_Logout"
             | "C_FindObjects"
+            | "C_GenerateRandom"
     )
 }
 

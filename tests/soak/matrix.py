@@ -46,7 +46,9 @@ ONE_EACH = ["CKR_SESSION_HANDLE_INVALID", "CKR_USER_NOT_LOGGED_IN", "CKR_OBJECT_
 
 SESSION = {"SESSION_HANDLE_INVALID", "SESSION_CLOSED", "OPERATION_ACTIVE", "OPERATION_NOT_INITIALIZED"}
 HANDLE = {"KEY_HANDLE_INVALID", "OBJECT_HANDLE_INVALID"}
-CONTEXT = {"DEVICE_ERROR", "DEVICE_REMOVED", "TOKEN_NOT_PRESENT", "CRYPTOKI_NOT_INITIALIZED"}
+CONTEXT = {"DEVICE_ERROR", "DEVICE_REMOVED", "TOKEN_NOT_PRESENT", "CRYPTOKI_NOT_INITIALIZED",
+           # And what else says that device, slot or library are not what they were.
+           "SLOT_ID_INVALID", "TOKEN_NOT_RECOGNIZED", "FIPS_SELF_TEST_FAILED", "LIBRARY_LOAD_FAILED"}
 CAPACITY = {"SESSION_COUNT", "HOST_MEMORY", "DEVICE_MEMORY"}
 OPERATOR = {"PIN_INCORRECT", "PIN_LOCKED", "PIN_EXPIRED", "USER_PIN_NOT_INITIALIZED", "PIN_INVALID", "PIN_LEN_RANGE"}
 MECHANISM = {"MECHANISM_INVALID", "MECHANISM_PARAM_INVALID", "KEY_TYPE_INCONSISTENT", "KEY_FUNCTION_NOT_PERMITTED"}
@@ -140,11 +142,11 @@ class Trigger:
         self.request, self.before, self.indirect = request, before, indirect
 
 
-LOST_SESSION = rule("C_EncryptInit", nth=1, returns="CKR_SESSION_HANDLE_INVALID", name="way")
-LOST_HANDLE = rule("C_EncryptInit", nth=1, returns="CKR_OBJECT_HANDLE_INVALID", name="way")
-LOST_LOGIN = rule("C_EncryptInit", nth=1, returns="CKR_USER_NOT_LOGGED_IN", lose="login", name="way")
-LOST_CONTEXT = rule("C_EncryptInit", nth=1, returns="CKR_DEVICE_ERROR", name="way")
-BAD_KEY = rule("C_GetAttributeValue", nth=1, returns="CKR_FUNCTION_FAILED", name="way")
+LOST_SESSION = rule("C_EncryptInit", nth=1, returns="CKR_SESSION_HANDLE_INVALID")
+LOST_HANDLE = rule("C_EncryptInit", nth=1, returns="CKR_OBJECT_HANDLE_INVALID")
+LOST_LOGIN = rule("C_EncryptInit", nth=1, returns="CKR_USER_NOT_LOGGED_IN", lose="login")
+LOST_CONTEXT = rule("C_EncryptInit", nth=1, returns="CKR_DEVICE_ERROR")
+BAD_KEY = rule("C_GetAttributeValue", nth=1, returns="CKR_FUNCTION_FAILED")
 
 TRIGGERS = {
     "C_EncryptInit": Trigger("encrypt", indirect=False), "C_Encrypt": Trigger("encrypt", indirect=False),
@@ -250,8 +252,9 @@ class Bench:
     def cell(self, function, code, when, times, trigger):
         """The letter, and what is wrong with it."""
         self.mark()
+        self.function = function
         first = {"nth": 1} if times == "once" else {}
-        self.faults.set(*trigger.before, rule(function, returns=code, when=when, name="cell", **first))
+        self.faults.set(*trigger.before, rule(function, returns=code, when=when, name=f"{function}-{code}-{when}-{times}", **first))
         error, judged = getattr(self, trigger.request)()
         letter = "x" if error == "command" else LETTERS.get(error, "?")
         asked, wrong = self.last_request, []
@@ -269,7 +272,9 @@ class Bench:
         self.faults.clear()
         calls = self.reached()
         if not calls:
-            return "-", [] if trigger.indirect else ["the function was not called"]
+            # Also so that the module sees a script without this cell's rules.
+            self.wait("the service recovers", self.is_well, wrong)
+            return "-", wrong + ["the function was not called"]
         if stopped:
             tries = sum(call.function == "C_Login" for call in self.calls_since())
             if tries != 1:
@@ -326,7 +331,7 @@ class Bench:
     def reached(self, wait=0):
         end = time.monotonic() + wait
         while True:
-            found = [call for call in self.calls_since() if call.by == "rule:cell"]
+            found = [call for call in self.calls_since() if call.by.startswith(f"rule:{self.function}-CKR") or call.by.startswith(f"rule:{self.function}-0x")]
             if found or time.monotonic() >= end or self.instance.process.poll() is not None:
                 return found
             time.sleep(0.005)
