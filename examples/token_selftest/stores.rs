@@ -291,7 +291,11 @@ impl Bench {
     /// Not a check: gives a token of NSS its first PIN, which pkcs11-tool cannot. Its security officer has an empty one.
     pub(super) fn init_pin(&self) {
         let context = Pkcs11::new(&self.module).unwrap();
-        let _ = look(&self.module, &Selector { label: Some("nobody".into()), ..Selector::default() });
+        let _ = look(
+            &Isolation::InProcess,
+            &self.module,
+            &Selector { label: Some("nobody".into()), ..Selector::default() },
+        );
         let slots = context.get_slots_with_token().unwrap();
         let fits = |slot: &&Slot| context.get_token_info(**slot).unwrap().label() == self.label;
         let session = context.open_rw_session(*slots.iter().find(fits).unwrap()).unwrap();

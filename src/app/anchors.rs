@@ -18,8 +18,8 @@ use crate::audit::verify::note::{self, Note};
 use crate::audit::{Journal, KeyUse, SignAudit};
 use crate::client::timestamp;
 use crate::keystore::{CallContext, DataName, ErrorClass, Token};
+use crate::ops::AUDIT_HEAD;
 
-const LABEL: &str = "hsm-bridge/audit-head";
 /// How often it is looked for a new checkpoint.
 const LOOK: Duration = Duration::from_secs(5);
 /// RULE audit.md §7.5: the memory of a token wears out.
@@ -71,7 +71,7 @@ impl Anchors {
         let Some((note, text)) = newest else { return Ok(()) };
         if !self.is_ours(&note) {
             tracing::error!("the head of the log in the token is not signed by a key of this trail: it was replaced");
-            let details = json!({ "object": LABEL, "what": "not signed by a key of this trail", "note": text });
+            let details = json!({ "object": AUDIT_HEAD, "what": "not signed by a key of this trail", "note": text });
             self.journal.append(self.journal.event("AuditTampering", now_ms(), details)).await?;
             return Ok(());
         }
@@ -168,7 +168,7 @@ impl Anchors {
     }
 
     fn name(&self) -> DataName {
-        DataName { label: LABEL.to_owned(), application: self.deployment.clone() }
+        DataName { label: AUDIT_HEAD.to_owned(), application: self.deployment.clone() }
     }
 
     fn call(&self) -> CallContext {

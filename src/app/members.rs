@@ -137,12 +137,20 @@ pub(super) async fn watch(services: Arc<Services>, patience: Duration, mut stopp
     }
 }
 
-async fn all_are_there(services: &Services, id: Option<&KeyStoreId>, token: &Token, patience: Duration) {
+/// The tokens of a key store answer again: keys that were not finished are undone, and those that came or went are noted.
+pub(super) async fn all_are_there(services: &Services, id: Option<&KeyStoreId>, token: &Token, patience: Duration) {
     let call =
         CallContext { principal: "service".into(), deadline: Instant::now() + patience, request_id: "members".into() };
     match services.ops.undo_unsettled(id, token, &call).await {
         Ok(0) => {}
-        Ok(undone) => tracing::info!(undone, "keys that were not finished are undone"),
+        Ok(undone) => {
+            tracing::info!(undone, "keys that were not finished are undone");
+            let details = json!({ "token": id.map_or(DEFAULT_TOKEN, KeyStoreId::as_str), "count": undone });
+            let event = services.journal.event("UnfinishedKeysUndone", now_ms(), details);
+            if let Err(error) = services.journal.append(event).await {
+                tracing::error!(%error, "that unfinished keys were undone was not recorded");
+            }
+        }
         Err(error) => tracing::error!(%error, "keys that were not finished cannot be undone"),
     }
     if let Err(error) = settle::availability(services, id, token).await {

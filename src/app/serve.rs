@@ -102,7 +102,7 @@ pub async fn serve(
         watchers.push(tokio::spawn(token_watch::watch_objects(services.clone(), interval, deadline, stopped.clone())));
     }
     let (doomed, mut doom) = watch::channel(None);
-    watchers.push(tokio::spawn(token_health::keep(services.clone(), doomed, stopped.clone())));
+    watchers.push(tokio::spawn(token_health::keep(services.clone(), patience, doomed, stopped.clone())));
     front.switch.serve(services.clone(), probe(&services, &stopped));
     listening.run();
     let Some(mut main) = listening.main() else { return Err(AppError::Listen("nobody answers".to_owned())) };

@@ -1,4 +1,5 @@
-//! What happens to the tokens while the service runs, in the log; and the word that the process has to end.
+//! What happens to the tokens while the service runs, in the log; what is settled when one is back; and the word that the
+//! process has to end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::now_ms;
+use super::{members, now_ms};
 use crate::http::Services;
+use crate::ids::KeyStoreId;
 use crate::keystore::{DEFAULT_TOKEN, Token};
 use crate::token::{Change, LastError};
 
@@ -17,6 +19,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Writes down what happens until the service stops. `doomed` is told why the process has to end, if it has to.
 pub(super) async fn keep(
     services: Arc<Services>,
+    patience: Duration,
     doomed: watch::Sender<Option<String>>,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -25,8 +28,16 @@ pub(super) async fn keep(
             () = tokio::time::sleep(LOOK) => false,
             _ = stopped.changed() => true,
         };
-        for (name, token) in tokens(&services) {
+        for (store, token) in tokens(&services) {
+            let name = store.as_ref().map_or_else(|| DEFAULT_TOKEN.to_owned(), KeyStoreId::to_string);
             for change in token.changes() {
+                // Of several tokens `members` says when all are there.
+                if matches!(change, Change::Recovered { .. }) && token.members().is_empty() {
+                    let (services, store, token) = (Arc::clone(&services), store.clone(), token.clone());
+                    tokio::spawn(
+                        async move { members::all_are_there(&services, store.as_ref(), &token, patience).await },
+                    );
+                }
                 let (event, details) = told(&name, &token, change);
                 let event = services.journal.event(event, now_ms(), details);
                 if let Err(error) = services.journal.append(event).await {
@@ -43,10 +54,11 @@ pub(super) async fn keep(
     }
 }
 
-fn tokens(services: &Services) -> Vec<(String, Token)> {
+/// `None`: the default key store's.
+fn tokens(services: &Services) -> Vec<(Option<KeyStoreId>, Token)> {
     let keystore = services.ops.keystore();
-    let custom = keystore.connected().into_iter().map(|(store, token)| (store.to_string(), token));
-    std::iter::once((DEFAULT_TOKEN.to_owned(), keystore.token().clone())).chain(custom).collect()
+    let custom = keystore.connected().into_iter().map(|(store, token)| (Some(store), token));
+    std::iter::once((None, keystore.token().clone())).chain(custom).collect()
 }
 
 fn told(name: &str, token: &Token, change: Change) -> (&'static str, Value) {

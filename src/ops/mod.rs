@@ -57,7 +57,7 @@ pub use iam::*;
 pub use key_policy::default_policy;
 pub use last_use::{KeyUse, LastUses, USES};
 pub use managed::{FirstUse, ManagedKey};
-pub use officer::ReadPin;
+pub use officer::{AUDIT_HEAD, ReadPin};
 pub use operation::{Operation, Service};
 pub use operator::RESTORED_DELETIONS_WAIT_MS;
 pub use resolve::{Resolved, Subject};

@@ -22,6 +22,8 @@ use crate::store::{KeyRecord, Material, Provenance};
 
 /// Labels of all objects that the bridge makes, unless a profile says otherwise.
 const PREFIX: &str = "hsm-bridge/";
+/// Label of the data object with the log's newest head. It is written anew while the log grows, without a record.
+pub const AUDIT_HEAD: &str = "hsm-bridge/audit-head";
 
 impl Ops {
     /// `token …`, `key adopt`, `key attest`.

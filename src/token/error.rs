@@ -10,7 +10,7 @@ use super::ErrorClass;
 
 /// An error of the token. `function` and `rv` are for the log and never for callers.
 #[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
-#[error("{function}: {detail} (rv {rv:#x}, class {class:?})")]
+#[error("{function}: {detail} ({}, class {class:?})", super::rv::said(*.rv))]
 pub struct TokenError {
     pub class: ErrorClass,
     #[serde(with = "super::call::names")]
@@ -59,7 +59,8 @@ pub(super) enum Reaction {
     Ambiguous,
 }
 
-/// The table: return value and function → reaction.
+/// The table: return value and function → reaction. A code that says nothing sensible of its function is ambiguous there:
+/// nobody is told that a ciphertext or a key is bad because C_OpenSession or C_Encrypt said so.
 pub(super) fn reaction(rv: u64, function: &str) -> Reaction {
     let creates = function.starts_with("C_GenerateKey") || matches!(function, "C_CreateObject" | "C_CopyObject");
     match rv {
@@ -69,7 +70,9 @@ pub(super) fn reaction(rv: u64, function: &str) -> Reaction {
         | sys::CKR_OPERATION_NOT_INITIALIZED => Reaction::FreshSession,
 
         sys::CKR_USER_NOT_LOGGED_IN => Reaction::LogIn,
-        sys::CKR_KEY_HANDLE_INVALID | sys::CKR_OBJECT_HANDLE_INVALID => Reaction::FindAgain,
+        sys::CKR_KEY_HANDLE_INVALID | sys::CKR_OBJECT_HANDLE_INVALID if !creates && !is_housekeeping(function) => {
+            Reaction::FindAgain
+        }
 
         lost if is_lost(lost) => Reaction::Report(ErrorClass::Context),
 
@@ -83,7 +86,11 @@ pub(super) fn reaction(rv: u64, function: &str) -> Reaction {
         | sys::CKR_PIN_LEN_RANGE
         | sys::CKR_PIN_LOCKED
         | sys::CKR_PIN_EXPIRED
-        | sys::CKR_USER_PIN_NOT_INITIALIZED => Reaction::Report(ErrorClass::Operator),
+        | sys::CKR_USER_PIN_NOT_INITIALIZED
+            if takes_a_pin(function) =>
+        {
+            Reaction::Report(ErrorClass::Operator)
+        }
 
         sys::CKR_MECHANISM_INVALID
         | sys::CKR_MECHANISM_PARAM_INVALID
@@ -99,13 +106,19 @@ pub(super) fn reaction(rv: u64, function: &str) -> Reaction {
         | sys::CKR_ATTRIBUTE_TYPE_INVALID
         | sys::CKR_ATTRIBUTE_VALUE_INVALID
         | sys::CKR_ACTION_PROHIBITED
-        | sys::CKR_TOKEN_WRITE_PROTECTED => Reaction::Report(ErrorClass::Unsupported),
+        | sys::CKR_TOKEN_WRITE_PROTECTED
+            if !is_housekeeping(function) && function != "C_GetAttributeValue" =>
+        {
+            Reaction::Report(ErrorClass::Unsupported)
+        }
 
-        sys::CKR_ENCRYPTED_DATA_INVALID | sys::CKR_ENCRYPTED_DATA_LEN_RANGE | sys::CKR_AEAD_DECRYPT_FAILED => {
+        sys::CKR_ENCRYPTED_DATA_INVALID | sys::CKR_ENCRYPTED_DATA_LEN_RANGE | sys::CKR_AEAD_DECRYPT_FAILED
+            if is_decrypt(function) =>
+        {
             Reaction::Report(ErrorClass::Data)
         }
-        // On C_Decrypt a token may mean the tag by it; elsewhere the length was judged before the key was used.
-        sys::CKR_DATA_LEN_RANGE if !is_decrypt(function) => Reaction::Report(ErrorClass::Data),
+        // On C_Decrypt a token may mean the tag by it; on these the length was judged before the key was used.
+        sys::CKR_DATA_LEN_RANGE if matches!(function, "C_Encrypt" | "C_Sign") => Reaction::Report(ErrorClass::Data),
 
         // GENERAL_ERROR, FUNCTION_FAILED, DATA_INVALID, vendor codes, and whatever a later standard adds.
         _ => Reaction::Ambiguous,
@@ -130,6 +143,31 @@ pub(super) fn is_lost(rv: u64) -> bool {
 /// Functions whose input an attacker may have made: an ambiguous error there is bad input if the key itself still works.
 pub(super) fn is_decrypt(function: &str) -> bool {
     matches!(function, "C_Decrypt" | "C_DecryptInit")
+}
+
+/// Functions with nothing of a request in them: no mechanism, no template, no key.
+fn is_housekeeping(function: &str) -> bool {
+    matches!(
+        function,
+        "C_Initialize"
+            | "C_Finalize"
+            | "C_GetInfo"
+            | "C_GetSlotList"
+            | "C_GetTokenInfo"
+            | "C_GetMechanismList"
+            | "C_GetMechanismInfo"
+            | "C_OpenSession"
+            | "C_CloseSession"
+            | "C_GetSessionInfo"
+            | "C_Login"
+            | "C_Logout"
+            | "C_FindObjects"
+            | "C_GenerateRandom"
+    )
+}
+
+fn takes_a_pin(function: &str) -> bool {
+    matches!(function, "C_Login" | "C_InitPIN" | "C_SetPIN" | "C_InitToken")
 }
 
 impl CallError {
@@ -283,6 +321,17 @@ mod tests {
             (sys::CKR_DATA_LEN_RANGE, "C_Decrypt", Reaction::Ambiguous),
             (sys::CKR_DATA_LEN_RANGE, "C_Sign", Reaction::Report(Data)),
             (sys::CKR_VENDOR_DEFINED + 7, "C_Encrypt", Reaction::Ambiguous),
+            (sys::CKR_ENCRYPTED_DATA_INVALID, "C_Encrypt", Reaction::Ambiguous),
+            (sys::CKR_ENCRYPTED_DATA_INVALID, "C_GenerateKey", Reaction::Ambiguous),
+            (sys::CKR_DATA_LEN_RANGE, "C_OpenSession", Reaction::Ambiguous),
+            (sys::CKR_OBJECT_HANDLE_INVALID, "C_GenerateKey", Reaction::Ambiguous),
+            (sys::CKR_KEY_HANDLE_INVALID, "C_FindObjects", Reaction::Ambiguous),
+            (sys::CKR_OBJECT_HANDLE_INVALID, "C_GetAttributeValue", Reaction::FindAgain),
+            (sys::CKR_MECHANISM_INVALID, "C_OpenSession", Reaction::Ambiguous),
+            (sys::CKR_ATTRIBUTE_TYPE_INVALID, "C_FindObjects", Reaction::Ambiguous),
+            (sys::CKR_ATTRIBUTE_TYPE_INVALID, "C_GenerateKey", Reaction::Report(Unsupported)),
+            (sys::CKR_ACTION_PROHIBITED, "C_DestroyObject", Reaction::Report(Unsupported)),
+            (sys::CKR_PIN_LOCKED, "C_Encrypt", Reaction::Ambiguous),
             (0, "C_Encrypt", Reaction::Ambiguous),
         ];
         for (rv, function, expected) in rows {

@@ -7,7 +7,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki_sys as sys;
 
-use super::error::CallError;
+use super::error::{CallError, Reaction};
 use super::fingerprint::{Fingerprint, Mismatch, read_spki};
 use super::handles::Class;
 use super::keygen::{Keygen, Task, destroy};
@@ -129,17 +129,41 @@ pub(super) struct Made {
 }
 
 impl Made {
+    /// RULE: what a try that failed left under this id and label is destroyed before the next one: an error may come after the
+    /// effect, and two objects with one id make a key that nobody may use.
     fn make(keygen: &mut Keygen, kind: KeyKind, naming: Naming<'_>) -> Result<Made, TokenError> {
         let ladder = Arc::clone(&keygen.shared.ladder);
-        keygen
-            .seat
-            .with_exclusive(|_, session| create(session, kind, naming, &ladder))
-            .map(|(key, public)| Made {
-                class: if public.is_some() { Class::Private } else { Class::Secret },
-                key,
-                public,
-            })
-            .map_err(|error| error.into_error(format!("the token makes no {} key", kind.name())))
+        let mut rungs = ladder.iter().copied().peekable();
+        let mut retried = false;
+        loop {
+            let Some(rung) = rungs.peek().copied() else {
+                return Err(TokenError::own(ErrorClass::Unsupported, "C_GenerateKey", "no template is known to work"));
+            };
+            let made = keygen.seat.with_exclusive(|_, session| create(session, kind, naming, &[rung]));
+            let error = match made {
+                Ok((key, public)) => {
+                    let class = if public.is_some() { Class::Private } else { Class::Secret };
+                    return Ok(Made { class, key, public });
+                }
+                Err(error) => error,
+            };
+            let again = if is_about_the_template(error.rv) {
+                tracing::debug!(?rung, ?error, "the token does not like the template");
+                rungs.next();
+                rungs.peek().is_some()
+            } else {
+                let lost = matches!(error.reaction(), Reaction::FreshSession | Reaction::LogIn);
+                lost && !std::mem::replace(&mut retried, true)
+            };
+            if !again {
+                return Err(error.into_error(format!("the token makes no {} key", kind.name())));
+            }
+            if retried {
+                keygen.seat.renew();
+                keygen.ready()?;
+            }
+            clear_away(keygen, naming)?;
+        }
     }
 
     pub(super) fn objects(&self) -> Vec<(Class, ObjectHandle)> {
@@ -210,6 +234,18 @@ impl Made {
             .map(|attributes| attributes.facts())
             .map_err(|error| error.into_error("the attributes of the new key cannot be read"))
     }
+}
+
+/// Destroys what a try to make an object left. Nobody else has an object with this id: it was looked for, or is new.
+fn clear_away(keygen: &mut Keygen, naming: Naming<'_>) -> Result<(), TokenError> {
+    for seen in keygen.find_id(naming.id)? {
+        if seen.label == naming.label.as_bytes() {
+            tracing::warn!(label = naming.label, "an object of a call that failed is there: it is destroyed");
+            destroy(&mut keygen.seat, seen.handle)
+                .map_err(|error| error.into_error("what a failed call left cannot be destroyed"))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the token does not say counts against it.

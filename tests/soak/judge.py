@@ -114,10 +114,10 @@ class Judge:
         # False: a key whose making failed may have its row until the next start undoes it.
         self.settled = True
 
-    def look(self, everything=False):
+    def look(self, everything=False, verify=True):
         """After a restart. Everything that was acknowledged in the killed run is checked, and a sample of what is older."""
         self.read_journal()
-        assert self.instance.verify()["verdict"] == "OK"
+        assert not verify or self.instance.verify()["verdict"] == "OK"
         self.check_keys()
         self.check_aliases()
         self.check_facts(everything)

@@ -34,6 +34,7 @@ HEALED = 60
 SMALL = {"container": (3, 1), "process": (3, 0)}
 # A long run has as many kills to one pause.
 KILLS_PER_PAUSE = 50
+EVERY = 25
 # Ciphertexts and signatures that are looked at again in later rounds and at the end.
 KEPT = 2000
 
@@ -56,9 +57,10 @@ def soak(rounds, seed, side):
             ledger.begin_round()
             getattr(attack, what)(instance, ledger, dice)
             judge.settled = False
-            judge.look()
-            forget(ledger, dice)
-            if number % 25 == 0:
+            # The whole log is verified now and then: each time it takes longer.
+            judge.look(verify=number % EVERY == 1)
+            forget(judge, dice)
+            if number % EVERY == 0:
                 print(f"outage: {number} rounds, {len(ledger.keys)} keys, {attack.answers} answers, {time.monotonic() - began:.0f} s in "
                       f"all", flush=True)
         # A service that went through all that stops and starts as any other.
@@ -78,15 +80,18 @@ def soak(rounds, seed, side):
         raise
     print(json.dumps({
         "soak": "outage", "side": side, "kills": kills, "pauses": pauses, "seconds": round(time.monotonic() - began, 1),
-        "acknowledged": {"requests": len(ledger.requests), "keys": len(ledger.keys)}, **attack.about(), "keys undone": judge.starts[-1]["unfinishedKeysUndone"],
+        "acknowledged keys": len(ledger.keys), "requests in the log": len(judge.closed), **attack.about(), "keys undone": judge.starts[-1]["unfinishedKeysUndone"],
         "token": outside,
     }, indent=1), flush=True)
     instance.close()
     shutil.rmtree(journal, ignore_errors=True)
 
 
-def forget(ledger, dice):
-    """Keys are all kept."""
+def forget(judge, dice):
+    """So that a long run fits into memory. Keys are all kept, and of a record that it was."""
+    ledger = judge.ledger
+    ledger.requests.clear()
+    judge.journal.records.clear()
     for facts in (ledger.sealed, ledger.signed):
         facts[:] = dice.sample(facts, min(KEPT, len(facts)))
 

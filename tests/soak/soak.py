@@ -1,4 +1,4 @@
-"""Long runs: `soak.py NAME --rounds N`. NAME is audit, kill, generate, rotate, all (of these), or outage. `small` rounds are what every run of the tests does."""
+"""Long runs: `soak.py NAME --rounds N`. NAME is audit, kill, generate, rotate, all (of these), outage or matrix. `small` rounds are what every run of the tests does."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ from audit import Audit  # noqa: E402
 from generate import Generate  # noqa: E402
 from judge import Judge, Ledger  # noqa: E402
 from kill import Kill  # noqa: E402
+import matrix  # noqa: E402
 import outage  # noqa: E402
 from rotate import Rotate  # noqa: E402
 
@@ -99,13 +100,19 @@ def rounds(text):
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/soak")
-    parser.add_argument("name", choices=[*SOAKS, "all", "outage"])
+    parser.add_argument("name", choices=[*SOAKS, "all", "outage", "matrix"])
     parser.add_argument("--rounds", type=rounds, default="small", metavar="N", help="a number, or `small`")
     parser.add_argument("--seed", default=secrets.token_hex(4), help="of the random choices; printed when a run fails")
     parser.add_argument("--side", choices=list(outage.SMALL), default="container", help="where the token of `outage` is")
+    parser.add_argument("--all", action="store_true", help="every cell of `matrix`, not one return value of each class")
+    parser.add_argument("--isolation", choices=["in-process", "process", "both"], default="both", help="of `matrix`")
+    parser.add_argument("--function", action="append", help="of `matrix`: this one alone; can be given several times")
     options = parser.parse_args()
     names, began = list(SOAKS) if options.name == "all" else [options.name], time.monotonic()
     for name in names:
+        if name == "matrix":
+            matrix.soak(options.all, ["in-process", "process"] if options.isolation == "both" else [options.isolation], options.function)
+            continue
         if name == "outage":
             outage.soak(options.rounds, options.seed, options.side)
             continue

@@ -105,23 +105,21 @@ impl Group {
     pub(super) fn failed(&self, place: usize, token: &Token, wanted: &Wanted, error: &TokenError) {
         let Some(member) = self.member(place) else { return };
         match (error.class, wanted) {
-            (ErrorClass::KeyMissing, Wanted::Key(material, _)) => {
+            (ErrorClass::KeyMissing, Wanted::Key(material, _)) if self.holdings.missing(*material, place) => {
                 // A token whose objects are all gone says so of each: it has to show that it holds anything at all.
-                if self.holdings.missing(*material, place) {
-                    tracing::warn!(member = &*member.name, %error, "a key is not there any more");
-                    self.system.doubt(place);
-                    member.wake.notify_one();
-                }
+                tracing::warn!(member = &*member.name, %error, "a key is not there any more");
+                self.system.doubt(place);
+                member.wake.notify_one();
             }
             (ErrorClass::KeyMissing | ErrorClass::WrongKey, Wanted::System(_)) => {
                 self.system.doubt(place);
                 member.wake.notify_one();
             }
-            (ErrorClass::WrongKey, Wanted::Key(material, fingerprint)) => {
-                if self.holdings.wrong(*material, place, Some(fingerprint)) {
-                    let key = hex::encode(material.cka_id());
-                    tracing::error!(member = &*member.name, key, %error, "another key has this id: it is not used there");
-                }
+            (ErrorClass::WrongKey, Wanted::Key(material, fingerprint))
+                if self.holdings.wrong(*material, place, Some(fingerprint)) =>
+            {
+                let key = hex::encode(material.cka_id());
+                tracing::error!(member = &*member.name, key, %error, "another key has this id: it is not used there");
             }
             (ErrorClass::Context | ErrorClass::Operator | ErrorClass::Session | ErrorClass::Deadline, _) => {
                 if let Status::Down(why) = token.status() {

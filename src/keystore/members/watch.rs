@@ -214,7 +214,7 @@ impl Group {
             if member.down().as_deref() == Some(REFUSES) {
                 return None;
             }
-            let _ = begin_opening(self, place);
+            drop(begin_opening(self, place));
             return Some(later());
         };
         let status = token.status();

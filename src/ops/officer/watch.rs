@@ -7,9 +7,9 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
-use super::object_id;
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::NamedToken;
+use super::{AUDIT_HEAD, object_id};
 use crate::keystore::{MaterialId, ObjectFacts, Token};
 use crate::ops::{Context, Ops};
 use crate::store::{KeyRecord, Snapshot};
@@ -144,6 +144,7 @@ fn differences(before: &Objects, now: &Objects, ours: &Ours<'_>) -> Vec<(&'stati
     let mut told = Vec::new();
     for (name, (digest, object)) in now {
         match before.get(name) {
+            None if is_head(object) => {}
             None if !ours.holds(object) => told.push(("TokenObjectAppeared", json!({ "object": object }))),
             Some((old, was)) if old != digest => {
                 told.push(("TokenObjectChanged", json!({ "object": object, "before": was })));
@@ -159,9 +160,41 @@ fn differences(before: &Objects, now: &Objects, ours: &Ours<'_>) -> Vec<(&'stati
     told
 }
 
+/// The log's head: who it is from is checked where it is read.
+fn is_head(object: &ObjectFacts) -> bool {
+    object.class.as_deref() == Some("CKO_DATA") && object.label == AUDIT_HEAD
+}
+
 fn with_token(mut details: Value, named: &NamedToken) -> Value {
     if let Some(details) = details.as_object_mut() {
         details.insert("token".to_owned(), json!(named.name));
     }
     details
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(before: &[ObjectFacts], now: &[ObjectFacts]) -> Vec<&'static str> {
+        let snapshot = Snapshot::default();
+        let ours = Ours { records: Vec::new(), system: Vec::new(), snapshot: &snapshot };
+        differences(&by_name(before), &by_name(now), &ours).into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn the_logs_head_is_written_without_a_record() {
+        let data =
+            |label: &str| ObjectFacts { class: Some("CKO_DATA".into()), label: label.into(), ..ObjectFacts::default() };
+        let (head, other) = (data(AUDIT_HEAD), data("head"));
+        let key = ObjectFacts { class: Some("CKO_SECRET_KEY".into()), ..head.clone() };
+        let (head, other, key) = (&[head], &[other], &[key]);
+        let two = &[head[0].clone(), head[0].clone()];
+        assert_eq!(told(&[], head), [""; 0]);
+        assert_eq!(told(head, two), [""; 0]);
+        assert_eq!(told(two, head), [""; 0]);
+        assert_eq!(told(&[], other), ["TokenObjectAppeared"]);
+        assert_eq!(told(&[], key), ["TokenObjectAppeared"]);
+        assert_eq!(told(other, &[]), ["TokenObjectVanished"]);
+    }
 }

@@ -2,6 +2,7 @@
 //! generation; one that does not match ends the worker, since what else it says cannot be trusted either.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -40,6 +41,17 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn error(&self) -> TokenError {
         TokenError::own(ErrorClass::Context, "token-worker", self.to_string())
+    }
+
+    /// A worker that ended may have left something unread, or something is sent to it before its end is read.
+    fn of(error: FrameError) -> Fault {
+        match error {
+            FrameError::Ended => Fault::Ended,
+            FrameError::Io(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                Fault::Ended
+            }
+            error => Fault::Broken(error),
+        }
     }
 }
 
@@ -118,13 +130,7 @@ impl Link {
                         break fault;
                     }
                 }
-                Err(FrameError::Ended) => break Fault::Ended,
-                Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => {
-                    break Fault::Ended;
-                }
-                Err(error @ (FrameError::TooLong(_) | FrameError::Malformed | FrameError::Io(_))) => {
-                    break Fault::Broken(error);
-                }
+                Err(error) => break Fault::of(error),
             }
         };
         self.fail(fault);
@@ -140,7 +146,7 @@ impl Link {
             self.table().opening = true;
         }
         if let Err(error) = encode(message, TO_WORKER).and_then(|frame| Ok(self.outlet.send(frame)?)) {
-            self.fail(Fault::Broken(error));
+            self.fail(Fault::of(error));
         }
     }
 
@@ -167,7 +173,7 @@ impl Link {
         drop(table);
         match frame.map(|frame| self.outlet.send(frame)) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.fail(Fault::Broken(error.into())),
+            Ok(Err(error)) => self.fail(Fault::of(error.into())),
             Err(error) => {
                 // Told as what it is, and to its caller alone.
                 if let Some(sent) = self.table().open.remove(&id) {
@@ -243,7 +249,7 @@ impl Link {
     pub(super) fn look(&self) {
         let now = Instant::now();
         if let Err(error) = self.outlet.flush() {
-            return self.fail(Fault::Broken(error.into()));
+            return self.fail(Fault::of(error.into()));
         }
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(watch.seen) > ASLEEP {
