@@ -243,15 +243,17 @@ impl Made {
 
 /// Destroys what a try to make an object left. Nobody else has an object with this id: it was looked for, or is new.
 fn clear_away(keygen: &mut Keygen, naming: Naming<'_>) -> Result<(), TokenError> {
-    for seen in keygen.find_id(naming.id)? {
-        if seen.label == naming.label.as_bytes() {
-            tracing::warn!(label = naming.label, "an object of a call that failed is there: it is destroyed");
-            destroy(&mut keygen.seat, seen.handle).map_err(|error| {
-                error.with_class(ErrorClass::Context, "what a failed call left cannot be destroyed")
-            })?;
-        }
+    let left = |keygen: &mut Keygen| -> Result<Vec<_>, TokenError> {
+        let mut seen = keygen.find_id(naming.id)?;
+        seen.retain(|seen| seen.label == naming.label.as_bytes());
+        Ok(seen)
+    };
+    let told = "what a failed call left cannot be destroyed";
+    for seen in left(keygen)? {
+        tracing::warn!(label = naming.label, "an object of a call that failed is there: it is destroyed");
+        destroy(&mut keygen.seat, seen.handle).map_err(|error| error.with_class(ErrorClass::Context, told))?;
     }
-    Ok(())
+    if left(keygen)?.is_empty() { Ok(()) } else { Err(TokenError::own(ErrorClass::Context, "C_DestroyObject", told)) }
 }
 
 /// What the token does not say counts against it.
