@@ -45,7 +45,12 @@ impl Task for Generate {
         };
         let label = keygen.shared.names.label(&self.label, self.material);
         let made = Made::make(keygen, self.kind, Naming { id: &id, label: &label, token: true })?;
-        let (evidence, fingerprint, spki) = made.attest_or_destroy(keygen, self.kind)?;
+        // Nobody has this key yet: that its object is gone is the token's failure, not a key that somebody misses.
+        let (evidence, fingerprint, spki) =
+            made.attest_or_destroy(keygen, self.kind).map_err(|error| match error.class {
+                ErrorClass::KeyMissing => TokenError { class: ErrorClass::Context, ..error },
+                _ => error,
+            })?;
         let fingerprint = fingerprint.encode();
         if id != self.material.cka_id() {
             keygen.shared.handles.place(vec![(self.material, id.clone())]);
@@ -238,14 +243,17 @@ impl Made {
 
 /// Destroys what a try to make an object left. Nobody else has an object with this id: it was looked for, or is new.
 fn clear_away(keygen: &mut Keygen, naming: Naming<'_>) -> Result<(), TokenError> {
-    for seen in keygen.find_id(naming.id)? {
-        if seen.label == naming.label.as_bytes() {
-            tracing::warn!(label = naming.label, "an object of a call that failed is there: it is destroyed");
-            destroy(&mut keygen.seat, seen.handle)
-                .map_err(|error| error.into_error("what a failed call left cannot be destroyed"))?;
-        }
+    let left = |keygen: &mut Keygen| -> Result<Vec<_>, TokenError> {
+        let mut seen = keygen.find_id(naming.id)?;
+        seen.retain(|seen| seen.label == naming.label.as_bytes());
+        Ok(seen)
+    };
+    let told = "what a failed call left cannot be destroyed";
+    for seen in left(keygen)? {
+        tracing::warn!(label = naming.label, "an object of a call that failed is there: it is destroyed");
+        destroy(&mut keygen.seat, seen.handle).map_err(|error| error.with_class(ErrorClass::Context, told))?;
     }
-    Ok(())
+    if left(keygen)?.is_empty() { Ok(()) } else { Err(TokenError::own(ErrorClass::Context, "C_DestroyObject", told)) }
 }
 
 /// What the token does not say counts against it.

@@ -13,7 +13,7 @@ use cryptoki::slot::Slot;
 use super::error::CallError;
 use super::raw::{Functions, TokenLimits};
 use super::shared::Shared;
-use super::{ErrorClass, OpenFailure, Selector, TokenError, TokenInfo};
+use super::{ErrorClass, OpenFailure, Selector, TokenError, TokenInfo, rv};
 
 /// Maps a module that will be loaded, and no more.
 pub(super) fn preload(path: &Path) -> Result<(), TokenError> {
@@ -109,7 +109,10 @@ impl Module {
         self.initialized.store(false, Ordering::Release);
         match self.context.clone().finalize() {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
-            Err(error) if come_what_may => tracing::debug!(%error, "C_Finalize failed"),
+            Err(error) if come_what_may => {
+                let error = CallError::from_cryptoki("C_Finalize", &error);
+                tracing::warn!(rv = %rv::said(error.rv), "C_Finalize failed");
+            }
             Err(error) => {
                 return Err(CallError::from_cryptoki("C_Finalize", &error)
                     .with_class(ErrorClass::Context, "the module does not let go"));
@@ -130,7 +133,13 @@ impl Module {
             .context
             .get_slots_with_token()
             .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))?;
-        let is_it = |slot: &Slot| self.functions.token_info(slot.id()).is_ok_and(|(info, _)| info.serial == serial);
+        let is_it = |slot: &Slot| match self.functions.token_info(slot.id()) {
+            Ok((info, _)) => info.serial == serial,
+            Err(error) => {
+                tracing::info!(slot = slot.id(), ?error, rv = %rv::said(error.rv), "a slot cannot be read");
+                false
+            }
+        };
         slots.into_iter().find(is_it).ok_or_else(|| {
             TokenError::own(ErrorClass::Context, "C_GetSlotList", format!("no token with serial `{serial}` is present"))
                 .because(OpenFailure::NotPresent)

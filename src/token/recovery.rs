@@ -43,7 +43,8 @@ impl Keygen {
         match tried {
             Ok(()) => shared.close_breaker(),
             Err(error) => {
-                tracing::debug!(%error, "the token is still down");
+                // As often as there are tries, which get rarer.
+                tracing::warn!(%error, "the token is still down");
                 self.seat.renew();
                 shared.breaker.failed(&error);
                 shared.stop_waiting();
