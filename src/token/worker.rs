@@ -233,6 +233,10 @@ impl Worker {
                     self.shared.handles.mark_checked(key, handle, epoch);
                     return Ok(handle);
                 }
+                // RULE: a login that was renewed meanwhile may have put another key under the number: that says nothing of the key.
+                Err(Mismatch::WrongKey(_)) if self.shared.handles.epoch() != epoch => {
+                    return Err(Stop::Mend(Need::Find { lost: Some(handle) }));
+                }
                 Err(Mismatch::WrongKey(detail)) => {
                     // A store that was changed below the token can put another key under a handle that was checked.
                     self.shared.handles.mark_wrong(key, handle, epoch);
