@@ -93,6 +93,8 @@ pub(super) struct Handles {
 #[derive(Default)]
 pub(super) struct Table {
     epoch: u64,
+    /// It is an enumeration, and not what was found since handles were forgotten.
+    pub(super) listed: bool,
     materials: HashMap<MaterialId, Material>,
     /// Objects whose id is no key's, by id.
     foreign: HashMap<Vec<u8>, Material>,
@@ -251,6 +253,10 @@ impl Handles {
         self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn is_listed(&self) -> bool {
+        self.read().listed
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }
@@ -283,6 +289,10 @@ impl Handles {
 }
 
 impl Table {
+    pub(super) fn of_enumeration() -> Table {
+        Table { listed: true, ..Table::default() }
+    }
+
     /// An object as the enumeration finds it, before `replace` puts it in its place.
     pub(super) fn add(&mut self, id: &[u8], class: Class, handle: ObjectHandle) {
         let entry = match MaterialId::from_cka_id(id) {

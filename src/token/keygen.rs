@@ -275,7 +275,12 @@ impl Task for Destroy {
 /// An object that is gone already is fine.
 pub(super) fn destroy(seat: &mut Seat, object: ObjectHandle) -> Result<(), CallError> {
     seat.with_exclusive(|_, session| match session.destroy_object(object) {
-        Ok(()) | Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => Ok(()),
+        Ok(()) => Ok(()),
+        Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => {
+            // Somebody else destroyed it; who has to know looks again.
+            tracing::info!("C_DestroyObject answered CKR_OBJECT_HANDLE_INVALID: the object counts as gone");
+            Ok(())
+        }
         Err(error) => Err(CallError::from_cryptoki("C_DestroyObject", &error)),
     })
 }

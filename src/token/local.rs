@@ -13,7 +13,7 @@ use super::data::{ReadData, WriteData};
 use super::generate::{EnsureSystemKey, Generate};
 use super::guard::{HeldPin, PinGuard};
 use super::keygen::{Destroy, Holds, Objects};
-use super::officer::{Inspect, List, PublicKey, ReadSlice};
+use super::officer::{Inspect, List, Materials, PublicKey, ReadSlice};
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::pin::{ChangePin, DRAIN};
 use super::slots::TryAttributes;
@@ -117,7 +117,7 @@ impl Local {
             Request::EnsureSystemKey { key } => Answer::Flag(self.task(ctx, slow, EnsureSystemKey { key }).await?),
             Request::SystemPublicKey { key } => Answer::Bytes(self.task(ctx, slow, PublicKey { key }).await?),
             Request::Objects => Answer::Objects(self.task(ctx, slow, Objects).await?),
-            Request::Materials => Answer::Materials(self.0.shared.handles.materials()),
+            Request::Materials => Answer::Materials(self.task(ctx, slow, Materials).await?),
             Request::Inspect { selector } => Answer::Inspected(self.task(ctx, slow, Inspect::new(selector)).await?),
             Request::List => {
                 let (epoch, objects) = self.task(ctx, slow, List).await?;

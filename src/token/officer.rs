@@ -9,7 +9,7 @@ use super::handles::Class;
 use super::keygen::{Keygen, Task};
 use super::object::Attributes;
 use super::report;
-use super::{ErrorClass, ObjectFacts, ObjectSelector, SystemKey, TokenError, raw};
+use super::{ErrorClass, MaterialId, ObjectFacts, ObjectSelector, SystemKey, TokenError, raw};
 pub(super) struct Inspect {
     template: Vec<Attribute>,
 }
@@ -35,6 +35,24 @@ impl Task for Inspect {
             keygen.anchor()?;
         }
         read(keygen, &objects)
+    }
+}
+
+/// Whose objects the token has, by the last enumeration and what was made since.
+pub(super) struct Materials;
+
+impl Task for Materials {
+    type Output = Vec<(MaterialId, usize)>;
+    const NAME: &'static str = "materials";
+
+    /// RULE: not while handles are void between a login and its enumeration: nobody's key is missing then.
+    fn run(self, keygen: &mut Keygen) -> Result<Vec<(MaterialId, usize)>, TokenError> {
+        keygen.ready()?;
+        if !keygen.shared.handles.is_listed() {
+            keygen.enumerate()?;
+        }
+        keygen.anchor()?;
+        Ok(keygen.shared.handles.materials())
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn halves(seen: &[Seen]) -> Vec<(Class, ObjectHandle)> {
 
 /// Enumerates the token into a handle table.
 pub(super) fn enumerate(seat: &mut Seat, names: &Names) -> Result<Table, CallError> {
-    let mut table = Table::default();
+    let mut table = Table::of_enumeration();
     for seen in find(seat, &[])? {
         let Some(class) = seen.class else {
             table.debris += 1;
