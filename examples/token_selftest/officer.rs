@@ -291,6 +291,13 @@ impl Bench {
                             made.fetch_add(1, Ordering::Relaxed);
                         });
                     }
+                    // Between two slices the thread is free: on a busy machine the others need a moment to come.
+                    for _ in 0..1000 {
+                        if !make || done != 128 || made.load(Ordering::Relaxed) == 1 {
+                            break;
+                        }
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
                     let between = made.load(Ordering::Relaxed);
                     told.push((done, total, between));
                 }
