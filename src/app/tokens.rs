@@ -9,13 +9,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::settle::system_event;
-use super::{App, AppError, StartOptions, isolation, members, now_ms, profile, selector};
+use super::{App, AppError, StartOptions, isolation, members, now_ms, profile, retry, selector};
 use crate::audit::{Event, EventType};
 use crate::config::Config;
 use crate::http::{Services, operator};
 use crate::ids::KeyStoreId;
 use crate::keystore::{ConfiguredMember, ConfiguredToken, DEFAULT_TOKEN, Looked, MemberView, Presence, first_seen};
-use crate::token::Retry;
 
 /// Until a connection that could not be recorded is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -53,8 +52,8 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             reads: members::reads(token.together.reads),
             require_members: token.together.require,
             pin_marks: config.token.pin_marks.clone(),
-            retry: Retry { first: token.retry_first, longest: token.retry_longest },
-            hang_grace: token.hang_grace,
+            retry: retry(&config.token),
+            hang_grace: config.token.hang_grace,
             isolation: isolation(config, &token.isolation),
         })
     });

@@ -29,10 +29,10 @@ pub struct Token {
     pub deadline: Duration,
     /// For key generation and destruction.
     pub generate_deadline: Duration,
-    /// The first wait before another try to bring a token back, and the longest.
+    /// The first wait before another try to bring a token back, and the longest; of the custom ones, too.
     pub retry_first: Duration,
     pub retry_longest: Duration,
-    /// After a deadline, until a session whose call did not come back counts as lost.
+    /// After a deadline, until a session whose call did not come back counts as lost; of the custom ones, too.
     pub hang_grace: Duration,
     /// Variables for the vendor's library, to be set before it is loaded.
     pub environment: BTreeMap<String, String>,
@@ -99,10 +99,6 @@ pub struct CustomToken {
     pub deadline: Duration,
     pub generate_deadline: Duration,
     pub together: Together,
-    /// `[token]`'s.
-    pub retry_first: Duration,
-    pub retry_longest: Duration,
-    pub hang_grace: Duration,
     /// By default `[token]`'s.
     pub isolation: Isolation,
 }
@@ -206,9 +202,6 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
-        retry_first: default.retry_first,
-        retry_longest: default.retry_longest,
-        hang_grace: default.hang_grace,
         isolation: isolation(section, Some(&default.isolation))?,
     })
 }
