@@ -44,11 +44,10 @@ pub(super) async fn retry_default(config: &Config, journal: &Journal) -> Result<
     let isolation = isolation(config, &config.token.isolation);
     let looked = blocking(move || token::look(&isolation, &module, &wanted)).await?;
     let request_id = uuid::Uuid::new_v4().to_string();
-    let here = &config.server.locality;
     let event = |event_type, details: Value| Event {
         event_type,
         request_id: Some(request_id.clone()),
-        ..Event::system("TokenPinRetry", here.region.as_str(), here.account.as_str(), now_ms(), details)
+        ..journal.event("TokenPinRetry", now_ms(), details)
     };
     let about = json!({
         "token": DEFAULT_TOKEN,
