@@ -89,7 +89,8 @@ impl ConfiguredToken {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// A call that blocks, on a thread for that. `name`: what an error calls it.
+pub async fn blocking<T: Send + 'static>(
     name: &'static str,
     call: impl FnOnce() -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, TokenError> {
