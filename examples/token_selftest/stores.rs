@@ -14,14 +14,16 @@ use super::*;
 const NEW_PIN: &str = "7654321-new";
 
 impl Bench {
-    fn serials(&self) -> Vec<String> {
+    /// The module, initialised by whoever was first, which is a look at the latest.
+    fn context(&self) -> Pkcs11 {
         let context = Pkcs11::new(&self.module).unwrap();
-        // Initialised by whoever was first.
-        let _ = look(
-            &Isolation::InProcess,
-            &self.module,
-            &Selector { label: Some("nobody".into()), ..Selector::default() },
-        );
+        let nobody = Selector { label: Some("nobody".into()), ..Selector::default() };
+        let _ = look(&Isolation::InProcess, &self.module, &nobody);
+        context
+    }
+
+    fn serials(&self) -> Vec<String> {
+        let context = self.context();
         let slots = context.get_slots_with_token().unwrap();
         let infos = slots.iter().map(|slot| context.get_token_info(*slot).unwrap());
         infos.filter(|info| info.token_initialized()).map(|info| info.serial_number().to_owned()).collect()
@@ -290,12 +292,7 @@ impl Bench {
 
     /// Not a check: gives a token of NSS its first PIN, which pkcs11-tool cannot. Its security officer has an empty one.
     pub(super) fn init_pin(&self) {
-        let context = Pkcs11::new(&self.module).unwrap();
-        let _ = look(
-            &Isolation::InProcess,
-            &self.module,
-            &Selector { label: Some("nobody".into()), ..Selector::default() },
-        );
+        let context = self.context();
         let slots = context.get_slots_with_token().unwrap();
         let fits = |slot: &&Slot| context.get_token_info(**slot).unwrap().label() == self.label;
         let session = context.open_rw_session(*slots.iter().find(fits).unwrap()).unwrap();
