@@ -38,7 +38,8 @@ impl Bench {
         self.check("the serial tells them apart", async {
             let error = self.open(self.settings()).map(|_| ()).unwrap_err();
             let serial = error.detail.split('`').nth(3).ok_or("no serial in the message")?.to_owned();
-            let selector = Selector::from_uri(&format!("pkcs11:token={};serial={serial}", self.label)).map_err(text)?;
+            let selector =
+                Selector { label: Some(self.label.clone()), serial: Some(serial.clone()), ..Selector::default() };
             let token = self.open(Settings { selector, ..self.settings() }).map_err(text)?;
             let same = token.info().serial == serial;
             token.close();
