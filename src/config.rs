@@ -196,6 +196,8 @@ pub struct TokenMember {
     pub profile: Option<PathBuf>,
     /// `None`: the first one's.
     pub pin: Option<PinSource>,
+    /// Variables of its worker process, with those of the token that it is a member of.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// A token that a custom key store can be made of.
@@ -224,6 +226,8 @@ pub struct CustomToken {
     pub hang_grace: Duration,
     /// By default `[token]`'s.
     pub isolation: Isolation,
+    /// Variables of its worker process: `[token]`'s, and its own in their place.
+    pub environment: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

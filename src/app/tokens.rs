@@ -47,6 +47,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
                         module: member.module.clone(),
                         selector: selector(&member.selector),
                         profile: profile(member.profile.as_deref())?,
+                        isolation: isolation(config, &token.isolation, &member.environment),
                     })
                 })
                 .collect::<Result<_, AppError>>()?,
@@ -55,7 +56,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
             pin_marks: config.token.pin_marks.clone(),
             retry: Retry { first: token.retry_first, longest: token.retry_longest },
             hang_grace: token.hang_grace,
-            isolation: isolation(config, &token.isolation),
+            isolation: isolation(config, &token.isolation, &token.environment),
         })
     });
     tokens.collect()
