@@ -11,6 +11,7 @@ use super::system::Verdict;
 use super::{
     Door, Group, Holdings, MOST_MEMBERS, Member, Members, Nobody, Refusal, Stage, SystemKeys, Together, together,
 };
+use crate::keystore::blocking;
 use crate::secret::SecretString;
 use crate::token::{About, Backend as _, ErrorClass, Looked, OpenFailure, Status, Token, TokenError};
 
@@ -175,9 +176,9 @@ impl Group {
     }
 
     pub(super) async fn look_at(&self, place: usize) -> Result<Looked, TokenError> {
-        let nobody = || TokenError::own(ErrorClass::Context, "look", "the look ended early");
+        let nobody = || TokenError::own(ErrorClass::Context, "look", "there is no such member");
         let door = Arc::clone(&self.member(place).ok_or_else(nobody)?.door);
-        tokio::task::spawn_blocking(move || door.look()).await.map_err(|_| nobody())?
+        blocking("look", move || door.look()).await
     }
 
     /// Lets an opened member in, if it is what the others are.
