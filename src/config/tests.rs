@@ -187,9 +187,12 @@ fn what_may_be_said() {
         let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         Isolation::Process { command: (!words.is_empty()).then_some(words) }
     };
-    assert_eq!(isolated("", ""), (Isolation::InProcess, Isolation::InProcess));
-    assert_eq!(isolated("", "isolation = 'process'"), (Isolation::InProcess, process(&[])));
-    let both = "isolation = 'process'\nworker_command = ['w', 'a']";
+    assert_eq!(isolated("", ""), (process(&[]), process(&[])));
+    assert_eq!(isolated("", "isolation = 'in-process'"), (process(&[]), Isolation::InProcess));
+    let here = "isolation = 'in-process'";
+    assert_eq!(isolated(here, ""), (Isolation::InProcess, Isolation::InProcess));
+    assert_eq!(isolated(here, "isolation = 'process'"), (Isolation::InProcess, process(&[])));
+    let both = "worker_command = ['w', 'a']";
     assert_eq!(isolated(both, ""), (process(&["w", "a"]), process(&["w", "a"])));
     assert_eq!(isolated(both, "worker_command = []").1, process(&[]));
     assert_eq!(isolated(both, "isolation = 'in-process'").1, Isolation::InProcess);
