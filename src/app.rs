@@ -36,7 +36,7 @@ use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Stran
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
-use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, Isolation, TokenSelector};
+use crate::config::{self, Config, ConfigError, DecryptAliasMode, EncryptionContextMode, Isolation, TokenSelector};
 use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, ConfiguredToken, ErrorClass, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::store_key::TokenWrap;
@@ -367,7 +367,7 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         queue: config.token.queue,
         generate_deadline: config.token.generate_deadline,
         pin_marks: config.token.pin_marks.clone(),
-        retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
+        retry: retry(&config.token),
         hang_grace: config.token.hang_grace,
         isolation: isolation(config, &config.token.isolation),
     };
@@ -378,6 +378,10 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),
     }
+}
+
+fn retry(token: &config::Token) -> token::Retry {
+    token::Retry { first: token.retry_first, longest: token.retry_longest }
 }
 
 /// A worker is this program again, unless the configuration names another; it logs as the service does.

@@ -8,16 +8,17 @@ mod sinks;
 mod tokens;
 mod uri;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::ids::spec::KeySpec;
-use crate::ids::{ClusterId, Locality, Region};
+use crate::ids::{Locality, Region};
 use document::{Document, Section, nearest_word};
 pub use pin::PinSource;
 pub use sinks::{AuditSink, SinkTarget, SinkTrust};
+pub use tokens::{CustomToken, Isolation, Reads, Together, Token, TokenMember, TokenSelector};
 
 /// Random 96-bit IVs under one AES key are safe to this many encryptions (SP 800-38D §8.3).
 pub const GCM_ENCRYPTIONS: u64 = 1 << 32;
@@ -131,102 +132,6 @@ pub struct Http {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    /// The vendor's PKCS#11 library.
-    pub module: PathBuf,
-    /// As `CustomToken::cluster`: CreateCustomKeyStore refuses it as in use.
-    pub cluster: Option<ClusterId>,
-    pub selector: TokenSelector,
-    /// A file of `hsm-config/profiles/`.
-    pub profile: Option<PathBuf>,
-    pub pin: PinSource,
-    /// Directory of the marks of rejected PINs, of this token and the custom ones.
-    pub pin_marks: PathBuf,
-    pub workers: usize,
-    /// Calls that may wait for a worker.
-    pub queue: usize,
-    pub deadline: Duration,
-    /// For key generation and destruction.
-    pub generate_deadline: Duration,
-    /// The first wait before another try to bring a token back, and the longest.
-    pub retry_first: Duration,
-    pub retry_longest: Duration,
-    /// After a deadline, until a session whose call did not come back counts as lost.
-    pub hang_grace: Duration,
-    /// Variables for the vendor's library, to be set before it is loaded.
-    pub environment: BTreeMap<String, String>,
-    pub isolation: Isolation,
-    pub together: Together,
-}
-
-/// Which process loads the vendor's library.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Isolation {
-    InProcess,
-    Process {
-        /// Program and arguments, in the place of this program as a worker.
-        command: Option<Vec<String>>,
-    },
-}
-
-/// Which of several tokens with the same keys does a call that changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reads {
-    /// The first one that is well.
-    Preferred,
-    /// One after the other.
-    Spread,
-}
-
-/// Further tokens that hold the same keys as the first one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Together {
-    pub members: Vec<TokenMember>,
-    pub reads: Reads,
-    /// Members, the first one too, that hold a new key before CreateKey answers.
-    pub require: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenMember {
-    /// Unique within the key store; the first one has the token's own name.
-    pub name: String,
-    pub module: PathBuf,
-    pub selector: TokenSelector,
-    pub profile: Option<PathBuf>,
-    /// `None`: the first one's.
-    pub pin: Option<PinSource>,
-}
-
-/// A token that a custom key store can be made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CustomToken {
-    /// What the operator calls it; unique, not `default`.
-    pub name: String,
-    /// By default `[token]`'s.
-    pub module: PathBuf,
-    pub selector: TokenSelector,
-    pub profile: Option<PathBuf>,
-    /// `None`: derived from the serial when the token is first seen, and kept.
-    pub cluster: Option<ClusterId>,
-    /// The crypto user's name, for tokens whose PIN is `user:password`.
-    pub user: String,
-    /// `CKA_LABEL` of the token's identity certificate, a public CKO_CERTIFICATE.
-    pub identity_certificate: Option<String>,
-    pub workers: usize,
-    pub queue: usize,
-    pub deadline: Duration,
-    pub generate_deadline: Duration,
-    pub together: Together,
-    /// `[token]`'s.
-    pub retry_first: Duration,
-    pub retry_longest: Duration,
-    pub hang_grace: Duration,
-    /// By default `[token]`'s.
-    pub isolation: Isolation,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyStores {
     /// Key specs beyond SYMMETRIC_DEFAULT that CreateKey takes in a custom key store. Beyond AWS; none by default.
     pub custom_store_key_specs: Vec<KeySpec>,
@@ -250,15 +155,6 @@ pub enum DecryptAliasMode {
     History,
     /// Its current key, as in AWS.
     Strict,
-}
-
-/// Which token, by label or serial at least; what is `None` may be anything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenSelector {
-    pub label: Option<String>,
-    pub serial: Option<String>,
-    pub model: Option<String>,
-    pub manufacturer: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::serve::{bind, bind_admin, server_settings};
-use super::{AppError, connect, now_ms};
+use super::{AppError, connect, now_ms, retry};
 use crate::audit::Journal;
 use crate::config::Config;
 use crate::http::{Drained, Metrics, Server, Switch, TlsReloader};
 use crate::keystore::{DEFAULT_TOKEN, Token};
-use crate::token::{Backoff, Retry};
+use crate::token::Backoff;
 
 /// A connection that takes longer hangs, as far as anybody can tell: probe and login of a network token take seconds.
 const SLOW: Duration = Duration::from_secs(15);
@@ -92,8 +92,7 @@ pub(super) async fn connect_patiently(
     front: &Front,
     listening: &mut Option<Listening>,
 ) -> Result<Token, AppError> {
-    let retry = Retry { first: config.token.retry_first, longest: config.token.retry_longest };
-    let mut backoff = Backoff::new(retry);
+    let mut backoff = Backoff::new(retry(&config.token));
     let (began, mut tries) = (Instant::now(), 0_u32);
     loop {
         let mut attempt = Box::pin(connect(config));

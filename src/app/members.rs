@@ -66,8 +66,8 @@ pub(super) async fn open(config: &Config, first: Settings, pin: SecretString) ->
     Ok(Token::of(Members::open(together, all).await?))
 }
 
-/// Key stores of several tokens, by the name that metrics and the log give them.
-fn stores(services: &Services) -> Vec<(String, Option<KeyStoreId>, Token)> {
+/// The default key store and those that are connected, by the name that metrics and the log give them.
+pub(super) fn stores(services: &Services) -> Vec<(String, Option<KeyStoreId>, Token)> {
     let stores = services.ops.keystore();
     let default = std::iter::once((DEFAULT_TOKEN.to_owned(), None, stores.token().clone()));
     let custom = stores.connected().into_iter().map(|(id, token)| (id.to_string(), Some(id), token));

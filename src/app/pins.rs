@@ -9,10 +9,13 @@ use serde_json::{Value, json};
 use super::{AppError, isolation, now_ms, selector};
 use crate::audit::{Event, EventType, Journal};
 use crate::config::{self, Config, PinSource};
-use crate::keystore::{BoxFuture, DEFAULT_TOKEN, OpenFailure, TokenError};
+use crate::keystore::{BoxFuture, DEFAULT_TOKEN, OpenFailure, TokenError, blocking};
 use crate::ops::ReadPin;
 use crate::secret::SecretString;
 use crate::token::{self, Marks};
+
+/// What these calls are called in errors.
+const PIN: &str = "token pin";
 
 /// The default token's source, those of further tokens with the same keys that have one of their own, and the marks of all
 /// tokens.
@@ -42,13 +45,12 @@ impl ReadPin for Configured {
 pub(super) async fn retry_default(config: &Config, journal: &Journal) -> Result<(), AppError> {
     let (module, wanted) = (config.token.module.clone(), selector(&config.token.selector));
     let isolation = isolation(config, &config.token.isolation);
-    let looked = blocking(move || token::look(&isolation, &module, &wanted)).await?;
+    let looked = blocking(PIN, move || token::look(&isolation, &module, &wanted)).await?;
     let request_id = uuid::Uuid::new_v4().to_string();
-    let here = &config.server.locality;
     let event = |event_type, details: Value| Event {
         event_type,
         request_id: Some(request_id.clone()),
-        ..Event::system("TokenPinRetry", here.region.as_str(), here.account.as_str(), now_ms(), details)
+        ..journal.event("TokenPinRetry", now_ms(), details)
     };
     let about = json!({
         "token": DEFAULT_TOKEN,
@@ -89,19 +91,7 @@ pub(super) fn refused(error: TokenError, token: &config::Token) -> AppError {
 }
 
 async fn forget(marks: Marks, serial: String) -> Result<usize, TokenError> {
-    blocking(move || token::retry_pins(&marks, &serial)).await
-}
-
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, TokenError> + Send + 'static,
-) -> Result<T, TokenError> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(done) => done,
-        Err(error) => {
-            let ended = format!("the call ended early: {error}");
-            Err(TokenError::own(token::ErrorClass::Context, "token pin", ended))
-        }
-    }
+    blocking(PIN, move || token::retry_pins(&marks, &serial)).await
 }
 
 fn read(source: &PinSource) -> Result<SecretString, String> {

@@ -1,16 +1,116 @@
 //! `[token]` and `[[custom_token]]`: which tokens, by which library, with which sizes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::document::{Document, Section};
-use super::{
-    CustomToken, HOUR, Isolation, PinSource, Problem, Reads, Together, Token, TokenMember, TokenSelector, milliseconds,
-    path, seconds, size, uri,
-};
+use super::{HOUR, PinSource, Problem, milliseconds, path, seconds, size, uri};
+use crate::ids::ClusterId;
 
 /// Tokens of one key store.
 const MOST_MEMBERS: usize = 32;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The vendor's PKCS#11 library.
+    pub module: PathBuf,
+    /// As `CustomToken::cluster`: CreateCustomKeyStore refuses it as in use.
+    pub cluster: Option<ClusterId>,
+    pub selector: TokenSelector,
+    /// A file of `hsm-config/profiles/`.
+    pub profile: Option<PathBuf>,
+    pub pin: PinSource,
+    /// Directory of the marks of rejected PINs, of this token and the custom ones.
+    pub pin_marks: PathBuf,
+    pub workers: usize,
+    /// Calls that may wait for a worker.
+    pub queue: usize,
+    pub deadline: Duration,
+    /// For key generation and destruction.
+    pub generate_deadline: Duration,
+    /// The first wait before another try to bring a token back, and the longest; of the custom ones, too.
+    pub retry_first: Duration,
+    pub retry_longest: Duration,
+    /// After a deadline, until a session whose call did not come back counts as lost; of the custom ones, too.
+    pub hang_grace: Duration,
+    /// Variables for the vendor's library, to be set before it is loaded.
+    pub environment: BTreeMap<String, String>,
+    pub isolation: Isolation,
+    pub together: Together,
+}
+
+/// Which process loads the vendor's library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    InProcess,
+    Process {
+        /// Program and arguments, in the place of this program as a worker.
+        command: Option<Vec<String>>,
+    },
+}
+
+/// Which of several tokens with the same keys does a call that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// The first one that is well.
+    Preferred,
+    /// One after the other.
+    Spread,
+}
+
+/// Further tokens that hold the same keys as the first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Together {
+    pub members: Vec<TokenMember>,
+    pub reads: Reads,
+    /// Members, the first one too, that hold a new key before CreateKey answers.
+    pub require: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMember {
+    /// Unique within the key store; the first one has the token's own name.
+    pub name: String,
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    pub profile: Option<PathBuf>,
+    /// `None`: the first one's.
+    pub pin: Option<PinSource>,
+}
+
+/// A token that a custom key store can be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomToken {
+    /// What the operator calls it; unique, not `default`.
+    pub name: String,
+    /// By default `[token]`'s.
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    pub profile: Option<PathBuf>,
+    /// `None`: derived from the serial when the token is first seen, and kept.
+    pub cluster: Option<ClusterId>,
+    /// The crypto user's name, for tokens whose PIN is `user:password`.
+    pub user: String,
+    /// `CKA_LABEL` of the token's identity certificate, a public CKO_CERTIFICATE.
+    pub identity_certificate: Option<String>,
+    pub workers: usize,
+    pub queue: usize,
+    pub deadline: Duration,
+    pub generate_deadline: Duration,
+    pub together: Together,
+    /// By default `[token]`'s.
+    pub isolation: Isolation,
+}
+
+/// Which token, by label or serial at least; what is `None` may be anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenSelector {
+    pub label: Option<String>,
+    pub serial: Option<String>,
+    pub model: Option<String>,
+    pub manufacturer: Option<String>,
+}
 
 pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
     let module = base_dir.join(section.required_text("module")?);
@@ -102,9 +202,6 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
-        retry_first: default.retry_first,
-        retry_longest: default.retry_longest,
-        hang_grace: default.hang_grace,
         isolation: isolation(section, Some(&default.isolation))?,
     })
 }

@@ -13,7 +13,7 @@ pub use crate::token::{
     SlotFacts, Status, SystemKey, Token, TokenError, TokenInfo, certificate, look, slots,
 };
 pub use clusters::{DEFAULT_TOKEN, Presence, derive_cluster, first_seen};
-pub use configured::{ConfiguredMember, ConfiguredToken};
+pub use configured::{ConfiguredMember, ConfiguredToken, blocking};
 pub use states::{STATE_NAMES, State, States, Step};
 
 use std::collections::{BTreeMap, VecDeque};

@@ -136,7 +136,8 @@ impl Ops {
 
     /// With the process that loads it.
     fn module_paths(&self) -> BTreeMap<PathBuf, Isolation> {
-        let custom = self.keystore.configured().iter().map(|token| (token.module.clone(), token.isolation.clone()));
+        let custom = self.keystore.configured().iter().map(|token| &token.settings);
+        let custom = custom.map(|settings| (settings.module.clone(), settings.isolation.clone()));
         let token = self.keystore.token();
         let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
         let members = connected.chain(std::iter::once(token.clone())).flat_map(|token| token.members());

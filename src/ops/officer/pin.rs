@@ -113,7 +113,7 @@ impl Ops {
         let _one_at_a_time = self.keystore.changing().await;
         match self.keystore.states().state(&store.id) {
             Some(State::Connected(token)) => {
-                let pin = configured.profile.login_pin(&configured.user, &password);
+                let pin = configured.login_pin(&password);
                 token.change_pin(pin).await.map_err(|error| not_changed(&named.name, &error, Some(&token)))?;
             }
             Some(State::Disconnected | State::Failed(_)) | None => {
