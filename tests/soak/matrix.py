@@ -11,8 +11,9 @@ import json
 import sys
 import time
 
-from cells import LEGEND, TRIGGERS, Bench
+from cells import LEGEND, NOT_FAILED, TRIGGERS, Bench
 from return_values import CODES, ONE_EACH
+from starts import AT_STOP, FEW, STOPS, Starts
 
 TOO_MANY = 200
 
@@ -27,58 +28,97 @@ def cells(everything, isolation):
                         yield column, code, times, trigger
 
 
-def run(everything, isolation, only=None):
-    bench, found, failures, last, began = Bench(isolation), {}, [], None, time.monotonic()
-    try:
-        for column, code, times, trigger in cells(everything, isolation):
-            function = function_of(column)
-            if only and column not in only and function not in only:
-                continue
-            letters = ""
-            for when in ("before", "after"):
-                letter, wrong = bench.cell(function, code, when, times, trigger)
-                letters += letter + ("!" if wrong else "")
-                new = [f"{column} {code} {when} {times}: {one} [{letter}]" for one in wrong]
-                failures += new
-                if new:
-                    print(*new, sep="\n", file=sys.stderr, flush=True)
-                assert len(failures) < TOO_MANY, "too many failures"
-                assert bench.instance.process.poll() is None, f"the server ended at {column} {code} {when} {times}\n{bench.instance.said()[-3000:]}"
-            found[times, code, column] = letters
-            if column != last:
-                last = column
-                print(f"{time.monotonic() - began:.0f} s: {column}", file=sys.stderr, flush=True)
-        outside = bench.finish()
-    except BaseException:
-        show(found, failures, isolation)
-        print(f"soak matrix: the server's last words:\n{bench.instance.said()[-4000:]}\nkept {bench.instance.root}", file=sys.stderr)
-        bench.instance.kill()
-        raise
-    show(found, failures, isolation)
-    print(json.dumps({"soak": "matrix", "isolation": isolation, "cells": 2 * len(found), "seconds": round(time.monotonic() - began, 1),
-                      "keys": len(bench.ledger.keys), "token": outside, "failures": len(failures)}), flush=True)
-    return failures
+class Run:
+    """One service through all cells."""
+
+    def __init__(self, everything, isolation, only):
+        self.everything, self.isolation, self.only = everything, isolation, only
+        self.bench, self.began = Bench(isolation), time.monotonic()
+        # Letters by headline, code and column.
+        self.found, self.failures, self.tried, self.last = {}, [], 0, None
+
+    def wanted(self, column):
+        return not self.only or column in self.only or function_of(column) in self.only
+
+    def all(self):
+        for column, code, times, trigger in cells(self.everything, self.isolation):
+            if self.wanted(column):
+                self.one(times, code, column, [
+                    (when, lambda when=when: self.bench.cell(function_of(column), code, when, times, trigger)) for when in ("before", "after")])
+                process = self.bench.instance.process
+                assert process.poll() is None, f"the server ended at {column} {code} {times}\n{self.bench.instance.said()[-3000:]}"
+        starts = Starts(self.bench)
+        for headline, function, code, tries in starts.cells(self.everything):
+            if self.wanted(function):
+                self.one(headline, code, function, [
+                    (when, lambda when=when, nth=nth: starts.cell(function, code, when, nth)) for when, nth in tries])
+        for function in STOPS:
+            for code in ONE_EACH if self.everything else FEW:
+                if self.wanted(function):
+                    self.one(AT_STOP, code, function, [
+                        (when, lambda when=when: starts.at_stop(function, code, when)) for when in ("before", "after")])
+        starts.start()
+        if not self.only:
+            self.nothing_forgotten()
+        return self.bench.finish()
+
+    def one(self, headline, code, column, tries):
+        letters = ""
+        for when, attempt in tries:
+            letter, wrong = attempt()
+            letters += letter + ("!" if wrong else "")
+            new = [f"{column} {code} {when} {headline}: {one} [{letter}]" for one in wrong]
+            self.failures += new
+            self.tried += 1
+            if new:
+                print(*new, sep="\n", file=sys.stderr, flush=True)
+            assert len(self.failures) < TOO_MANY, "too many failures"
+        self.found[headline, code, column] = letters
+        if (headline, column) != self.last:
+            self.last = headline, column
+            print(f"{time.monotonic() - self.began:.0f} s: {column}, {headline}", file=sys.stderr, flush=True)
+
+    def nothing_forgotten(self):
+        """Every function that the bridge called in all this has a column."""
+        called = {call.function for call in self.bench.faults.calls()} - set(NOT_FAILED)
+        forgotten = called - {function_of(column) for _, _, column in self.found}
+        if forgotten:
+            self.failures.append(f"called and without a column: {sorted(forgotten)}")
+
+    def show(self):
+        for headline in dict.fromkeys(at[0] for at in self.found):
+            columns = list(dict.fromkeys(at[2] for at in self.found if at[0] == headline))
+            print(f"\n{self.isolation}, {headline}")
+            width = 36
+            for number, column in enumerate(columns):
+                print(" " * width + "    |" * number + f"    {column}")
+            for code in CODES:
+                row = [self.found.get((headline, code, column), "") for column in columns]
+                if any(row):
+                    print(f"{code:<{width}}" + "".join(f"{cell:>5}" for cell in row))
+        print(LEGEND)
+        print(f"failures: {len(self.failures)}", *self.failures, sep="\n  ", flush=True)
 
 
 def function_of(column):
     return column.partition("/")[0]
 
 
-def show(found, failures, isolation):
-    for times in ("once", "always"):
-        columns = [column for column in TRIGGERS if any(at[0] == times and at[2] == column for at in found)]
-        if not columns:
-            continue
-        print(f"\n{isolation}, {times}")
-        width = 36
-        for number, column in enumerate(columns):
-            print(" " * width + "    |" * number + f"    {column}")
-        for code in CODES:
-            row = [found.get((times, code, column), "") for column in columns]
-            if any(row):
-                print(f"{code:<{width}}" + "".join(f"{cell:>5}" for cell in row))
-    print(LEGEND)
-    print(f"failures: {len(failures)}", *failures, sep="\n  ", flush=True)
+def run(everything, isolation, only=None):
+    one = Run(everything, isolation, only)
+    try:
+        outside = one.all()
+    except BaseException:
+        one.show()
+        print(f"soak matrix: the server's last words:\n{one.bench.instance.said()[-4000:]}\nkept {one.bench.instance.root}", file=sys.stderr)
+        one.bench.instance.kill()
+        raise
+    one.show()
+    functions = len({function_of(column) for _, _, column in one.found})
+    print(json.dumps({"soak": "matrix", "isolation": isolation, "cells": one.tried, "functions": functions,
+                      "seconds": round(time.monotonic() - one.began, 1), "keys": len(one.bench.ledger.keys), "token": outside,
+                      "failures": len(one.failures)}), flush=True)
+    return one.failures
 
 
 def soak(everything, isolations, only=None):

@@ -70,6 +70,16 @@ def kind(code, function):
     return "ambiguous"
 
 
+def is_no_error(code, function):
+    """The log needs not tell of what says: it is as you want it."""
+    return (function, code) in {
+        # RULE PKCS#11 v2.40 §5.7 C_GetAttributeValue: these end nothing, and say that an attribute is not to be had.
+        ("C_GetAttributeValue", "CKR_ATTRIBUTE_SENSITIVE"), ("C_GetAttributeValue", "CKR_ATTRIBUTE_TYPE_INVALID"),
+        ("C_GetAttributeValue", "CKR_BUFFER_TOO_SMALL"),
+        ("C_Logout", "CKR_USER_NOT_LOGGED_IN"), ("C_Login", "CKR_USER_ALREADY_LOGGED_IN"),
+        ("C_Initialize", "CKR_CRYPTOKI_ALREADY_INITIALIZED"), ("C_Finalize", "CKR_CRYPTOKI_NOT_INITIALIZED")}
+
+
 # What callers may get of a token that is away.
 AWAY = {"I", "T"}
 
@@ -105,3 +115,15 @@ def allowed(code, function, times, trigger):
         # RULE: the key's own fingerprint works, so the input was bad.
         return {"B"} if times == "once" else {"B", *AWAY}
     return {"a", *AWAY}
+
+
+def at_start(code, function, nth):
+    """Letters that are right where a call of the start fails; `nth` is `None` where all of them do. d: an error that clients try
+    again, and the service is there as soon as the token is. X, S: the end, with exit code 69 or 77."""
+    what = kind(code, function)
+    if what == "operator":
+        return {"S"}
+    if what == "refusal":
+        # What the token cannot do: the service lacks it, or cannot do without it.
+        return {"a", "d", "X"} if nth is None else {"a", "d"}
+    return {"a", "d"}
