@@ -38,7 +38,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
                 pin_marks: config.token.pin_marks.clone(),
                 retry: retry(&config.token),
                 hang_grace: config.token.hang_grace,
-                isolation: isolation(config, &token.isolation),
+                isolation: isolation(config, &token.isolation, &token.environment),
             },
             cluster: token.cluster.clone(),
             user: token.user.clone(),
@@ -54,6 +54,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
                         module: member.module.clone(),
                         selector: selector(&member.selector),
                         profile: profile(member.profile.as_deref())?,
+                        isolation: isolation(config, &token.isolation, &member.environment),
                     })
                 })
                 .collect::<Result<_, AppError>>()?,
