@@ -15,6 +15,7 @@ pub mod issuer_keys;
 mod last_use;
 mod members;
 mod operator_socket;
+mod patient;
 mod pins;
 mod runtime;
 mod sealing;

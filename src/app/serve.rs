@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::away::{Front, Listening, connect_patiently};
+use super::away::{Front, Listening, connect_patiently, open_patiently};
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, audit_sinks, clock_file,
     last_use, members, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
@@ -252,7 +252,11 @@ async fn open_when_there_is_room(
                 // What is wrong with a profile is told before the PIN is tried.
                 let configured = tokens::configured(config)?;
                 let token = connect_patiently(config, &opened.journal, front, listening).await?;
-                return App::open_with(config.clone(), configured, opened, token, front.metrics.clone(), options).await;
+                let journal = opened.journal.clone();
+                let open = async |token| {
+                    App::open_with(config.clone(), configured, opened, token, front.metrics.clone(), options).await
+                };
+                return open_patiently(config, &journal, front, listening, token, open).await;
             }
             Err(AppError::Audit(error @ (AuditError::NoSpace { .. } | AuditError::LowSpace { .. }))) => error,
             Err(error) => return Err(error),

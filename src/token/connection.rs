@@ -12,7 +12,7 @@ use super::breaker::{Breaker, Health};
 use super::call::About;
 use super::error::Counters;
 use super::guard::{HeldPin, PinGuard};
-use super::handles::Handles;
+use super::handles::{Handles, Proofs};
 use super::keeper::{Keeper, is_another_pin};
 use super::keygen::{Keygen, Mend, Task, TaskTicket};
 use super::local::Local;
@@ -86,11 +86,16 @@ impl Local {
     /// Several tokens of one module or of several may be connected at a time, each with its own login.
     pub fn open(settings: Settings, pin: SecretString) -> Result<Local, TokenError> {
         let guard = HeldPin::new(pin, Marks::at(&settings.pin_marks));
-        Self::open_guarded(settings, Arc::new(guard))
+        Self::open_proven(settings, Arc::new(guard), Proofs::default())
     }
 
-    /// The same where somebody else has the PIN.
-    pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
+    /// The same where somebody else has the PIN, and in the place of a connection that has ended. RULE: the bridge's own keys
+    /// are what they were for that one: a serial number and labels are easily another token's.
+    pub(super) fn open_proven(
+        settings: Settings,
+        guard: Arc<dyn PinGuard>,
+        proofs: Proofs,
+    ) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
         // Libraries remember the slots that they saw: a token that was away is seen after C_Initialize only.
@@ -99,7 +104,7 @@ impl Local {
         {
             renewal::renew(module, None, Why::Recovery)?;
         }
-        Self::connect(module, names, settings, guard).inspect_err(|error| {
+        Self::connect(module, names, settings, guard, proofs).inspect_err(|error| {
             if error.class == ErrorClass::Context {
                 module.doubted.store(true, Ordering::Relaxed);
             }
@@ -111,6 +116,7 @@ impl Local {
         names: Names,
         settings: Settings,
         guard: Arc<dyn PinGuard>,
+        proofs: Proofs,
     ) -> Result<Local, TokenError> {
         let selected = select(module, &settings)?;
         if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
@@ -125,8 +131,14 @@ impl Local {
         let replaced = Arc::new(AtomicU64::new(0));
         let slot = SlotNow::new(selected.slot);
         let mut seat = Seat::new(module, slot.clone(), iv, Arc::clone(&replaced));
-        let table = enumerate(&mut seat, &names).map_err(|error| error.into_error("the objects cannot be listed"))?;
-        let handles = Handles::default();
+        let list =
+            |seat: &mut Seat| enumerate(seat, &names).map_err(|error| error.into_error("the objects cannot be listed"));
+        let mut table = list(&mut seat)?;
+        if !table.has_system() {
+            // A token without keys of the bridge, or a search that failed without saying so.
+            table = list(&mut seat)?;
+        }
+        let handles = Handles::proven(proofs);
         handles.replace(table);
 
         let remembers_pins = remembers_pins(&selected.info, &settings.profile);
@@ -168,7 +180,7 @@ impl Local {
             Connection { shared: Arc::clone(&shared), threads: Arc::default(), marks: Marks::at(settings.pin_marks) };
         let mut keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
         // Now, while the handles are as fresh as they can be.
-        keygen.remember_system_keys();
+        keygen.remember_system_keys()?;
         connection.spawn("p11-keygen".to_owned(), move || keygen.serve())?;
         for number in 0..workers {
             let worker = Worker::new(Arc::clone(&shared));

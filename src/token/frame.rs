@@ -12,6 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::call::{About, Answer, Request};
 use super::guard::{LoginVerdict, PinTag};
+use super::handles::Proofs;
 use super::{Change, Looked, MaterialId, Selector, Settings, SlotFacts, Status, SystemKey, TokenError, TokenInfo};
 use crate::secret::SecretString;
 
@@ -40,6 +41,8 @@ pub(super) enum ToWorker {
         generation: u64,
         settings: Box<Settings>,
         guard: Guard,
+        /// What the bridge's own keys were for the worker before.
+        proofs: Proofs,
     },
     Ask {
         id: u64,
@@ -165,6 +168,8 @@ pub(super) struct Health {
     pub(super) recovery: super::Health,
     /// What happened to the token since the last time.
     pub(super) changes: Vec<Change>,
+    /// For the next worker.
+    pub(super) proofs: Proofs,
 }
 
 #[derive(Debug, thiserror::Error)]

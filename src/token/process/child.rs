@@ -18,6 +18,7 @@ use crate::token::frame::{
     FROM_WORKER, FrameError, FromWorker, Guard, Health, Inbox, Question, Subject, TO_WORKER, ToWorker, Told, VERSION,
     encode,
 };
+use crate::token::handles::Proofs;
 use crate::token::{
     CallContext, ErrorClass, Isolation, Local, Settings, TokenError, certificate, exit_now, look, module, slots,
 };
@@ -103,9 +104,9 @@ impl Child {
         match message {
             ToWorker::Hello(_) => return Err(FrameError::Malformed),
             ToWorker::Load { module } => preload(&module),
-            ToWorker::Open { generation, settings, guard } => {
+            ToWorker::Open { generation, settings, guard, proofs } => {
                 let child = Arc::clone(self);
-                thread("token-open", move || child.open(generation, *settings, guard))?;
+                thread("token-open", move || child.open(generation, *settings, guard, proofs))?;
             }
             ToWorker::Ask { id, question } => {
                 let child = Arc::clone(self);
@@ -150,9 +151,10 @@ impl Child {
         self.connected.get().ok_or(FrameError::Malformed)
     }
 
-    fn open(&self, generation: u64, settings: Settings, guard: Guard) {
+    fn open(&self, generation: u64, settings: Settings, guard: Guard, proofs: Proofs) {
         let workers = |local: &Local| local.gauges().workers;
-        match Local::open_guarded(settings, Arc::new(FarPin::new(guard, Arc::clone(&self.desk)))) {
+        let guard = Arc::new(FarPin::new(guard, Arc::clone(&self.desk)));
+        match Local::open_proven(settings, guard, proofs) {
             Ok(local) => {
                 let opened = FromWorker::Opened {
                     generation,
@@ -194,6 +196,7 @@ impl Child {
             debris: gauges.debris,
             duplicates: gauges.duplicates,
             changes: local.changes(),
+            proofs: local.0.shared.handles.all_proofs(),
             recovery: gauges.health,
         })
     }

@@ -24,6 +24,7 @@ use crate::token::breaker::Change;
 use crate::token::call::{About, Answer, Backend, BoxFuture, Request};
 use crate::token::error::Counters;
 use crate::token::frame::{FromWorker, Guard, LoginAsk, ToWorker};
+use crate::token::handles::Proofs;
 use crate::token::pin::DRAIN;
 use crate::token::{
     CallContext, ErrorClass, Gauges, HeldPin, Isolation, Marks, MaterialId, OpenFailure, PinGuard, Settings, Status,
@@ -294,6 +295,10 @@ impl Core {
         self.state().about.clone()
     }
 
+    pub(super) fn proofs(&self) -> Proofs {
+        self.state().proofs.clone()
+    }
+
     /// From now on requests go to this worker.
     pub(super) fn connected(&self, link: &Arc<Link>, about: About) {
         let lanes = [(&self.quick, link.sessions() + AHEAD), (&self.slow, SLOW_AHEAD)];
@@ -405,6 +410,9 @@ impl Hub for Core {
                     let mut health = health;
                     let changes = health.as_mut().map(|health| std::mem::take(&mut health.changes));
                     changes.into_iter().flatten().for_each(|change| state.happened(change));
+                    if let Some(health) = &mut health {
+                        state.proofs = std::mem::take(&mut health.proofs);
+                    }
                     state.health = health;
                 }
             }
