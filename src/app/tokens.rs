@@ -194,14 +194,3 @@ async fn connect(services: Arc<Services>, id: KeyStoreId, mut stopped: watch::Re
         }
     }
 }
-
-impl App {
-    /// Connects the custom key stores that are meant to be connected, for a command that runs without a server.
-    pub async fn connect_wanted_stores(&self) {
-        while let Some(id) = self.services.ops.keystore().due_now() {
-            if let Err(error) = operator::connect_key_store(&self.services, id.clone()).await {
-                tracing::error!(key_store = %id, %error, "not connected");
-            }
-        }
-    }
-}

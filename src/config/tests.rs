@@ -189,9 +189,12 @@ fn what_may_be_said() {
         let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         Isolation::Process { command: (!words.is_empty()).then_some(words) }
     };
-    assert_eq!(isolated("", ""), (Isolation::InProcess, Isolation::InProcess));
-    assert_eq!(isolated("", "isolation = 'process'"), (Isolation::InProcess, process(&[])));
-    let both = "isolation = 'process'\nworker_command = ['w', 'a']";
+    assert_eq!(isolated("", ""), (process(&[]), process(&[])));
+    assert_eq!(isolated("", "isolation = 'in-process'"), (process(&[]), Isolation::InProcess));
+    let here = "isolation = 'in-process'";
+    assert_eq!(isolated(here, ""), (Isolation::InProcess, Isolation::InProcess));
+    assert_eq!(isolated(here, "isolation = 'process'"), (Isolation::InProcess, process(&[])));
+    let both = "worker_command = ['w', 'a']";
     assert_eq!(isolated(both, ""), (process(&["w", "a"]), process(&["w", "a"])));
     assert_eq!(isolated(both, "worker_command = []").1, process(&[]));
     assert_eq!(isolated(both, "isolation = 'in-process'").1, Isolation::InProcess);
@@ -283,7 +286,8 @@ fn rotation_and_key_stores() {
 /// What may be allowed is what commands ask for.
 #[test]
 fn operator_actions_are_the_permissions_of_commands() {
-    let sources = [include_str!("../ops/task.rs"), include_str!("../ops/iam.rs"), include_str!("../ops/audit_keys.rs")];
+    let sources =
+        [include_str!("../ops/task/commands.rs"), include_str!("../ops/iam.rs"), include_str!("../ops/audit_keys.rs")];
     let bodies =
         sources.map(|source| source.split("pub fn permission").nth(1).unwrap().split("pub fn name").next().unwrap());
     let asked: BTreeSet<&str> = bodies.iter().flat_map(|body| body.split('"').skip(1).step_by(2)).collect();

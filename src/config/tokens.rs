@@ -349,7 +349,7 @@ fn isolation(section: &Section<'_>, default: Option<&Isolation>) -> Result<Isola
         _ => None,
     };
     let isolated = match section.text("isolation")? {
-        None => matches!(default, Some(Isolation::Process { .. })),
+        None => !matches!(default, Some(Isolation::InProcess)),
         Some("process") => true,
         Some("in-process") => false,
         Some(other) => {

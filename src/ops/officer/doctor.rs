@@ -80,6 +80,7 @@ impl Ops {
             Err(error) => json!({ "notTried": error.detail }),
         };
         json!({
+            "isolation": isolation(&token.isolation()),
             "ivContract": can.gcm_iv,
             "oaepHashes": can.oaep_hashes,
             "pssHashes": can.rsa_pss,
@@ -184,6 +185,14 @@ impl Ops {
             })
         };
         given.map(line).collect()
+    }
+}
+
+/// As the configuration says it.
+fn isolation(isolation: &Isolation) -> &'static str {
+    match isolation {
+        Isolation::InProcess => "in-process",
+        Isolation::Process(_) => "process",
     }
 }
 
