@@ -223,6 +223,9 @@ def test_a_new_pin(isolated):
     change_pin(isolated, new, CANARY)
     os.kill(serving_worker(isolated), signal.SIGKILL)
     until("readiness asks for a person", lambda: "operator" in isolated.admin("/readyz")[1])
+    assert isolated.raw().call("Encrypt", {"KeyId": key, "Plaintext": PLAIN}).status == 500
+    # RULE docs/operations.md: a state is of the record; that the token refuses its PIN shows in each call.
+    assert isolated.call("DescribeKey", {"KeyId": key})["KeyMetadata"]["KeyState"] == "Enabled"
     isolated.write_pin(CANARY)
     isolated.run("token", "pin")
     until("it is ready", lambda: ready(isolated))

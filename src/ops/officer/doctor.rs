@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,10 +12,15 @@ use super::audit_keys;
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::{NamedToken, merge, pin_flags};
 use crate::ids::spec::KeySpec;
-use crate::keystore::{Capabilities, DEFAULT_TOKEN, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, slots};
+use crate::keystore::{
+    Capabilities, DEFAULT_TOKEN, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, blocking, slots,
+};
 use crate::ops::keys::{key_kind, supported};
 use crate::ops::{Context, OpError, Ops};
 use crate::store::{KeyStoreRecord, Snapshot};
+
+/// How long a library may take to list its slots.
+const LISTING: Duration = Duration::from_secs(15);
 
 impl Ops {
     /// Tokens, what they can do, what follows from that, and how token and store agree at a glance.
@@ -124,17 +130,19 @@ impl Ops {
         let mut modules: BTreeMap<String, Value> = BTreeMap::new();
         for (path, isolation) in self.module_paths() {
             let module = path.clone();
-            let found = tokio::task::spawn_blocking(move || slots(&isolation, &module)).await;
+            let found = tokio::time::timeout(LISTING, blocking("slots", move || slots(&isolation, &module))).await;
             let shown = match found {
                 Ok(Ok(slots)) => slots.iter().map(slot).collect(),
                 Ok(Err(error)) => json!(format!("not listed: {}", error.detail)),
-                Err(error) => json!(format!("not listed: {error}")),
+                // A thread in a library that hangs cannot be ended.
+                Err(_) => json!("not listed: the library does not answer"),
             };
             // One library with several configurations: the slots of each.
             match (modules.entry(path.display().to_string()).or_insert_with(|| json!([])), shown) {
                 (Value::Array(all), Value::Array(more)) => {
                     all.extend(more.into_iter().filter(|slot| !all.contains(slot)).collect::<Vec<_>>())
                 }
+                (Value::Array(all), failure) if !all.is_empty() => all.push(failure),
                 (known, shown) => *known = shown,
             }
         }
