@@ -9,15 +9,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::serve::{bind, bind_admin, server_settings};
-use super::{AppError, connect, now_ms};
+use super::{AppError, connect, now_ms, retry};
 use crate::audit::Journal;
 use crate::config::Config;
 use crate::http::{Drained, Metrics, Server, Switch, TlsReloader};
 use crate::keystore::{DEFAULT_TOKEN, Token};
-use crate::token::{Backoff, Retry};
+use crate::token::Backoff;
 
 /// A connection that takes longer hangs, as far as anybody can tell: probe and login of a network token take seconds.
 const SLOW: Duration = Duration::from_secs(15);
+/// What `/readyz` says.
+const AWAY: &str = "token: it is away since the start";
 
 /// What answers until the service can.
 #[derive(Clone)]
@@ -92,8 +94,7 @@ pub(super) async fn connect_patiently(
     front: &Front,
     listening: &mut Option<Listening>,
 ) -> Result<Token, AppError> {
-    let retry = Retry { first: config.token.retry_first, longest: config.token.retry_longest };
-    let mut backoff = Backoff::new(retry);
+    let mut backoff = Backoff::new(retry(&config.token));
     let (began, mut tries) = (Instant::now(), 0_u32);
     loop {
         let mut attempt = Box::pin(connect(config));
@@ -121,12 +122,15 @@ pub(super) async fn connect_patiently(
                 }
                 return Ok(token);
             }
-            Err(AppError::TokenAway(reason)) => {
+            Err(AppError::TokenAway { error: reason, members }) => {
                 match listening {
                     None => tracing::error!(reason, "the service starts without its token"),
                     Some(_) => tracing::debug!(reason, "the token is still away"),
                 }
                 away(config, journal, front, listening, "Away").await?;
+                if let Some(members) = members {
+                    front.switch.say(&format!("{AWAY}: {members}"));
+                }
                 tokio::time::sleep(backoff.wait()).await;
             }
             Err(error) => return Err(error),
@@ -145,7 +149,7 @@ async fn away(
     if listening.is_some() {
         return Ok(());
     }
-    front.switch.say("token: it is away since the start");
+    front.switch.say(AWAY);
     let mut bound = front.bind(config).await?;
     bound.run();
     for address in &bound.addresses {

@@ -15,7 +15,7 @@ use super::report::{self, Seen};
 use super::seat::Seat;
 use super::shared::Shared;
 use super::worker::{DUPLICATE, Job, Need, Served, serve_one};
-use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, SystemKey, TokenError};
+use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, SystemKey, TokenError, rv};
 
 pub(super) struct Keygen {
     pub(super) shared: Arc<Shared>,
@@ -77,15 +77,16 @@ impl Keygen {
 
     /// The login stands and this thread's session lives. After a new login everything is enumerated again.
     pub(super) fn ready(&mut self) -> Result<(), TokenError> {
-        if self.keeper.alive().is_err() {
+        if let Err(error) = self.keeper.alive() {
+            tracing::info!(function = error.function, rv = %rv::said(error.rv), "the login does not stand");
             self.shared.handles.forget();
             self.find_slot()?;
             self.keeper.ensure()?;
             self.seat.renew();
             self.enumerate()?;
         }
-        let alive = self.seat.session().map(|session| session.get_session_info().is_ok());
-        if !matches!(alive, Ok(true)) {
+        if let Err(error) = self.seat.is_live() {
+            tracing::info!(function = error.function, rv = %rv::said(error.rv), "the session does not live");
             self.seat.renew();
         }
         self.seat.session().map_err(|error| error.into_error("no session opens"))?;

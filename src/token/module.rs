@@ -179,7 +179,11 @@ impl Module {
         }
         let chosen = one_of(found, &selector.describe())?;
         let library = self.context.get_library_info().map_or_else(
-            |_| String::new(),
+            |error| {
+                let error = CallError::from_cryptoki("C_GetInfo", &error);
+                tracing::info!(rv = %rv::said(error.rv), "the library does not say which one it is");
+                String::new()
+            },
             |info| format!("{} {}", info.library_description().trim_end(), info.library_version()),
         );
         Ok(Selected { info: TokenInfo { library, ..chosen.info }, ..chosen })

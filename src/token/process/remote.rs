@@ -383,10 +383,13 @@ impl Hub for Core {
         match message {
             FromWorker::Answer { id, generation, subject, result } => {
                 let sent = link.answered(id, generation, subject)?;
-                if let Err(error) = &result
-                    && matches!(error.class, ErrorClass::Context | ErrorClass::Operator)
-                {
-                    // The token may be down.
+                let tells = match &result {
+                    // The token may be down,
+                    Err(error) => matches!(error.class, ErrorClass::Context | ErrorClass::Operator),
+                    // or up again: who was answered finds the service ready.
+                    Ok(_) => link.is_ill(),
+                };
+                if tells {
                     link.ping();
                 }
                 let (heavy, slow) = (sent.pending.heavy(), sent.slow);
@@ -395,7 +398,8 @@ impl Hub for Core {
                 self.pump(slow);
             }
             FromWorker::Pong { number, health } => {
-                link.pong(number)?;
+                let well = health.as_ref().is_none_or(|health| health.status == Status::Ready);
+                link.pong(number, well)?;
                 if self.link.load().as_ref().is_some_and(|current| current.number == link.number) {
                     let mut state = self.state();
                     let mut health = health;
