@@ -23,9 +23,9 @@ from kmsclient import RawClient  # noqa: E402
 from pin_marks import serial_of, wrong_pins  # noqa: E402
 
 # Bounds, not measurements: a slow machine may take its time, a hang may not.
-START = 120
+START = 180
 STOP = 60
-COMMAND = 120
+COMMAND = 180
 PATIENCE = 60
 
 MODULE = os.environ.get("HSM_BRIDGE_PKCS11_MODULE", "/usr/lib/softhsm/libsofthsm2.so")
