@@ -237,7 +237,8 @@ impl Door for FakeDoor {
         let mode = *self.0.mode.lock().unwrap();
         if pin.is_some_and(|pin| pin.expose() != "right") || mode == Mode::Fails(ErrorClass::Operator) {
             self.0.logins.fetch_add(1, Ordering::Relaxed);
-            let refused = TokenError { rv: 0xA0, ..TokenError::own(ErrorClass::Operator, "C_Login", "wrong") };
+            let mut refused = TokenError::own(ErrorClass::Operator, "C_Login", "wrong");
+            refused.rv = 0xA0;
             return Err(refused.because(OpenFailure::PinIncorrect));
         }
         match mode {
