@@ -256,7 +256,7 @@ def test_a_start_without_the_token(bench):
 @pytest.mark.parametrize("function, returned", [("C_Initialize", "CKR_GENERAL_ERROR"), ("C_OpenSession", "CKR_DEVICE_ERROR")])
 def test_a_start_with_a_token_that_fails(bench, function, returned):
     made = bench(start=False)
-    made.faults.set(rule(function, first=4, returns=returned))
+    made.faults.set(rule(function, first=4, returns=returned, name="first", count_over_processes=True))
     made.start()
     assert made.call("ListKeys")
 

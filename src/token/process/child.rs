@@ -37,6 +37,8 @@ pub fn worker_on_stdin() -> ! {
     if let Ok(nothing) = std::fs::File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&nothing);
     }
+    // What `ps` and `top` show: started through /proc/self/exe, it would be `exe`.
+    let _ = std::fs::write("/proc/self/comm", NAME);
     // The service may have ended before; then the socket says so.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     worker_main(socket)
@@ -58,6 +60,8 @@ pub fn worker_main(socket: UnixStream) -> ! {
     // Exit handlers of a loaded module may crash.
     exit_now(code)
 }
+
+pub(super) const NAME: &str = env!("CARGO_PKG_NAME");
 
 struct Child {
     outlet: Arc<Outlet>,

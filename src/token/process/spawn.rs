@@ -9,9 +9,13 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::WorkerCommand;
+use super::child::NAME;
 use super::link::Fault;
 use crate::token::frame::{TO_WORKER, ToWorker, VERSION, encode};
 use crate::token::{ErrorClass, TokenError};
+
+/// What `ps` shows is a name instead.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Variables of this process that a worker has, too.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
@@ -40,6 +44,9 @@ impl Launch for WorkerCommand {
         // Both ends are closed at an exec; the one that becomes standard input is not.
         let (mut socket, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(&self.program);
+        if self.program == OWN_PROGRAM {
+            command.arg0(NAME);
+        }
         command.args(&self.arguments).env_clear();
         command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(&self.environment);
