@@ -35,7 +35,7 @@ class Run:
         self.everything, self.isolation, self.only, self.part = everything, isolation, only, part
         self.bench, self.began = Bench(isolation), time.monotonic()
         # Letters by headline, code and column.
-        self.found, self.failures, self.tried, self.last = {}, [], 0, None
+        self.found, self.failures, self.tried, self.begun = {}, [], 0, set()
 
     def wanted(self, column):
         return not self.only or column in self.only or function_of(column) in self.only
@@ -82,8 +82,8 @@ class Run:
                 print(*new, sep="\n", file=sys.stderr, flush=True)
             assert len(self.failures) < TOO_MANY, "too many failures"
         self.found[headline, code, column] = letters
-        if (headline, column) != self.last:
-            self.last = headline, column
+        if (headline, column) not in self.begun:
+            self.begun.add((headline, column))
             print(f"{time.monotonic() - self.began:.0f} s: {column}, {headline}", file=sys.stderr, flush=True)
 
     def nothing_forgotten(self):
