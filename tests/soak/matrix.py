@@ -12,8 +12,8 @@ import sys
 import time
 
 from cells import LEGEND, NOT_FAILED, TRIGGERS, Bench
-from return_values import CODES, ONE_EACH
-from starts import AT_STOP, FEW, STOPS, Starts
+from return_values import CODES, FEW, ONE_EACH
+from starts import AT_STOP, STOPS, Starts
 
 TOO_MANY = 200
 
@@ -22,7 +22,7 @@ def cells(everything, isolation):
     """(column, code, once or always), by column."""
     for column, trigger in TRIGGERS.items():
         for code in CODES if not trigger.process or isolation == "process" else ():
-            if everything or code in ONE_EACH or column == "C_Decrypt":
+            if everything or code in (FEW if trigger.process else ONE_EACH) or column == "C_Decrypt":
                 for times in ("once", "always"):
                     if everything or times == "once" or column == "C_Decrypt":
                         yield column, code, times, trigger
