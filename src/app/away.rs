@@ -18,6 +18,8 @@ use crate::token::Backoff;
 
 /// A connection that takes longer hangs, as far as anybody can tell: probe and login of a network token take seconds.
 const SLOW: Duration = Duration::from_secs(15);
+/// What `/readyz` says.
+const AWAY: &str = "token: it is away since the start";
 
 /// What answers until the service can.
 #[derive(Clone)]
@@ -120,12 +122,15 @@ pub(super) async fn connect_patiently(
                 }
                 return Ok(token);
             }
-            Err(AppError::TokenAway(reason)) => {
+            Err(AppError::TokenAway { error: reason, members }) => {
                 match listening {
                     None => tracing::error!(reason, "the service starts without its token"),
                     Some(_) => tracing::debug!(reason, "the token is still away"),
                 }
                 away(config, journal, front, listening, "Away").await?;
+                if let Some(members) = members {
+                    front.switch.say(&format!("{AWAY}: {members}"));
+                }
                 tokio::time::sleep(backoff.wait()).await;
             }
             Err(error) => return Err(error),
@@ -144,7 +149,7 @@ async fn away(
     if listening.is_some() {
         return Ok(());
     }
-    front.switch.say("token: it is away since the start");
+    front.switch.say(AWAY);
     let mut bound = front.bind(config).await?;
     bound.run();
     for address in &bound.addresses {

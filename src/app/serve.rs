@@ -33,6 +33,9 @@ const USAGE_LOOK: Duration = Duration::from_secs(60);
 const ROTATION_LONGEST: Duration = Duration::from_secs(3600);
 /// How long tasks may take to end where the token's library hangs.
 const HUNG_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last signatures may take. RULE hsm-config/hsm-bridge.service: the drain, these and the end of the token's workers
+/// (7 s) are over before `TimeoutStopSec`.
+const LAST_SIGNATURES: Duration = Duration::from_secs(10);
 /// First and longest wait of a start without room for the log.
 const NO_ROOM_FIRST: Duration = Duration::from_secs(1);
 const NO_ROOM_LONGEST: Duration = Duration::from_secs(30);
@@ -203,6 +206,7 @@ pub async fn serve(
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            app.audit_keys.end_within(LAST_SIGNATURES);
             app.sealing.at_end().await;
             // Nothing of this run is left unsigned.
             let _ = app.checkpoints.write().await;

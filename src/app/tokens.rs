@@ -38,7 +38,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
                 pin_marks: config.token.pin_marks.clone(),
                 retry: retry(&config.token),
                 hang_grace: config.token.hang_grace,
-                isolation: isolation(config, &token.isolation),
+                isolation: isolation(config, &token.isolation, &token.environment),
             },
             cluster: token.cluster.clone(),
             user: token.user.clone(),
@@ -54,6 +54,7 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
                         module: member.module.clone(),
                         selector: selector(&member.selector),
                         profile: profile(member.profile.as_deref())?,
+                        isolation: isolation(config, &token.isolation, &member.environment),
                     })
                 })
                 .collect::<Result<_, AppError>>()?,
@@ -190,17 +191,6 @@ async fn connect(services: Arc<Services>, id: KeyStoreId, mut stopped: watch::Re
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
             _ = stopped.changed() => return,
-        }
-    }
-}
-
-impl App {
-    /// Connects the custom key stores that are meant to be connected, for a command that runs without a server.
-    pub async fn connect_wanted_stores(&self) {
-        while let Some(id) = self.services.ops.keystore().due_now() {
-            if let Err(error) = operator::connect_key_store(&self.services, id.clone()).await {
-                tracing::error!(key_store = %id, %error, "not connected");
-            }
         }
     }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::members::{Members, Opener, Pace, Reads, Together};
+use super::members::{ConfiguredDoor, Door, Members, Nobody, Pace, Reads, Together};
 use crate::ids::ClusterId;
 use crate::secret::SecretString;
-use crate::token::{self, ErrorClass, Looked, Profile, Selector, Settings, Token, TokenError};
+use crate::token::{self, ErrorClass, Isolation, Looked, Profile, Selector, Settings, Token, TokenError};
 
 /// One of them. What PKCS#11 calls block, so each runs on a thread for that.
 #[derive(Debug, Clone)]
@@ -34,6 +34,7 @@ pub struct ConfiguredMember {
     pub module: PathBuf,
     pub selector: Selector,
     pub profile: Profile,
+    pub isolation: Isolation,
 }
 
 impl ConfiguredToken {
@@ -62,21 +63,21 @@ impl ConfiguredToken {
         if self.members.is_empty() {
             return blocking("open", move || Token::open(settings, pin)).await;
         }
-        let first: Opener = {
-            let settings = settings.clone();
-            Arc::new(move || Token::open(settings.clone(), pin.clone()))
+        let door = |settings: Settings, pin: SecretString| -> Arc<dyn Door> {
+            Arc::new(ConfiguredDoor { settings, pin: Box::new(move || Ok(pin.clone())) })
         };
+        let first = door(settings.clone(), pin);
         let others = self.members.iter().map(|member| {
             let settings = Settings {
                 module: member.module.clone(),
                 selector: member.selector.clone(),
                 expect_serial: None,
                 profile: member.profile.clone(),
+                isolation: member.isolation.clone(),
                 ..settings.clone()
             };
             let pin = member.profile.login_pin(&self.user, password);
-            let open: Opener = Arc::new(move || Token::open(settings.clone(), pin.clone()));
-            (member.name.clone(), open)
+            (member.name.clone(), door(settings, pin))
         });
         let together = Together {
             reads: self.reads,
@@ -85,7 +86,7 @@ impl ConfiguredToken {
             pace: Pace::default(),
         };
         let all = std::iter::once((self.name.clone(), first)).chain(others).collect();
-        Members::open(together, all).await.map(Token::of)
+        Members::open(together, all).await.map(Token::of).map_err(Nobody::into_error)
     }
 }
 

@@ -166,16 +166,12 @@ impl KeyStores {
         self.0.due.notify_one();
     }
 
-    /// The next key store to connect, without waiting for one.
-    pub fn due_now(&self) -> Option<KeyStoreId> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-    }
-
     /// The next key store to connect.
     pub async fn due(&self) -> KeyStoreId {
         loop {
             // `notify_one` keeps one permit, so nothing is missed between the look and the wait.
-            if let Some(id) = self.due_now() {
+            let next = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            if let Some(id) = next {
                 return id;
             }
             self.0.due.notified().await;

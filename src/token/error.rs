@@ -218,7 +218,7 @@ impl TokenError {
         TokenError { class, function, rv: 0, detail: detail.into(), failure: None }
     }
 
-    pub(super) fn because(self, failure: OpenFailure) -> TokenError {
+    pub(crate) fn because(self, failure: OpenFailure) -> TokenError {
         TokenError { failure: Some(failure), ..self }
     }
 

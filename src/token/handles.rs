@@ -39,6 +39,16 @@ impl MaterialId {
 impl SystemKey {
     pub const ALL: [SystemKey; 4] = [SystemKey::StoreKek, SystemKey::IamWrap, SystemKey::Anchor, SystemKey::Attest];
 
+    /// As the bridge calls it: the label without the prefix.
+    pub fn name(self) -> &'static str {
+        match self {
+            SystemKey::StoreKek => "store-kek",
+            SystemKey::IamWrap => "iam-wrap",
+            SystemKey::Anchor => "anchor",
+            SystemKey::Attest => "attest",
+        }
+    }
+
     /// The half that works: a secret key, or the private key of a pair.
     pub(super) fn class(self) -> Class {
         match self {

@@ -127,12 +127,15 @@ impl Module {
         Arc::clone(slots.entry(slot.id()).or_default())
     }
 
+    fn slots_with_token(&self) -> Result<Vec<Slot>, TokenError> {
+        self.context
+            .get_slots_with_token()
+            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))
+    }
+
     /// Where the token with this serial stands now.
     pub(super) fn slot_of(&self, serial: &str) -> Result<Slot, TokenError> {
-        let slots = self
-            .context
-            .get_slots_with_token()
-            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))?;
+        let slots = self.slots_with_token()?;
         let is_it = |slot: &Slot| match self.functions.token_info(slot.id()) {
             Ok((info, _)) => info.serial == serial,
             Err(error) => {
@@ -165,10 +168,7 @@ impl Module {
     }
 
     fn one(&'static self, selector: &Selector, initialized: bool) -> Result<Selected, TokenError> {
-        let slots = self
-            .context
-            .get_slots_with_token()
-            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))?;
+        let slots = self.slots_with_token()?;
         let mut found = Vec::new();
         for slot in slots {
             // A slot that cannot be read is somebody else's trouble, unless it is the one we look for: then none is found.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import clean_env
+from bridge import binary, clean_env
 from instance import MODULE, Instance, until
 from test_officer import reconcile, use
 
@@ -87,6 +87,7 @@ def test_everything_works_through_the_worker(isolated):
     assert reconcile(isolated)["ok"]
     doctor = isolated.doctor()
     assert isolated.label in str(doctor), "the slots of the module are listed"
+    assert doctor["tokens"][0]["isolation"] == "process"
     assert ready(isolated)
 
 
@@ -231,6 +232,36 @@ def test_a_new_pin(isolated):
 def change_pin(instance, old, new):
     subprocess.run(["pkcs11-tool", "--module", MODULE, "--token-label", instance.label, "--login", "--pin", old, "--change-pin", "--new-pin", new],
                    env=clean_env(SOFTHSM2_CONF=str(instance.softhsm_conf)), check=True, capture_output=True, timeout=60)
+
+
+def test_a_worker_is_the_default_and_the_library_in_the_service_a_choice(make):
+    made = make().init().start()
+    assert serving_worker(made) and made.doctor()["tokens"][0]["isolation"] == "process"
+    made.stop()
+    made.write_config(token={"isolation": "in-process"})
+    made.start()
+    key = made.new_key()
+    use(made, key, "SYMMETRIC_DEFAULT")
+    assert made.doctor()["tokens"][0]["isolation"] == "in-process"
+    assert MODULE.rsplit("/", 1)[-1] in Path(f"/proc/{made.process.pid}/maps").read_text()
+    assert not children(made.process.pid)
+
+
+# A command as `init` or `store backup` starts a worker too, which ends with it.
+def test_a_command_without_a_server(make):
+    made = make().make_token()
+    # What the worker is started with is written down: whoever starts it, and with which variables.
+    wrapper, log = made.root / "worker", made.root / "workers"
+    wrapper.write_text(f'#!/bin/sh\necho "$$ $PPID" >> {log}\nexec {binary()} token-worker\n')
+    wrapper.chmod(0o755)
+    made.write_config(token={"worker_command": [str(wrapper)]})
+    made.run("init")
+    made.run("key", "list")
+    made.run("doctor")
+    started = [int(line.split()[0]) for line in log.read_text().splitlines()]
+    assert len(started) >= 2
+    for pid in started:
+        until("the worker is gone", lambda: gone(pid))
 
 
 # Last: the service is gone after it.

@@ -74,6 +74,7 @@ impl Ops {
             Err(error) => json!({ "notTried": error.detail }),
         };
         json!({
+            "isolation": isolation(&token.isolation()),
             "ivContract": can.gcm_iv,
             "oaepHashes": can.oaep_hashes,
             "pssHashes": can.rsa_pss,
@@ -120,7 +121,7 @@ impl Ops {
 
     /// All slots of each module, with their tokens.
     async fn modules(&self) -> Value {
-        let mut modules = BTreeMap::new();
+        let mut modules: BTreeMap<String, Value> = BTreeMap::new();
         for (path, isolation) in self.module_paths() {
             let module = path.clone();
             let found = tokio::task::spawn_blocking(move || slots(&isolation, &module)).await;
@@ -129,20 +130,32 @@ impl Ops {
                 Ok(Err(error)) => json!(format!("not listed: {}", error.detail)),
                 Err(error) => json!(format!("not listed: {error}")),
             };
-            modules.insert(path.display().to_string(), shown);
+            // One library with several configurations: the slots of each.
+            match (modules.entry(path.display().to_string()).or_insert_with(|| json!([])), shown) {
+                (Value::Array(all), Value::Array(more)) => {
+                    all.extend(more.into_iter().filter(|slot| !all.contains(slot)).collect::<Vec<_>>())
+                }
+                (known, shown) => *known = shown,
+            }
         }
         json!(modules)
     }
 
-    /// With the process that loads it.
-    fn module_paths(&self) -> BTreeMap<PathBuf, Isolation> {
+    /// With the process that loads it, each way once.
+    fn module_paths(&self) -> Vec<(PathBuf, Isolation)> {
         let custom = self.keystore.configured().iter().map(|token| &token.settings);
         let custom = custom.map(|settings| (settings.module.clone(), settings.isolation.clone()));
         let token = self.keystore.token();
         let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
         let members = connected.chain(std::iter::once(token.clone())).flat_map(|token| token.members());
         let members = members.filter_map(|member| member.token.map(|token| (token.module_path(), token.isolation())));
-        custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members).collect()
+        let mut all: Vec<(PathBuf, Isolation)> = Vec::new();
+        for one in custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members) {
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
     }
 
     /// Certificates that owners of key stores gave, and whether anything was compared with them.
@@ -164,6 +177,14 @@ impl Ops {
             })
         };
         given.map(line).collect()
+    }
+}
+
+/// As the configuration says it.
+fn isolation(isolation: &Isolation) -> &'static str {
+    match isolation {
+        Isolation::InProcess => "in-process",
+        Isolation::Process(_) => "process",
     }
 }
 

@@ -15,7 +15,8 @@ use super::login::{Desk, FarPin};
 use super::outlet::Outlet;
 use crate::token::call::{Backend, Request};
 use crate::token::frame::{
-    FROM_WORKER, FrameError, FromWorker, Guard, Health, Inbox, Question, Subject, TO_WORKER, ToWorker, Told, encode,
+    FROM_WORKER, FrameError, FromWorker, Guard, Health, Inbox, Question, Subject, TO_WORKER, ToWorker, Told, VERSION,
+    encode,
 };
 use crate::token::{
     CallContext, ErrorClass, Isolation, Local, Settings, TokenError, certificate, exit_now, look, module, slots,
@@ -78,6 +79,11 @@ fn serve(socket: UnixStream) -> Result<(), FrameError> {
     let desk = Arc::new(Desk::new(Arc::clone(&outlet)));
     let child = Arc::new(Child { outlet, desk, runtime, connected: OnceLock::new(), everybody: "service".into() });
     let mut inbox = Inbox::new(TO_WORKER);
+    // RULE: before any request: one of another version could be taken for another operation.
+    if !matches!(inbox.next(&mut source)?, ToWorker::Hello(version) if version == VERSION) {
+        tracing::error!(VERSION, "the service is of another version than its token's worker process: start it again");
+        return Err(FrameError::Malformed);
+    }
     loop {
         child.receive(inbox.next(&mut source)?)?;
     }
@@ -95,6 +101,7 @@ async fn ignore_signals() {
 impl Child {
     fn receive(self: &Arc<Child>, message: ToWorker) -> Result<(), FrameError> {
         match message {
+            ToWorker::Hello(_) => return Err(FrameError::Malformed),
             ToWorker::Load { module } => preload(&module),
             ToWorker::Open { generation, settings, guard } => {
                 let child = Arc::clone(self);
