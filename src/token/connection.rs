@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use cryptoki_sys as sys;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -28,7 +29,7 @@ use super::seat::{Seat, SlotNow};
 use super::shared::Shared;
 use super::watchdog::{self, Watchdog};
 use super::worker::{Need, Operation, Outcome, Reply, Ticket, Work, Worker};
-use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError};
+use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError, rv};
 use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
@@ -415,9 +416,21 @@ fn select(module: &'static Module, settings: &Settings) -> Result<Selected, Toke
 
 /// The hot path uses a function list of its own: it must be the same instance of the module.
 fn one_instance(module: &Module, keeper: &Keeper, slot: u64) -> Result<(), TokenError> {
-    let known = keeper.session().is_some_and(|session| module.functions.session_slot(session) == Ok(slot));
-    if known {
-        return Ok(());
+    // Once more where the other list knows the session: then it was a failure that passed.
+    for _ in 0..2 {
+        match keeper.session().map(|session| module.functions.session_slot(session)) {
+            Some(Ok(found)) if found == slot => return Ok(()),
+            Some(Err(error)) => {
+                tracing::info!(rv = %rv::said(error.rv), "the module does not know the keeper session");
+                // RULE: a token that fails is not a library that cannot be used.
+                let failed = "the keeper session cannot be looked at";
+                keeper.alive().map_err(|error| error.into_error(failed))?;
+                if !matches!(error.rv, sys::CKR_SESSION_HANDLE_INVALID | sys::CKR_CRYPTOKI_NOT_INITIALIZED) {
+                    return Err(error.into_error(failed));
+                }
+            }
+            Some(Ok(_)) | None => break,
+        }
     }
     Err(TokenError::own(
         ErrorClass::Unsupported,

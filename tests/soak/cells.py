@@ -26,7 +26,7 @@ AGAIN = ("encrypt", "decrypt", "sign", "mac", "random", "data_key", "create", "c
 # C functions that have no columns: this one gives the others.
 NOT_FAILED = ("C_GetFunctionList",)
 # Bounds, not measurements.
-HEALED = 30
+HEALED = 60
 
 
 class Trigger:
@@ -194,7 +194,7 @@ class Bench:
                 judged, more = more, judged
         if times == "once" and trigger.indirect:
             # The way there may begin only after the answer.
-            self.reached(wait=2)
+            self.reached(wait=HEALED)
         stopped = kind(code, function) == "operator"
         if stopped:
             self.wait("the login is refused", lambda: self.metric("token_login_refused") == 1, wrong)

@@ -12,8 +12,8 @@ import sys
 import time
 
 from cells import LEGEND, NOT_FAILED, TRIGGERS, Bench
-from return_values import CODES, ONE_EACH
-from starts import AT_STOP, FEW, STOPS, Starts
+from return_values import CODES, FEW, ONE_EACH
+from starts import AT_STOP, STOPS, Starts
 
 TOO_MANY = 200
 
@@ -22,7 +22,7 @@ def cells(everything, isolation):
     """(column, code, once or always), by column."""
     for column, trigger in TRIGGERS.items():
         for code in CODES if not trigger.process or isolation == "process" else ():
-            if everything or code in ONE_EACH or column == "C_Decrypt":
+            if everything or code in (FEW if trigger.process else ONE_EACH) or column == "C_Decrypt":
                 for times in ("once", "always"):
                     if everything or times == "once" or column == "C_Decrypt":
                         yield column, code, times, trigger
@@ -31,22 +31,33 @@ def cells(everything, isolation):
 class Run:
     """One service through all cells."""
 
-    def __init__(self, everything, isolation, only):
-        self.everything, self.isolation, self.only = everything, isolation, only
+    def __init__(self, everything, isolation, only, part):
+        self.everything, self.isolation, self.only, self.part = everything, isolation, only, part
         self.bench, self.began = Bench(isolation), time.monotonic()
         # Letters by headline, code and column.
-        self.found, self.failures, self.tried, self.last = {}, [], 0, None
+        self.found, self.failures, self.tried, self.begun = {}, [], 0, set()
 
     def wanted(self, column):
         return not self.only or column in self.only or function_of(column) in self.only
 
     def all(self):
+        if self.part in (None, "running"):
+            self.running()
+        if self.part in (None, "starts"):
+            self.starts()
+        if not (self.only or self.part):
+            self.nothing_forgotten()
+        return self.bench.finish()
+
+    def running(self):
         for column, code, times, trigger in cells(self.everything, self.isolation):
             if self.wanted(column):
                 self.one(times, code, column, [
                     (when, lambda when=when: self.bench.cell(function_of(column), code, when, times, trigger)) for when in ("before", "after")])
                 process = self.bench.instance.process
                 assert process.poll() is None, f"the server ended at {column} {code} {times}\n{self.bench.instance.said()[-3000:]}"
+
+    def starts(self):
         starts = Starts(self.bench)
         for headline, function, code, tries in starts.cells(self.everything):
             if self.wanted(function):
@@ -58,9 +69,6 @@ class Run:
                     self.one(AT_STOP, code, function, [
                         (when, lambda when=when: starts.at_stop(function, code, when)) for when in ("before", "after")])
         starts.start()
-        if not self.only:
-            self.nothing_forgotten()
-        return self.bench.finish()
 
     def one(self, headline, code, column, tries):
         letters = ""
@@ -74,8 +82,8 @@ class Run:
                 print(*new, sep="\n", file=sys.stderr, flush=True)
             assert len(self.failures) < TOO_MANY, "too many failures"
         self.found[headline, code, column] = letters
-        if (headline, column) != self.last:
-            self.last = headline, column
+        if (headline, column) not in self.begun:
+            self.begun.add((headline, column))
             print(f"{time.monotonic() - self.began:.0f} s: {column}, {headline}", file=sys.stderr, flush=True)
 
     def nothing_forgotten(self):
@@ -104,8 +112,8 @@ def function_of(column):
     return column.partition("/")[0]
 
 
-def run(everything, isolation, only=None):
-    one = Run(everything, isolation, only)
+def run(everything, isolation, only=None, part=None):
+    one = Run(everything, isolation, only, part)
     try:
         outside = one.all()
     except BaseException:
@@ -121,6 +129,6 @@ def run(everything, isolation, only=None):
     return one.failures
 
 
-def soak(everything, isolations, only=None):
-    failures = [failure for isolation in isolations for failure in run(everything, isolation, only)]
+def soak(everything, isolations, only=None, part=None):
+    failures = [failure for isolation in isolations for failure in run(everything, isolation, only, part)]
     assert not failures, f"{len(failures)} cells failed"

@@ -11,10 +11,8 @@ import re
 from cells import HEALED, NOT_FAILED
 from faults import rule
 from instance import until
-from return_values import ONE_EACH, at_start, is_no_error, kind
+from return_values import FEW, ONE_EACH, at_start, is_no_error, kind
 
-# For short runs.
-FEW = ("CKR_SESSION_HANDLE_INVALID", "CKR_DEVICE_ERROR", "CKR_GENERAL_ERROR")
 # Exit codes.
 EXITS = {69: "X", 77: "S"}
 FIRST, EVERY, AT_STOP = "start, the first call", "start, every call", "stop, the first call"
