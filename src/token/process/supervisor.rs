@@ -22,8 +22,9 @@ const TICK: Duration = Duration::from_millis(100);
 const LIVED: Duration = Duration::from_secs(2);
 /// Before a try that is due so soon requests wait for it; otherwise they are refused until the token is back.
 const WAITED_FOR: Duration = Duration::from_secs(1);
-/// A token with many objects takes its time to be listed.
-const OPEN_LIMIT: Duration = Duration::from_secs(120);
+/// How long C_Initialize, login, probe and the list of all objects may take together, in times of `Settings::generate_deadline`:
+/// a token with many objects takes its time.
+pub const OPEN_FACTOR: u32 = 2;
 /// A spare is started when the token has begun to serve, and not sooner again than this after one was lost.
 const SPARE_AFTER: Duration = Duration::from_millis(500);
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
@@ -210,7 +211,8 @@ impl Supervisor {
             settings.expect_serial = Some(about.info.serial.clone());
         }
         let (guard, expected) = (Guard { id, tag: pin.tag() }, settings.expect_serial.clone());
-        link.send(&ToWorker::Open { generation: link.number, settings: Box::new(settings), guard });
+        let proofs = self.core.proofs();
+        link.send(&ToWorker::Open { generation: link.number, settings: Box::new(settings), guard, proofs });
         let about = self.opened(link)?;
         if expected.is_some_and(|serial| serial != about.info.serial) {
             return Err(Stop::Failed(
@@ -226,7 +228,7 @@ impl Supervisor {
 
     /// What the worker says of the connection.
     fn opened(&mut self, link: &Arc<Link>) -> Result<Box<About>, Stop> {
-        let limit = Instant::now() + OPEN_LIMIT;
+        let limit = Instant::now() + self.core.settings.generate_deadline.saturating_mul(OPEN_FACTOR);
         loop {
             match self.events.recv_timeout(TICK) {
                 Ok(Event::Opened { number, about }) if number == link.number => return Ok(about),
