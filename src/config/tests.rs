@@ -82,7 +82,7 @@ fn refusals() {
         (custom("name = 'c'\nlabel = 'c'\nuser = 'u:p'"), "`custom_token[0].user`"),
         (
             custom("name = 'c'\nlabel = 'c'\nisolation = 'in-process'\nenvironment = { A = 'x' }"),
-            "`custom_token[0].environment` at line 18 needs `isolation = \"process\"`",
+            "`custom_token[0].environment` at line 16 needs `isolation = \"process\"`",
         ),
         (
             custom("name = 'c'\nlabel = 'c'\nisolation = 'process'\nenvironment = { 'A=B' = 'x' }"),
