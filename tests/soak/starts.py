@@ -85,7 +85,9 @@ class Starts:
         bench, wrong = self.bench, []
         bench.mark()
         bench.rule = f"start-{function}-{code}-{when}-{nth}"
-        self.faults.set(rule(function, returns=code, when=when, name=bench.rule, **({"nth": nth} if nth else {})))
+        # Each try may be another worker process.
+        which = {"nth": nth, "count_over_processes": True} if nth else {}
+        self.faults.set(rule(function, returns=code, when=when, name=bench.rule, **which))
         self.instance.spawn()
         letter = until("the service serves, waits or ends", self.outcome, HEALED * 2)
         if letter == "d":
