@@ -211,8 +211,8 @@ class Bench:
             self.instance.run("token", "pin", "--retry")
             letter = "S"
         self.wait("the service recovers", self.is_well, wrong)
-        if not wrong:
-            wrong += self.judged(judged)
+        # Also of a service that is not well: a wrong key may be why.
+        wrong += self.judged(judged)
         if letter not in ({"S"} if stopped else allowed(code, function, times, trigger)):
             wrong.append(f"the caller got {error or 'an answer'}")
         if not (trigger.trial or is_no_error(code, function) or self.told(code)):

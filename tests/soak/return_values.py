@@ -122,13 +122,17 @@ def allowed(code, function, times, trigger):
     return {"a", *AWAY}
 
 
-def at_start(code, function, nth):
-    """Letters that are right where a call of the start fails; `nth` is `None` where all of them do. d: an error that clients try
+# Verdicts on what was asked, and no failure. AES-GCM that does not open what it sealed is none either.
+CANNOT = ("refusal", "data", "length")
+
+
+def at_start(code, function):
+    """Letters that are right where a call of the start fails. d: an error that clients try
     again, and the service is there as soon as the token is. X, S: the end, with exit code 69 or 77."""
     what = kind(code, function)
     if what == "operator":
         return {"S"}
-    if what == "refusal":
-        # What the token cannot do: the service lacks it, or cannot do without it.
-        return {"a", "d", "X"} if nth is None else {"a", "d"}
+    if what in CANNOT:
+        # What the token says that it cannot do: the service lacks it, or cannot do without it.
+        return {"a", "d", "X"}
     return {"a", "d"}

@@ -11,7 +11,7 @@ import re
 from cells import HEALED, NOT_FAILED
 from faults import rule
 from instance import until
-from return_values import FEW, ONE_EACH, at_start, is_no_error, kind
+from return_values import CANNOT, FEW, ONE_EACH, at_start, is_no_error, kind
 
 # Exit codes.
 EXITS = {69: "X", 77: "S"}
@@ -85,7 +85,9 @@ class Starts:
         bench, wrong = self.bench, []
         bench.mark()
         bench.rule = f"start-{function}-{code}-{when}-{nth}"
-        self.faults.set(rule(function, returns=code, when=when, name=bench.rule, **({"nth": nth} if nth else {})))
+        # Each try may be another worker process.
+        which = {"nth": nth, "count_over_processes": True} if nth else {}
+        self.faults.set(rule(function, returns=code, when=when, name=bench.rule, **which))
         self.instance.spawn()
         letter = until("the service serves, waits or ends", self.outcome, HEALED * 2)
         if letter == "d":
@@ -118,12 +120,12 @@ class Starts:
             wrong.append("the function was not called")
         if not wrong:
             wrong += bench.judged(None)
-        if letter not in at_start(code, function, nth):
+        if letter not in at_start(code, function):
             wrong.append("this outcome is not right")
         if not (told or is_no_error(code, function)):
             wrong.append("neither the log nor the journal names the return value")
         # A token that always says no, whatever it means by it, cannot.
-        cannot = kind(code, function) == "refusal" or (nth is None and kind(code, function) == "ambiguous")
+        cannot = kind(code, function) in CANNOT or (nth is None and kind(code, function) == "ambiguous")
         if letter in "ad" and not cannot and self.offers() != self.abilities:
             wrong.append(f"the service offers less than after another start: {self.offers()}")
         self.stop()
