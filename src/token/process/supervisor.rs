@@ -20,7 +20,7 @@ use crate::token::{Backoff, ErrorClass, OpenFailure, PinGuard, TokenError};
 const TICK: Duration = Duration::from_millis(100);
 /// A worker that lived so long is replaced at once; where they die sooner the waits grow.
 const LIVED: Duration = Duration::from_secs(2);
-/// Before a try that is due so soon requests wait for it; otherwise they are refused until the token is back.
+/// Before the first try, where it is due so soon, requests wait for it; otherwise they are refused until the token is back.
 const WAITED_FOR: Duration = Duration::from_secs(1);
 /// How long C_Initialize, login, probe and the list of all objects may take together, in times of `Settings::generate_deadline`:
 /// a token with many objects takes its time.
@@ -126,17 +126,22 @@ impl Supervisor {
 
     /// Until a worker is connected, or the token is closed.
     fn restart(&mut self, mut error: TokenError, mut wait: bool) -> Result<Arc<Link>, Stop> {
+        let mut tried = false;
         loop {
             if wait || needs_a_person(&error) {
                 let due = (!needs_a_person(&error)).then(|| self.backoff.wait());
-                if due.is_none_or(|wait| wait > WAITED_FOR) {
+                // RULE: requests wait for one try; once it has failed they are refused until one connects.
+                if tried || due.is_none_or(|wait| wait > WAITED_FOR) {
                     self.core.down(&error);
                 }
                 if let Some(link) = self.pause(due)? {
                     return Ok(link);
                 }
-                self.core.starting();
+                if !tried {
+                    self.core.starting();
+                }
             }
+            tried = true;
             match self.open() {
                 Ok(link) => {
                     tracing::info!(generation = link.number, "the token answers again, from another worker process");
