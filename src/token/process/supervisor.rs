@@ -25,6 +25,7 @@ const WAITED_FOR: Duration = Duration::from_secs(1);
 /// How long C_Initialize, login, probe and the list of all objects may take together, in times of `Settings::generate_deadline`:
 /// a token with many objects takes its time.
 pub const OPEN_FACTOR: u32 = 2;
+const OPEN_LONGEST: Duration = Duration::from_secs(3600);
 /// A spare is started when the token has begun to serve, and not sooner again than this after one was lost.
 const SPARE_AFTER: Duration = Duration::from_millis(500);
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
@@ -58,6 +59,9 @@ pub(super) struct Supervisor {
     events: Receiver<Event>,
     backoff: Backoff,
     launches: u64,
+    /// How long the next try to connect may take. RULE: it doubles with each that took longer: a token with many objects, or a machine
+    /// with much to do, connects in the end.
+    open_limit: Duration,
     spare: Option<Arc<Link>>,
     next_spare: Instant,
 }
@@ -71,7 +75,8 @@ enum Stop {
 impl Supervisor {
     pub(super) fn new(core: Arc<Core>, events: Receiver<Event>) -> Supervisor {
         let backoff = Backoff::new(core.settings.retry);
-        Supervisor { core, events, backoff, launches: 0, spare: None, next_spare: Instant::now() }
+        let open_limit = core.settings.generate_deadline.saturating_mul(OPEN_FACTOR);
+        Supervisor { core, events, backoff, launches: 0, open_limit, spare: None, next_spare: Instant::now() }
     }
 
     /// The life of the thread. The first connection is told, with one try.
@@ -233,7 +238,7 @@ impl Supervisor {
 
     /// What the worker says of the connection.
     fn opened(&mut self, link: &Arc<Link>) -> Result<Box<About>, Stop> {
-        let limit = Instant::now() + self.core.settings.generate_deadline.saturating_mul(OPEN_FACTOR);
+        let limit = Instant::now() + self.open_limit;
         loop {
             match self.events.recv_timeout(TICK) {
                 Ok(Event::Opened { number, about }) if number == link.number => return Ok(about),
@@ -246,7 +251,8 @@ impl Supervisor {
                 Ok(Event::Opened { .. } | Event::OpenFailed { .. }) | Err(RecvTimeoutError::Timeout) => {}
             }
             link.look();
-            if Instant::now() >= limit {
+            if Instant::now() >= limit && !link.has_ended() {
+                self.open_limit = self.open_limit.saturating_mul(2).min(OPEN_LONGEST);
                 link.fail(Fault::Hung("the token does not connect"));
             }
         }
