@@ -11,11 +11,11 @@ CARGO_DENY_VERSION=0.20.2
 
 # What building needs (aws-lc and SQLite are compiled by the C compiler; no cmake), and what the story and tests need.
 BUILD_PACKAGES=(build-essential pkg-config)
-# libclang and perl are for tests/kryoptic, which reads OpenSSL's headers and compiles it.
-TOKEN_PACKAGES=(softhsm2 opensc openssl libnss3 libclang-dev perl)
+TOKEN_PACKAGES=(softhsm2 opensc openssl)
 CLIENT_PACKAGES=(python3 python3-venv ca-certificates curl)
-# Debian's AWS CLI beside the current one of .venv: both are tested. rsyslog receives copies of the audit log.
-TEST_PACKAGES=(util-linux awscli faketime rsyslog rsyslog-gnutls)
+# Debian's AWS CLI beside the current one of .venv: both are tested. rsyslog receives copies of the audit log. libnss3 is
+# another token; libclang and perl are for tests/kryoptic, one more, which reads OpenSSL's headers and compiles it.
+TEST_PACKAGES=(util-linux awscli faketime rsyslog rsyslog-gnutls libnss3 libclang-dev perl)
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -15,6 +15,7 @@ pub mod issuer_keys;
 mod last_use;
 mod members;
 mod operator_socket;
+mod patient;
 mod pins;
 mod runtime;
 mod sealing;
@@ -26,7 +27,7 @@ mod token_health;
 mod token_watch;
 mod tokens;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,7 +37,7 @@ use crate::audit::{self, AuditError, Checkpoints, Journal, Load, Recovery, Stran
 use crate::authn::federation::{KeySets, Oidc};
 use crate::authn::{self, Authenticator};
 use crate::authz::{OperatorCommands, Rules};
-use crate::config::{Config, ConfigError, DecryptAliasMode, EncryptionContextMode, Isolation, TokenSelector};
+use crate::config::{self, Config, ConfigError, DecryptAliasMode, EncryptionContextMode, Isolation, TokenSelector};
 use crate::http::{Metrics, Services, Streams};
 use crate::keystore::{CallContext, ConfiguredToken, ErrorClass, KeyStores, OpenFailure, Token, TokenError};
 use crate::ops::store_key::TokenWrap;
@@ -68,9 +69,9 @@ pub enum AppError {
     Audit(#[from] AuditError),
     #[error("{0}")]
     Token(String),
-    /// The token may come by itself.
-    #[error("{0}")]
-    TokenAway(String),
+    /// The token may come by itself. `members`: how each of several is, safe for `/readyz`.
+    #[error("{error}")]
+    TokenAway { error: String, members: Option<String> },
     /// Calls of the vendor's library do not come back.
     #[error("{0}: the service has to be started again")]
     Hung(String),
@@ -91,7 +92,7 @@ impl AppError {
             AppError::Audit(AuditError::Truncated(_)) => 2,
             AppError::Refused(_) | AppError::Store(_) => 1,
             AppError::Audit(_) | AppError::Io(_) => 74,
-            AppError::Token(_) | AppError::TokenAway(_) | AppError::Listen(_) => 69,
+            AppError::Token(_) | AppError::TokenAway { .. } | AppError::Listen(_) => 69,
             AppError::Hung(_) => 71,
             AppError::Pin(_) => 77,
             AppError::Config(_) | AppError::Profile(_) => 78,
@@ -119,7 +120,7 @@ impl From<TokenError> for AppError {
                     // Marks of PINs that cannot be kept: nothing of the token's.
                     && (error.function, error.rv) != ("C_Login", 0) =>
             {
-                AppError::TokenAway(format!("the token cannot be used ({error})"))
+                AppError::TokenAway { error: format!("the token cannot be used ({error})"), members: None }
             }
             (OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other, _) => {
                 AppError::Token(format!("the token cannot be used ({error})"))
@@ -143,8 +144,9 @@ pub struct StartOptions {
     pub accept_token_replacement: Option<String>,
     /// Ticket for starting although records of the log that were signed are missing.
     pub accept_loss: Option<String>,
-    /// The default token's PIN is tried also where this host has seen it rejected, for `token pin --retry` only.
-    pub retry_pin: bool,
+    /// The PIN of the default token, or of one of several, is tried also where this host has seen it rejected, for `token pin --retry` only.
+    /// Its name.
+    pub retry_pin: Option<String>,
 }
 
 /// The opened instance: both locks held, token logged in, store and journal agreed.
@@ -176,8 +178,8 @@ impl App {
         opened.journal.admit(Load::Administration)?;
         // What is wrong with a profile is told before the PIN is tried.
         let configured = tokens::configured(&config)?;
-        if options.retry_pin {
-            pins::retry_default(&config, &opened.journal).await?;
+        if let Some(token) = &options.retry_pin {
+            pins::retry(&config, token, &opened.journal).await?;
         }
         let token = connect(&config).await?;
         Self::open_with(config, configured, opened, token, Arc::new(Metrics::new()), options).await
@@ -367,21 +369,25 @@ async fn connect(config: &Config) -> Result<Token, AppError> {
         queue: config.token.queue,
         generate_deadline: config.token.generate_deadline,
         pin_marks: config.token.pin_marks.clone(),
-        retry: token::Retry { first: config.token.retry_first, longest: config.token.retry_longest },
+        retry: retry(&config.token),
         hang_grace: config.token.hang_grace,
-        isolation: isolation(config, &config.token.isolation),
+        isolation: isolation(config, &config.token.isolation, &config.token.environment),
     };
     if !config.token.together.members.is_empty() {
         return members::open(config, settings, pin).await;
     }
     match tokio::task::spawn_blocking(move || Token::open(settings, pin)).await {
-        Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token)),
+        Ok(opened) => opened.map_err(|error| pins::refused(error, &config.token.pin, None)),
         Err(error) => Err(AppError::Token(format!("opening the token failed: {error}"))),
     }
 }
 
+fn retry(token: &config::Token) -> token::Retry {
+    token::Retry { first: token.retry_first, longest: token.retry_longest }
+}
+
 /// A worker is this program again, unless the configuration names another; it logs as the service does.
-fn isolation(config: &Config, isolation: &Isolation) -> token::Isolation {
+fn isolation(config: &Config, isolation: &Isolation, environment: &BTreeMap<String, String>) -> token::Isolation {
     let Isolation::Process { command } = isolation else { return token::Isolation::InProcess };
     let own = || {
         let program = "/proc/self/exe".to_owned();
@@ -392,7 +398,7 @@ fn isolation(config: &Config, isolation: &Isolation) -> token::Isolation {
     token::Isolation::Process(token::WorkerCommand {
         program: words.next().unwrap_or_default(),
         arguments: words.collect(),
-        environment: config.token.environment.clone(),
+        environment: environment.clone(),
     })
 }
 

@@ -194,10 +194,11 @@ fn answer(config: &Config, request: OperatorRequest) -> Result<OperatorResponse,
                 _ => None,
             };
             let retry_pin = match &request {
-                OperatorRequest::TokenPin { token, retry, .. } => {
-                    *retry && token.as_deref().is_none_or(|name| name == "default")
+                OperatorRequest::TokenPin { token, retry: true, .. } => {
+                    let name = token.as_deref().unwrap_or("default");
+                    (name == "default" || name.starts_with("default/")).then(|| name.to_owned())
                 }
-                _ => false,
+                _ => None,
             };
             let options = StartOptions { accept_token_replacement, retry_pin, ..StartOptions::default() };
             let bar = &mut bar;

@@ -73,16 +73,15 @@ pub async fn role(config: &Config, dir: &Path, mode: &str, time: Duration, calle
     let key = parts::new_key(&token).await;
     // The spare is started after a moment.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let processes = processes();
+    let own = std::process::id();
     for callers in callers {
         load(&token, &key, *callers, time / 5).await;
-        let cpu = |pids: &[u32]| pids.iter().map(|pid| process::cpu_micros(*pid)).sum::<f64>();
-        let before = cpu(&processes);
+        let before = process::cpu_micros(own);
         let began = Instant::now();
         let calls = load(&token, &key, *callers, time).await as f64;
-        println!("{} {}", calls / began.elapsed().as_secs_f64(), (cpu(&processes) - before) / calls);
+        println!("{} {}", calls / began.elapsed().as_secs_f64(), (process::cpu_micros(own) - before) / calls);
     }
-    println!("{}", processes.iter().map(|pid| process::resident(*pid)).sum::<f64>());
+    println!("{}", process::resident(own));
     token.close();
 }
 
@@ -104,13 +103,4 @@ async fn load(token: &Token, key: &hsm_bridge::token::KeyRef, callers: usize, ti
         task.await.expect("no caller panics");
     }
     calls.load(Ordering::Relaxed)
-}
-
-/// This one and those that it started.
-fn processes() -> Vec<u32> {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("the process runs").flatten();
-    let children = tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
-    let started: Vec<u32> =
-        children.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect();
-    std::iter::once(std::process::id()).chain(started).collect()
 }

@@ -3,8 +3,6 @@
 use std::sync::atomic::AtomicU64;
 
 use cryptoki::context::Pkcs11;
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::Attribute;
 use cryptoki::session::{SessionState, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
@@ -14,14 +12,16 @@ use super::*;
 const NEW_PIN: &str = "7654321-new";
 
 impl Bench {
-    fn serials(&self) -> Vec<String> {
+    /// The module, initialised by whoever was first, which is a look at the latest.
+    fn context(&self) -> Pkcs11 {
         let context = Pkcs11::new(&self.module).unwrap();
-        // Initialised by whoever was first.
-        let _ = look(
-            &Isolation::InProcess,
-            &self.module,
-            &Selector { label: Some("nobody".into()), ..Selector::default() },
-        );
+        let nobody = Selector { label: Some("nobody".into()), ..Selector::default() };
+        let _ = look(&Isolation::InProcess, &self.module, &nobody);
+        context
+    }
+
+    pub(super) fn serials(&self) -> Vec<String> {
+        let context = self.context();
         let slots = context.get_slots_with_token().unwrap();
         let infos = slots.iter().map(|slot| context.get_token_info(*slot).unwrap());
         infos.filter(|info| info.token_initialized()).map(|info| info.serial_number().to_owned()).collect()
@@ -290,12 +290,7 @@ impl Bench {
 
     /// Not a check: gives a token of NSS its first PIN, which pkcs11-tool cannot. Its security officer has an empty one.
     pub(super) fn init_pin(&self) {
-        let context = Pkcs11::new(&self.module).unwrap();
-        let _ = look(
-            &Isolation::InProcess,
-            &self.module,
-            &Selector { label: Some("nobody".into()), ..Selector::default() },
-        );
+        let context = self.context();
         let slots = context.get_slots_with_token().unwrap();
         let fits = |slot: &&Slot| context.get_token_info(**slot).unwrap().label() == self.label;
         let session = context.open_rw_session(*slots.iter().find(fits).unwrap()).unwrap();
@@ -303,57 +298,10 @@ impl Bench {
         session.init_pin(&AuthPin::from(self.pin.clone())).unwrap();
     }
 
-    fn slot_of(&self, serial: &str) -> Slot {
+    pub(super) fn slot_of(&self, serial: &str) -> Slot {
         let context = Pkcs11::new(&self.module).unwrap();
         let slots = context.get_slots_with_token().unwrap();
         slots.into_iter().find(|slot| context.get_token_info(*slot).unwrap().serial_number() == serial).unwrap()
-    }
-
-    /// Not a test but a finding: how often C_GenerateKey fails beside C_FindObjects, on one token and across two.
-    pub(super) fn race(&self) {
-        let serials = self.serials();
-        let context = Pkcs11::new(&self.module).unwrap();
-        let slots: Vec<Slot> = serials.iter().map(|serial| self.slot_of(serial)).collect();
-        let keepers: Vec<_> = slots
-            .iter()
-            .map(|slot| {
-                let session = context.open_rw_session(*slot).unwrap();
-                session.login(UserType::User, Some(&AuthPin::from(self.pin.clone()))).unwrap();
-                session
-            })
-            .collect();
-        for (name, made, searched) in [("one token", 0, 0), ("two tokens", 0, 1)] {
-            let stop = Arc::new(AtomicBool::new(false));
-            let searching = {
-                let (stop, session) = (Arc::clone(&stop), context.open_rw_session(slots[searched]).unwrap());
-                std::thread::spawn(move || {
-                    let (mut rounds, mut failed) = (0, 0);
-                    while !stop.load(Ordering::Relaxed) {
-                        rounds += 1;
-                        failed += u32::from(session.find_objects(&[]).is_err());
-                    }
-                    (rounds, failed)
-                })
-            };
-            let session = context.open_rw_session(slots[made]).unwrap();
-            let (mut failed, rounds) = (0, 1000);
-            for n in 0..rounds {
-                let template = [
-                    Attribute::Token(true),
-                    Attribute::Private(true),
-                    Attribute::ValueLen(32.into()),
-                    Attribute::Id(vec![n as u8; 16]),
-                ];
-                match session.generate_key(&Mechanism::AesKeyGen, &template) {
-                    Ok(key) => failed += u32::from(session.destroy_object(key).is_err()),
-                    Err(_) => failed += 1,
-                }
-            }
-            stop.store(true, Ordering::Relaxed);
-            let (searches, searches_failed) = searching.join().unwrap();
-            println!("{name}: {failed} of {rounds} generations failed, {searches_failed} of {searches} searches");
-        }
-        drop(keepers);
     }
 
     pub(super) async fn new_pin(&self) {

@@ -24,6 +24,8 @@ use crate::ops::AUDIT_HEAD;
 const LOOK: Duration = Duration::from_secs(5);
 /// RULE audit.md §7.5: the memory of a token wears out.
 const WRITE_EVERY: Duration = Duration::from_secs(300);
+/// After it was refused.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(15);
 const STAMP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// After an authority did not answer.
@@ -49,6 +51,8 @@ pub(super) struct State {
     unsupported: AtomicBool,
     /// The note that the token has, and when it was written.
     written: Mutex<Option<(String, Instant)>>,
+    /// Not before this: the token refused the last one.
+    next: Mutex<Option<Instant>>,
 }
 
 impl Anchors {
@@ -112,6 +116,10 @@ impl Anchors {
         if written.as_ref().is_some_and(|(known, at)| *known == text || at.elapsed() < every) {
             return;
         }
+        let mut next = self.state.next.lock().await;
+        if !every.is_zero() && next.is_some_and(|next| Instant::now() < next) {
+            return;
+        }
         match self.token.write_data(&self.call(), &self.name(), text.clone().into_bytes()).await {
             Ok(()) => *written = Some((text, Instant::now())),
             Err(error) if error.class == ErrorClass::Unsupported => {
@@ -119,7 +127,8 @@ impl Anchors {
                 tracing::warn!(%error, "this token keeps no data objects: the head of the log is not kept in it; set `[audit] anchor_in_token = false`");
             }
             Err(error) => {
-                tracing::warn!(%error, "the head of the log was not written into the token, another try follows")
+                tracing::warn!(%error, "the head of the log was not written into the token, another try follows");
+                *next = Some(Instant::now() + WRITE_AGAIN);
             }
         }
     }

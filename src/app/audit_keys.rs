@@ -8,7 +8,7 @@ mod files;
 pub(super) use commands::Office;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock as SyncRwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock as SyncRwLock};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
@@ -48,6 +48,8 @@ pub struct AuditKeys {
     changing: Mutex<()>,
     /// Held for reading by a signature, for writing while one key takes another's place.
     turn: RwLock<()>,
+    /// When the last signature of this run has to be there.
+    end: OnceLock<Instant>,
 }
 
 /// Why a key was not made or not changed.
@@ -82,12 +84,19 @@ impl AuditKeys {
             coverers: SyncRwLock::default(),
             changing: Mutex::default(),
             turn: RwLock::default(),
+            end: OnceLock::new(),
         }
     }
 
     /// Asked before a key is replaced. Every one has to agree.
     pub fn cover_with(&self, coverer: Arc<dyn CoverAudit>) {
         self.coverers.write().unwrap_or_else(PoisonError::into_inner).push(coverer);
+    }
+
+    /// The signatures at the end of a run may take so long in all: a token that hangs must not make the service late for whoever
+    /// stops it. What is unsigned then is signed at the next start.
+    pub(super) fn end_within(&self, patience: Duration) {
+        let _ = self.end.set(Instant::now() + patience);
     }
 
     /// Nobody is asked any more: those who are hold the signer, which holds the store and its lock.
@@ -392,11 +401,9 @@ impl AuditKeys {
 
     /// A lane of its own in the token's queue.
     fn call(&self, deadline: Duration) -> CallContext {
-        CallContext {
-            principal: "audit".into(),
-            deadline: Instant::now() + deadline,
-            ..system_call("audit-key", deadline)
-        }
+        let call = system_call("audit-key", deadline);
+        let deadline = self.end.get().map_or(call.deadline, |end| call.deadline.min(*end));
+        CallContext { principal: "audit".into(), deadline, ..call }
     }
 }
 

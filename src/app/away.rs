@@ -1,6 +1,7 @@
 //! A start without the token: the listeners answer with an error that clients try again, and health and metrics tell why.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,21 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::patient::patient;
 use super::serve::{bind, bind_admin, server_settings};
-use super::{AppError, connect, now_ms};
+use super::{AppError, connect, now_ms, retry};
 use crate::audit::Journal;
-use crate::config::Config;
+use crate::config::{Config, Isolation};
 use crate::http::{Drained, Metrics, Server, Switch, TlsReloader};
 use crate::keystore::{DEFAULT_TOKEN, Token};
-use crate::token::{Backoff, Retry};
+use crate::token::{Backoff, OPEN_FACTOR};
 
 /// A connection that takes longer hangs, as far as anybody can tell: probe and login of a network token take seconds.
 const SLOW: Duration = Duration::from_secs(15);
+/// How often a start that waits for its token looks whether it waits in vain.
+const LOOK: Duration = Duration::from_millis(200);
+/// What `/readyz` says.
+const AWAY: &str = "token: it is away since the start";
 
 /// What answers until the service can.
 #[derive(Clone)]
@@ -92,21 +98,19 @@ pub(super) async fn connect_patiently(
     front: &Front,
     listening: &mut Option<Listening>,
 ) -> Result<Token, AppError> {
-    let retry = Retry { first: config.token.retry_first, longest: config.token.retry_longest };
-    let mut backoff = Backoff::new(retry);
+    let mut backoff = Backoff::new(retry(&config.token));
+    let slow = SLOW.min(config.token.deadline + config.token.hang_grace);
     let (began, mut tries) = (Instant::now(), 0_u32);
     loop {
         let mut attempt = Box::pin(connect(config));
-        let early = match listening {
-            Some(_) => None,
-            None => tokio::time::timeout(SLOW, &mut attempt).await.ok(),
-        };
-        let answer = match early {
-            Some(answer) => answer,
-            None => {
-                // A call that hangs in the library cannot be ended: it is waited for, however long.
+        let answer = match tokio::time::timeout(slow, &mut attempt).await {
+            Ok(answer) => answer,
+            Err(_) => {
                 away(config, journal, front, listening, "Slow").await?;
-                attempt.await
+                match tokio::time::timeout(limit(config), attempt).await {
+                    Ok(answer) => answer,
+                    Err(_) => return Err(hung(journal, "a call of the token's library hangs at the start").await?),
+                }
             }
         };
         tries = tries.saturating_add(1);
@@ -114,24 +118,79 @@ pub(super) async fn connect_patiently(
             Ok(token) => {
                 if listening.is_some() {
                     tracing::info!(tries, "the token is there");
-                    let lasted = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    let details =
-                        json!({ "token": DEFAULT_TOKEN, "start": true, "milliseconds": lasted, "tries": tries });
-                    journal.append(journal.event("TokenRecovered", now_ms(), details)).await?;
+                    back(journal, began, tries).await?;
                 }
                 return Ok(token);
             }
-            Err(AppError::TokenAway(reason)) => {
+            Err(AppError::TokenAway { error: reason, members }) => {
                 match listening {
                     None => tracing::error!(reason, "the service starts without its token"),
                     Some(_) => tracing::debug!(reason, "the token is still away"),
                 }
                 away(config, journal, front, listening, "Away").await?;
+                if let Some(members) = members {
+                    front.switch.say(&format!("{AWAY}: {members}"));
+                }
                 tokio::time::sleep(backoff.wait()).await;
             }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Opens the service with a token that is connected. Where the token goes away meanwhile, it is waited for, and callers are told.
+pub(super) async fn open_patiently<T>(
+    config: &Config,
+    journal: &Journal,
+    front: &Front,
+    listening: &mut Option<Listening>,
+    token: Token,
+    open: impl AsyncFnOnce(Token) -> Result<T, AppError>,
+) -> Result<T, AppError> {
+    let (token, patience) = patient(token, retry(&config.token));
+    let (began, mut waited) = (Instant::now(), false);
+    let looked = token.clone();
+    let mut opening = pin!(open(token));
+    let opened = loop {
+        tokio::select! {
+            opened = &mut opening => break opened?,
+            () = patience.waits() => {
+                waited = true;
+                away(config, journal, front, listening, "Away").await?;
+            }
+            () = tokio::time::sleep(LOOK) => {
+                if let Some(reason) = looked.doom() {
+                    return Err(hung(journal, &reason).await?);
+                }
+            }
+        }
+    };
+    patience.end();
+    if waited {
+        back(journal, began, 1).await?;
+    }
+    Ok(opened)
+}
+
+/// A call that hangs in this process cannot be ended. A worker process is ended after its own limit, and the next one is tried.
+fn limit(config: &Config) -> Duration {
+    match config.token.isolation {
+        Isolation::InProcess => config.token.generate_deadline.saturating_mul(OPEN_FACTOR),
+        Isolation::Process { .. } => Duration::MAX,
+    }
+}
+
+async fn hung(journal: &Journal, reason: &str) -> Result<AppError, AppError> {
+    let details = json!({ "token": DEFAULT_TOKEN, "start": true, "reason": reason });
+    journal.append(journal.event("TokenHung", now_ms(), details)).await?;
+    Ok(AppError::Hung(reason.to_owned()))
+}
+
+async fn back(journal: &Journal, began: Instant, tries: u32) -> Result<(), AppError> {
+    let lasted = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let details = json!({ "token": DEFAULT_TOKEN, "start": true, "milliseconds": lasted, "tries": tries });
+    journal.append(journal.event("TokenRecovered", now_ms(), details)).await?;
+    Ok(())
 }
 
 /// Answers without the token, from the first time on.
@@ -142,10 +201,14 @@ async fn away(
     listening: &mut Option<Listening>,
     cause: &str,
 ) -> Result<(), AppError> {
+    // RULE: no path and no `CKR_`.
+    front.switch.say(match cause {
+        "Slow" => "token: connecting to it has not come to an end since the start",
+        _ => AWAY,
+    });
     if listening.is_some() {
         return Ok(());
     }
-    front.switch.say("token: it is away since the start");
     let mut bound = front.bind(config).await?;
     bound.run();
     for address in &bound.addresses {

@@ -306,6 +306,13 @@ fn module() -> Result<PathBuf, AppError> {
         })
 }
 
+/// What OpenSC's pkcs11-spy reads, where it is the module: a worker process has no variables that nobody names.
+fn spied() -> String {
+    let set = |name| Some((name, std::env::var(name).ok()?));
+    let quote = |(name, value)| format!(", {name} = {}", toml::Value::String(value));
+    ["PKCS11SPY", "PKCS11SPY_OUTPUT"].into_iter().filter_map(set).map(quote).collect()
+}
+
 fn configuration(dir: &Path, module: &Path, options: &DevOptions, custom: &CustomTokens) -> Result<String, AppError> {
     let account = options.account.as_ref().map_or("", AccountId::as_str);
     let region = options.region.as_ref().map_or("", Region::as_str);
@@ -324,13 +331,14 @@ fn configuration(dir: &Path, module: &Path, options: &DevOptions, custom: &Custo
     }
     let _ = write!(
         text,
-        "\n[metrics]\naddress = \"off\"\n\n[token]\nmodule = {}\nlabel = {}\ncluster_id = {}\npin_file = {}\npin_marks = {}\nenvironment = {{ SOFTHSM2_CONF = {} }}\n",
+        "\n[metrics]\naddress = \"off\"\n\n[token]\nmodule = {}\nlabel = {}\ncluster_id = {}\npin_file = {}\npin_marks = {}\nenvironment = {{ SOFTHSM2_CONF = {}{} }}\n",
         quote(&module.display().to_string()),
         quote(TOKEN_LABEL),
         quote(read(&dir.join(CLUSTER))?.trim()),
         path("pin"),
         path("pin-marks"),
-        path("softhsm2.conf")
+        path("softhsm2.conf"),
+        spied()
     );
     text.push_str(&custom.sections());
     if let Some(mode) = options.decrypt_alias_mode {

@@ -8,11 +8,14 @@ use serde_json::{Value, json};
 
 use super::{AppError, isolation, now_ms, selector};
 use crate::audit::{Event, EventType, Journal};
-use crate::config::{self, Config, PinSource};
-use crate::keystore::{BoxFuture, DEFAULT_TOKEN, OpenFailure, TokenError};
+use crate::config::{Config, PinSource};
+use crate::keystore::{BoxFuture, DEFAULT_TOKEN, OpenFailure, TokenError, blocking};
 use crate::ops::ReadPin;
 use crate::secret::SecretString;
 use crate::token::{self, Marks};
+
+/// What these calls are called in errors.
+const PIN: &str = "token pin";
 
 /// The default token's source, those of further tokens with the same keys that have one of their own, and the marks of all
 /// tokens.
@@ -37,21 +40,27 @@ impl ReadPin for Configured {
     }
 }
 
-/// `token pin --retry` where nobody serves: the marks of the default token go before its login, which they would refuse. In
-/// the log by an intent and an outcome of its own, because the login may fail again.
-pub(super) async fn retry_default(config: &Config, journal: &Journal) -> Result<(), AppError> {
-    let (module, wanted) = (config.token.module.clone(), selector(&config.token.selector));
-    let isolation = isolation(config, &config.token.isolation);
-    let looked = blocking(move || token::look(&isolation, &module, &wanted)).await?;
+/// `token pin --retry` where nobody serves: the marks of the default token, or of one of several, go before its login, which
+/// they would refuse. In the log by an intent and an outcome of its own, because the login may fail again.
+pub(super) async fn retry(config: &Config, token: &str, journal: &Journal) -> Result<(), AppError> {
+    let name = token.strip_prefix(DEFAULT_TOKEN).and_then(|rest| rest.strip_prefix('/'));
+    let member = config.token.together.members.iter().find(|member| Some(member.name.as_str()) == name);
+    let (module, wanted, environment) = match member {
+        Some(member) => (member.module.clone(), selector(&member.selector), &member.environment),
+        // A name that nobody has is refused by the command itself.
+        None if name.is_some() => return Ok(()),
+        None => (config.token.module.clone(), selector(&config.token.selector), &config.token.environment),
+    };
+    let isolation = isolation(config, &config.token.isolation, environment);
+    let looked = blocking(PIN, move || token::look(&isolation, &module, &wanted)).await?;
     let request_id = uuid::Uuid::new_v4().to_string();
-    let here = &config.server.locality;
     let event = |event_type, details: Value| Event {
         event_type,
         request_id: Some(request_id.clone()),
-        ..Event::system("TokenPinRetry", here.region.as_str(), here.account.as_str(), now_ms(), details)
+        ..journal.event("TokenPinRetry", now_ms(), details)
     };
     let about = json!({
-        "token": DEFAULT_TOKEN,
+        "token": token,
         "serial": looked.info.serial,
         "osUserId": rustix::process::geteuid().as_raw(),
     });
@@ -66,42 +75,37 @@ pub(super) async fn retry_default(config: &Config, journal: &Journal) -> Result<
 }
 
 /// What is wrong with the login, where the PIN is, and what a person can do about it.
-pub(super) fn refused(error: TokenError, token: &config::Token) -> AppError {
-    let source = &token.pin;
+///
+/// `member`: whose PIN it is, of several tokens.
+pub(super) fn refused(error: TokenError, source: &PinSource, member: Option<&str>) -> AppError {
+    let (whose, named) = match member {
+        None => ("the token".to_owned(), String::new()),
+        Some(name) => (format!("the token `{name}`"), format!(" --token {name}")),
+    };
     let advice = match (error.open_failure(), error.rv) {
         (OpenFailure::PinIncorrect, 0) => {
-            "it was tried once on this host and rejected, and is not tried again. put the \
+            format!(
+                "it was tried once on this host and rejected, and is not tried again. put the \
              right one there; if this one is right (it was changed in the token since, or looks like a rejected one by \
-             chance), run `hsm-bridge token pin --retry`, which costs one try if it is wrong"
-                .to_owned()
+             chance), run `hsm-bridge token pin --retry{named}`, which costs one try if it is wrong"
+            )
         }
         (OpenFailure::PinIncorrect, _) => {
-            "it was tried once and is not tried again, also not by the next start on this \
-             host. put the right one there; if this one becomes right in the token, run `hsm-bridge token pin --retry`"
-                .to_owned()
+            format!(
+                "it was tried once and is not tried again, also not by the next start on this \
+             host. put the right one there; if this one becomes right in the token, run `hsm-bridge token pin --retry{named}`"
+            )
         }
         (OpenFailure::PinLocked | OpenFailure::PinNotInitialised, _) => {
             "the token's security officer has to see to it".to_owned()
         }
         (OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other, _) => return error.into(),
     };
-    AppError::Pin(format!("the token takes no login ({error}). the PIN comes from {source}: {advice}"))
+    AppError::Pin(format!("{whose} takes no login ({error}). the PIN comes from {source}: {advice}"))
 }
 
 async fn forget(marks: Marks, serial: String) -> Result<usize, TokenError> {
-    blocking(move || token::retry_pins(&marks, &serial)).await
-}
-
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, TokenError> + Send + 'static,
-) -> Result<T, TokenError> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(done) => done,
-        Err(error) => {
-            let ended = format!("the call ended early: {error}");
-            Err(TokenError::own(token::ErrorClass::Context, "token pin", ended))
-        }
-    }
+    blocking(PIN, move || token::retry_pins(&marks, &serial)).await
 }
 
 fn read(source: &PinSource) -> Result<SecretString, String> {

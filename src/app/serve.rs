@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::away::{Front, Listening, connect_patiently};
+use super::away::{Front, Listening, connect_patiently, open_patiently};
 use super::{
     App, AppError, Opened, StartOptions, access_key_uses, audit_directory, audit_office, audit_sinks, clock_file,
     last_use, members, now_ms, open_files, operator_socket, runtime, sealing, session_keys, settle, state_snapshots,
@@ -33,6 +33,9 @@ const USAGE_LOOK: Duration = Duration::from_secs(60);
 const ROTATION_LONGEST: Duration = Duration::from_secs(3600);
 /// How long tasks may take to end where the token's library hangs.
 const HUNG_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last signatures may take. RULE hsm-config/hsm-bridge.service: the drain, these and the end of the token's workers
+/// (7 s) are over before `TimeoutStopSec`.
+const LAST_SIGNATURES: Duration = Duration::from_secs(10);
 /// First and longest wait of a start without room for the log.
 const NO_ROOM_FIRST: Duration = Duration::from_secs(1);
 const NO_ROOM_LONGEST: Duration = Duration::from_secs(30);
@@ -203,6 +206,7 @@ pub async fn serve(
         None => {
             let last = settle::system_event(&app, "Stop", None, serde_json::json!({}));
             let _ = app.services.journal.append(last).await;
+            app.audit_keys.end_within(LAST_SIGNATURES);
             app.sealing.at_end().await;
             // Nothing of this run is left unsigned.
             let _ = app.checkpoints.write().await;
@@ -248,7 +252,11 @@ async fn open_when_there_is_room(
                 // What is wrong with a profile is told before the PIN is tried.
                 let configured = tokens::configured(config)?;
                 let token = connect_patiently(config, &opened.journal, front, listening).await?;
-                return App::open_with(config.clone(), configured, opened, token, front.metrics.clone(), options).await;
+                let journal = opened.journal.clone();
+                let open = async |token| {
+                    App::open_with(config.clone(), configured, opened, token, front.metrics.clone(), options).await
+                };
+                return open_patiently(config, &journal, front, listening, token, open).await;
             }
             Err(AppError::Audit(error @ (AuditError::NoSpace { .. } | AuditError::LowSpace { .. }))) => error,
             Err(error) => return Err(error),

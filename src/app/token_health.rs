@@ -9,8 +9,7 @@ use tokio::sync::watch;
 
 use super::{members, now_ms};
 use crate::http::Services;
-use crate::ids::KeyStoreId;
-use crate::keystore::{DEFAULT_TOKEN, Token};
+use crate::keystore::Token;
 use crate::token::{Change, LastError};
 
 /// How often the tokens are asked what happened.
@@ -28,8 +27,7 @@ pub(super) async fn keep(
             () = tokio::time::sleep(LOOK) => false,
             _ = stopped.changed() => true,
         };
-        for (store, token) in tokens(&services) {
-            let name = store.as_ref().map_or_else(|| DEFAULT_TOKEN.to_owned(), KeyStoreId::to_string);
+        for (name, store, token) in members::stores(&services) {
             for change in token.changes() {
                 // Of several tokens `members` says when all are there.
                 if matches!(change, Change::Recovered { .. }) && token.members().is_empty() {
@@ -52,13 +50,6 @@ pub(super) async fn keep(
             return;
         }
     }
-}
-
-/// `None`: the default key store's.
-fn tokens(services: &Services) -> Vec<(Option<KeyStoreId>, Token)> {
-    let keystore = services.ops.keystore();
-    let custom = keystore.connected().into_iter().map(|(store, token)| (Some(store), token));
-    std::iter::once((None, keystore.token().clone())).chain(custom).collect()
 }
 
 fn told(name: &str, token: &Token, change: Change) -> (&'static str, Value) {

@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::settle::system_event;
-use super::{App, AppError, StartOptions, isolation, members, now_ms, profile, selector};
+use super::{App, AppError, StartOptions, isolation, members, now_ms, profile, retry, selector};
 use crate::audit::{Event, EventType};
 use crate::config::Config;
 use crate::http::{Services, operator};
 use crate::ids::KeyStoreId;
 use crate::keystore::{ConfiguredMember, ConfiguredToken, DEFAULT_TOKEN, Looked, MemberView, Presence, first_seen};
-use crate::token::Retry;
+use crate::token::Settings;
 
 /// Until a connection that could not be recorded is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -27,16 +27,23 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
     let tokens = config.custom_tokens.iter().map(|token| {
         Ok(ConfiguredToken {
             name: token.name.clone(),
-            module: token.module.clone(),
-            selector: selector(&token.selector),
-            profile: profile(token.profile.as_deref())?,
+            settings: Settings {
+                module: token.module.clone(),
+                selector: selector(&token.selector),
+                expect_serial: None,
+                profile: profile(token.profile.as_deref())?,
+                workers: token.workers,
+                queue: token.queue,
+                generate_deadline: token.generate_deadline,
+                pin_marks: config.token.pin_marks.clone(),
+                retry: retry(&config.token),
+                hang_grace: config.token.hang_grace,
+                isolation: isolation(config, &token.isolation, &token.environment),
+            },
             cluster: token.cluster.clone(),
             user: token.user.clone(),
             identity_certificate: token.identity_certificate.clone(),
-            workers: token.workers,
-            queue: token.queue,
             deadline: token.deadline,
-            generate_deadline: token.generate_deadline,
             members: token
                 .together
                 .members
@@ -47,15 +54,12 @@ pub(super) fn configured(config: &Config) -> Result<Vec<ConfiguredToken>, AppErr
                         module: member.module.clone(),
                         selector: selector(&member.selector),
                         profile: profile(member.profile.as_deref())?,
+                        isolation: isolation(config, &token.isolation, &member.environment),
                     })
                 })
                 .collect::<Result<_, AppError>>()?,
             reads: members::reads(token.together.reads),
             require_members: token.together.require,
-            pin_marks: config.token.pin_marks.clone(),
-            retry: Retry { first: token.retry_first, longest: token.retry_longest },
-            hang_grace: token.hang_grace,
-            isolation: isolation(config, &token.isolation),
         })
     });
     tokens.collect()
@@ -187,17 +191,6 @@ async fn connect(services: Arc<Services>, id: KeyStoreId, mut stopped: watch::Re
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
             _ = stopped.changed() => return,
-        }
-    }
-}
-
-impl App {
-    /// Connects the custom key stores that are meant to be connected, for a command that runs without a server.
-    pub async fn connect_wanted_stores(&self) {
-        while let Some(id) = self.services.ops.keystore().due_now() {
-            if let Err(error) = operator::connect_key_store(&self.services, id.clone()).await {
-                tracing::error!(key_store = %id, %error, "not connected");
-            }
         }
     }
 }

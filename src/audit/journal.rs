@@ -223,7 +223,8 @@ impl Journal {
     }
 
     /// Free share of the log's file system, 0 to 1, as of about a second ago.
-    pub fn free_space(&self) -> f64 {
+    #[cfg(test)]
+    pub(super) fn free_space(&self) -> f64 {
         self.shared.space.free()
     }
 

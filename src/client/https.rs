@@ -66,11 +66,6 @@ pub async fn connect(host: &str, port: u16, trust: Option<&Trust>) -> Result<Box
     connection::dial(host, port, config.as_ref()).await.map_err(|e| format!("`{host}:{port}`: {e}"))
 }
 
-/// Whether something may be posted to this URL.
-pub fn check_url(url: &str) -> Result<(), String> {
-    Location::parse(url).map(drop)
-}
-
 /// Posts to one URL; its connection is kept as long as it holds.
 pub struct Poster {
     location: Location,

@@ -10,7 +10,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 
-/// Every section and its keys. `[[listener]]`, `[[custom_token]]` and `[[audit_sink]]` may stand several times; `token.environment` takes keys of any name.
+/// Every section and its keys. `[[listener]]`, `[[custom_token]]` and `[[audit_sink]]` may stand several times; each
+/// `environment` takes keys of any name.
 pub(super) const KNOWN: &[(&str, &[&str])] = &[
     ("server", &["state_dir", "account", "region", "accepted_regions"]),
     ("listener", &["address", "certificate", "key"]),
@@ -77,6 +78,7 @@ pub(super) const KNOWN: &[(&str, &[&str])] = &[
             "queue",
             "deadline_ms",
             "generate_deadline_seconds",
+            "environment",
             "isolation",
             "worker_command",
             "reads",
@@ -165,9 +167,14 @@ pub(super) const NESTED: &[(&str, &str, &[&str])] = &[
             "pin_file",
             "pin_credential",
             "pin_env",
+            "environment",
         ],
     ),
-    ("custom_token", "member", &["name", "module", "label", "serial", "model", "manufacturer", "uri", "profile"]),
+    (
+        "custom_token",
+        "member",
+        &["name", "module", "label", "serial", "model", "manufacturer", "uri", "profile", "environment"],
+    ),
 ];
 
 pub(super) struct Document {

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 const MINIMAL: &str = r#"
@@ -78,7 +80,14 @@ fn refusals() {
         ),
         (changed(label, "label = \"b\"\ncluster_id = \"x\""), "`token.cluster_id`"),
         (custom("name = 'c'\nlabel = 'c'\nuser = 'u:p'"), "`custom_token[0].user`"),
-        (custom("name = 'c'\nlabel = 'c'\nenvironment = {}"), "unknown key `custom_token[0].environment`"),
+        (
+            custom("name = 'c'\nlabel = 'c'\nisolation = 'in-process'\nenvironment = { A = 'x' }"),
+            "`custom_token[0].environment` at line 16 needs `isolation = \"process\"`",
+        ),
+        (
+            custom("name = 'c'\nlabel = 'c'\nisolation = 'process'\nenvironment = { 'A=B' = 'x' }"),
+            "has `A=B`, which cannot be a variable",
+        ),
         (rotation("decrypt_alias_mode = 'aws'"), "write `history` or `strict`"),
         (rotation("at_usage = 1.0"), "`rotation.at_usage` at line 13 is `1`: write a share from 0.01 to 0.99"),
         (rotation("at_usage = 0.001"), "from 0.01 to 0.99"),
@@ -180,9 +189,12 @@ fn what_may_be_said() {
         let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         Isolation::Process { command: (!words.is_empty()).then_some(words) }
     };
-    assert_eq!(isolated("", ""), (Isolation::InProcess, Isolation::InProcess));
-    assert_eq!(isolated("", "isolation = 'process'"), (Isolation::InProcess, process(&[])));
-    let both = "isolation = 'process'\nworker_command = ['w', 'a']";
+    assert_eq!(isolated("", ""), (process(&[]), process(&[])));
+    assert_eq!(isolated("", "isolation = 'in-process'"), (process(&[]), Isolation::InProcess));
+    let here = "isolation = 'in-process'";
+    assert_eq!(isolated(here, ""), (Isolation::InProcess, Isolation::InProcess));
+    assert_eq!(isolated(here, "isolation = 'process'"), (Isolation::InProcess, process(&[])));
+    let both = "worker_command = ['w', 'a']";
     assert_eq!(isolated(both, ""), (process(&["w", "a"]), process(&["w", "a"])));
     assert_eq!(isolated(both, "worker_command = []").1, process(&[]));
     assert_eq!(isolated(both, "isolation = 'in-process'").1, Isolation::InProcess);
@@ -274,7 +286,8 @@ fn rotation_and_key_stores() {
 /// What may be allowed is what commands ask for.
 #[test]
 fn operator_actions_are_the_permissions_of_commands() {
-    let sources = [include_str!("../ops/task.rs"), include_str!("../ops/iam.rs"), include_str!("../ops/audit_keys.rs")];
+    let sources =
+        [include_str!("../ops/task/commands.rs"), include_str!("../ops/iam.rs"), include_str!("../ops/audit_keys.rs")];
     let bodies =
         sources.map(|source| source.split("pub fn permission").nth(1).unwrap().split("pub fn name").next().unwrap());
     let asked: BTreeSet<&str> = bodies.iter().flat_map(|body| body.split('"').skip(1).step_by(2)).collect();
@@ -370,7 +383,8 @@ fn what_the_example_leaves_out_is_valid_too() {
     /// Keys that another one, or a section that is left out as a whole, needs beside it.
     const TOGETHER: &[&[&str]] = &[
         &["[[listener]]", "certificate", "key"],
-        &["[[custom_token]]", "name", "label"],
+        // `environment` is for worker processes alone.
+        &["[[custom_token]]", "name", "label", "isolation"],
         &["[[audit_sink]]", "name", "kind", "address", "url", "secret_file", "certificate", "key"],
         &["[[token_log]]", "name", "file", "format"],
         &["[[token.member]]", "name", "label"],
@@ -405,10 +419,39 @@ fn what_the_example_leaves_out_is_valid_too() {
                 if set { l.trim_start_matches('#') } else { *l }
             })
             .collect();
-        parse(&text.join("\n")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let text = text.join("\n").replace("isolation = \"in-process\"", "isolation = \"process\"");
+        parse(&text).unwrap_or_else(|error| panic!("{line}: {error}"));
         count += 1;
     }
-    assert_eq!(count, 82);
+    assert_eq!(count, 85);
+}
+
+#[test]
+fn each_worker_process_may_have_variables_of_its_own() {
+    let own = |members: &str| {
+        let pin = "pin_file = \"pin\"";
+        let token = "isolation = 'process'\nenvironment = { A = '1', B = '2' }";
+        parse(&(changed(pin, &format!("{pin}\n{token}")) + members)).unwrap()
+    };
+    let pairs = |environment: &BTreeMap<String, String>| {
+        environment.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    };
+    let config = own("[[token.member]]\nname = 'b'\nlabel = 'bridge'\nenvironment = { B = '3', C = '4' }\n\
+         [[token.member]]\nname = 'c'\nlabel = 'other'\n\
+         [[custom_token]]\nname = 'k'\nlabel = 'bridge'\nenvironment = { A = '5' }\n\
+         [[custom_token.member]]\nname = 'l'\nlabel = 'bridge'\nenvironment = { B = '6' }\n");
+    let [b, c] = &config.token.together.members[..] else { panic!("two members") };
+    assert_eq!(pairs(&config.token.environment), "A=1 B=2");
+    assert_eq!(pairs(&b.environment), "A=1 B=3 C=4", "one label in two places is two tokens");
+    assert_eq!(pairs(&c.environment), "A=1 B=2");
+    let custom = &config.custom_tokens[0];
+    assert_eq!(pairs(&custom.environment), "A=5 B=2");
+    assert_eq!(pairs(&custom.together.members[0].environment), "A=5 B=6");
+    let pin = "pin_file = \"pin\"";
+    let text = changed(pin, &format!("{pin}\nisolation = 'in-process'\nenvironment = {{ A = '1' }}"))
+        + "[[token.member]]\nname = 'b'\nlabel = 'b'\nenvironment = { A = '2' }\n";
+    let refused = parse(&text).unwrap_err().to_string();
+    assert!(refused.contains("`token.member[0].environment`") && refused.contains("needs `isolation = "), "{refused}");
 }
 
 fn sinks(text: &str) -> Result<Vec<AuditSink>, ConfigError> {

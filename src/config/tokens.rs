@@ -1,21 +1,134 @@
 //! `[token]` and `[[custom_token]]`: which tokens, by which library, with which sizes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::document::{Document, Section};
-use super::{
-    CustomToken, HOUR, Isolation, PinSource, Problem, Reads, Together, Token, TokenMember, TokenSelector, milliseconds,
-    path, seconds, size, uri,
-};
+use super::{HOUR, PinSource, Problem, milliseconds, path, seconds, size, uri};
+use crate::ids::ClusterId;
 
 /// Tokens of one key store.
 const MOST_MEMBERS: usize = 32;
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The vendor's PKCS#11 library.
+    pub module: PathBuf,
+    /// As `CustomToken::cluster`: CreateCustomKeyStore refuses it as in use.
+    pub cluster: Option<ClusterId>,
+    pub selector: TokenSelector,
+    /// A file of `hsm-config/profiles/`.
+    pub profile: Option<PathBuf>,
+    pub pin: PinSource,
+    /// Directory of the marks of rejected PINs, of this token and the custom ones.
+    pub pin_marks: PathBuf,
+    pub workers: usize,
+    /// Calls that may wait for a worker.
+    pub queue: usize,
+    pub deadline: Duration,
+    /// For key generation and destruction.
+    pub generate_deadline: Duration,
+    /// The first wait before another try to bring a token back, and the longest; of the custom ones, too.
+    pub retry_first: Duration,
+    pub retry_longest: Duration,
+    /// After a deadline, until a session whose call did not come back counts as lost; of the custom ones, too.
+    pub hang_grace: Duration,
+    /// Variables for the vendor's library, to be set before it is loaded.
+    pub environment: BTreeMap<String, String>,
+    pub isolation: Isolation,
+    pub together: Together,
+}
+
+/// Which process loads the vendor's library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    InProcess,
+    Process {
+        /// Program and arguments, in the place of this program as a worker.
+        command: Option<Vec<String>>,
+    },
+}
+
+/// Which of several tokens with the same keys does a call that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// The first one that is well.
+    Preferred,
+    /// One after the other.
+    Spread,
+}
+
+/// Further tokens that hold the same keys as the first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Together {
+    pub members: Vec<TokenMember>,
+    pub reads: Reads,
+    /// Members, the first one too, that hold a new key before CreateKey answers.
+    pub require: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMember {
+    /// Unique within the key store; the first one has the token's own name.
+    pub name: String,
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    pub profile: Option<PathBuf>,
+    /// `None`: the first one's.
+    pub pin: Option<PinSource>,
+    /// Variables of its worker process, with those of the token that it is a member of.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A token that a custom key store can be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomToken {
+    /// What the operator calls it; unique, not `default`.
+    pub name: String,
+    /// By default `[token]`'s.
+    pub module: PathBuf,
+    pub selector: TokenSelector,
+    pub profile: Option<PathBuf>,
+    /// `None`: derived from the serial when the token is first seen, and kept.
+    pub cluster: Option<ClusterId>,
+    /// The crypto user's name, for tokens whose PIN is `user:password`.
+    pub user: String,
+    /// `CKA_LABEL` of the token's identity certificate, a public CKO_CERTIFICATE.
+    pub identity_certificate: Option<String>,
+    pub workers: usize,
+    pub queue: usize,
+    pub deadline: Duration,
+    pub generate_deadline: Duration,
+    pub together: Together,
+    /// By default `[token]`'s.
+    pub isolation: Isolation,
+    /// Variables of its worker process: `[token]`'s, and its own in their place.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Which token, by label or serial at least; what is `None` may be anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenSelector {
+    pub label: Option<String>,
+    pub serial: Option<String>,
+    pub model: Option<String>,
+    pub manufacturer: Option<String>,
+}
+
 pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Problem> {
     let module = base_dir.join(section.required_text("module")?);
     let (selector, profile) = (selector(section)?, path(section, "profile", base_dir)?);
-    let first = TokenMember { name: "default".to_owned(), module, selector, profile, pin: None };
+    let environment = environment(section)?;
+    let isolation = isolation(section, None)?;
+    let first = TokenMember {
+        name: "default".to_owned(),
+        module,
+        selector,
+        profile,
+        pin: None,
+        environment: environment.clone(),
+    };
     let retry_first = milliseconds(section, "retry_first_ms", 200)?;
     let retry_longest = milliseconds(section, "retry_longest_ms", 30_000)?;
     if retry_longest < retry_first {
@@ -23,7 +136,7 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
     }
     Ok(Token {
         pin: pin(section, base_dir)?,
-        together: together(section, &first, base_dir)?,
+        together: together(section, &first, &isolation, base_dir)?,
         module: first.module,
         selector: first.selector,
         profile: first.profile,
@@ -36,8 +149,8 @@ pub(super) fn token(section: &Section<'_>, base_dir: &Path) -> Result<Token, Pro
         retry_first,
         retry_longest,
         hang_grace: milliseconds(section, "hang_grace_ms", 30_000)?,
-        environment: environment(section)?,
-        isolation: isolation(section, None)?,
+        environment,
+        isolation,
     })
 }
 
@@ -49,13 +162,14 @@ pub(super) fn custom_tokens(document: &Document, token: &Token, base_dir: &Path)
         if tokens.iter().any(|other| other.name == one.name) {
             return Err(section.problem("name", format_args!("is `{}`: another token has the same", one.name)));
         }
-        let default = std::iter::once(("default", &token.module, &token.selector, &token.cluster));
-        let before = tokens.iter().map(|t| (t.name.as_str(), &t.module, &t.selector, &t.cluster));
+        let default =
+            std::iter::once(("default", (&*token.module, &token.selector, &token.environment), &token.cluster));
+        let before = tokens.iter().map(|t| (t.name.as_str(), (&*t.module, &t.selector, &t.environment), &t.cluster));
         let members =
             std::iter::once(&token.together).chain(tokens.iter().map(|t| &t.together)).flat_map(|t| &t.members);
-        let members = members.map(|m| (m.name.as_str(), &m.module, &m.selector, &None));
-        for (name, module, selector, cluster) in default.chain(before).chain(members) {
-            if same_token((&one.module, &one.selector), (module, selector)) {
+        let members = members.map(|m| (m.name.as_str(), (&*m.module, &m.selector, &m.environment), &None));
+        for (name, other, cluster) in default.chain(before).chain(members) {
+            if same_token((&one.module, &one.selector, &one.environment), other) {
                 let key = ["uri", "label", "serial"].into_iter().find(|key| section.has(key)).unwrap_or("label");
                 return Err(section.problem(key, format_args!("names the same token as `{name}`")));
             }
@@ -81,6 +195,7 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
     if user.contains(':') || user.chars().any(char::is_control) {
         return Err(section.problem("user", "is the name alone, without `:` and password"));
     }
+    let isolation = isolation(section, Some(&default.isolation))?;
     let first = TokenMember {
         name: name.to_owned(),
         selector: selector(section)?,
@@ -88,9 +203,10 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         profile: profile.or_else(|| if module.is_none() { default.profile.clone() } else { None }),
         module: module.unwrap_or_else(|| default.module.clone()),
         pin: None,
+        environment: own_environment(section, &isolation, &default.environment)?,
     };
     Ok(CustomToken {
-        together: together(section, &first, base_dir)?,
+        together: together(section, &first, &isolation, base_dir)?,
         name: first.name,
         selector: first.selector,
         profile: first.profile,
@@ -102,10 +218,8 @@ fn custom_token(section: &Section<'_>, default: &Token, base_dir: &Path) -> Resu
         queue: size(section, "queue", 1..=1_000_000, 1_024)?,
         deadline: milliseconds(section, "deadline_ms", 10_000)?,
         generate_deadline: seconds(section, "generate_deadline_seconds", HOUR, 60)?,
-        retry_first: default.retry_first,
-        retry_longest: default.retry_longest,
-        hang_grace: default.hang_grace,
-        isolation: isolation(section, Some(&default.isolation))?,
+        isolation,
+        environment: first.environment,
     })
 }
 
@@ -117,7 +231,12 @@ fn is_name(section: &Section<'_>, name: &str) -> Result<(), Problem> {
 }
 
 /// `[[….member]]`: further tokens that hold the same keys as the first one.
-fn together(section: &Section<'_>, first: &TokenMember, base_dir: &Path) -> Result<Together, Problem> {
+fn together(
+    section: &Section<'_>,
+    first: &TokenMember,
+    isolation: &Isolation,
+    base_dir: &Path,
+) -> Result<Together, Problem> {
     let mut members: Vec<TokenMember> = Vec::new();
     for section in section.sections("member") {
         let name = section.required_text("name")?;
@@ -131,13 +250,14 @@ fn together(section: &Section<'_>, first: &TokenMember, base_dir: &Path) -> Resu
             profile: profile.or_else(|| if module.is_none() { first.profile.clone() } else { None }),
             module: module.unwrap_or_else(|| first.module.clone()),
             pin: if has_pin { Some(pin(&section, base_dir)?) } else { None },
+            environment: own_environment(&section, isolation, &first.environment)?,
         };
         for other in std::iter::once(first).chain(&members) {
             if other.name == one.name {
                 return Err(section.problem("name", format_args!("is `{}`: another member has the same", one.name)));
             }
-            // Copies of one token may have one serial: their libraries tell them apart.
-            if one.selector == other.selector && one.module == other.module {
+            // Copies of one token may have one serial: their libraries tell them apart, or what those are told.
+            if one.selector == other.selector && one.module == other.module && one.environment == other.environment {
                 let key = ["uri", "label", "serial"].into_iter().find(|key| section.has(key)).unwrap_or("label");
                 return Err(section.problem(key, format_args!("names the same token as `{}`", other.name)));
             }
@@ -159,11 +279,14 @@ fn together(section: &Section<'_>, first: &TokenMember, base_dir: &Path) -> Resu
     Ok(Together { members, reads, require: usize::try_from(require).unwrap_or(1) })
 }
 
+/// Where a token is found: its library, its name, and what the library is told.
+type Place<'a> = (&'a Path, &'a TokenSelector, &'a BTreeMap<String, String>);
+
 /// A serial tells tokens apart whatever the library; a label only does within one.
-fn same_token((module, selector): (&Path, &TokenSelector), (other_module, other): (&Path, &TokenSelector)) -> bool {
+fn same_token((module, selector, environment): Place<'_>, (other_module, other, other_environment): Place<'_>) -> bool {
     selector.label == other.label
         && selector.serial == other.serial
-        && (selector.serial.is_some() || module == other_module)
+        && (selector.serial.is_some() || (module, environment) == (other_module, other_environment))
 }
 
 fn selector(section: &Section<'_>) -> Result<TokenSelector, Problem> {
@@ -226,7 +349,7 @@ fn isolation(section: &Section<'_>, default: Option<&Isolation>) -> Result<Isola
         _ => None,
     };
     let isolated = match section.text("isolation")? {
-        None => matches!(default, Some(Isolation::Process { .. })),
+        None => !matches!(default, Some(Isolation::InProcess)),
         Some("process") => true,
         Some("in-process") => false,
         Some(other) => {
@@ -245,6 +368,24 @@ fn isolation(section: &Section<'_>, default: Option<&Isolation>) -> Result<Isola
         _ if isolated => Ok(Isolation::Process { command: kept }),
         _ => Ok(Isolation::InProcess),
     }
+}
+
+/// Those of `[token]` or of the first member, and what the section says in their place. RULE: variables are a process's: a
+/// library in the service's own has those of `[token]`, whichever token it is for.
+fn own_environment(
+    section: &Section<'_>,
+    isolation: &Isolation,
+    common: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Problem> {
+    let own = environment(section)?;
+    if !own.is_empty() && *isolation == Isolation::InProcess {
+        return Err(section.problem(
+            "environment",
+            "needs `isolation = \"process\"`: libraries in the service's own process have the variables of \
+             `[token] environment` alone",
+        ));
+    }
+    Ok(common.iter().map(|(name, value)| (name.clone(), value.clone())).chain(own).collect())
 }
 
 fn environment(section: &Section<'_>) -> Result<BTreeMap<String, String>, Problem> {

@@ -101,6 +101,8 @@ pub struct MemberReading {
     pub key_store: String,
     pub member: String,
     pub ready: bool,
+    /// Only a person can help.
+    pub login_refused: bool,
     /// That it is known to hold.
     pub keys: u64,
     /// Under whose id it holds another key.
@@ -305,6 +307,9 @@ impl Collector for Scrape {
             Ok(())
         };
         by_member("token_member_ready", "1 where the token is used with its key store", |m| u64::from(m.ready))?;
+        by_member("token_member_login_refused", "1 while the token refuses the login: an operator has to act", |m| {
+            u64::from(m.login_refused)
+        })?;
         by_member("token_member_keys", "Keys that the token is known to hold", |m| m.keys)?;
         by_member("token_member_wrong_keys", "Keys under whose id the token holds another one", |m| m.wrong_keys)?;
         if !readings.unreplicated.is_empty() {

@@ -160,10 +160,6 @@ impl Server {
         self.certificates.clone()
     }
 
-    pub fn reload_tls(&self) -> Result<(), TlsError> {
-        self.certificates.reload()
-    }
-
     /// Serves the API until `shutdown` is true or its sender is gone, then drains.
     pub async fn run<H: Handler>(self, handler: Arc<H>, shutdown: watch::Receiver<bool>) -> Drained {
         let api = Api { handler, limits: self.limits(), refusals: self.refusals() };

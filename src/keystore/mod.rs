@@ -13,7 +13,7 @@ pub use crate::token::{
     SlotFacts, Status, SystemKey, Token, TokenError, TokenInfo, certificate, look, slots,
 };
 pub use clusters::{DEFAULT_TOKEN, Presence, derive_cluster, first_seen};
-pub use configured::{ConfiguredMember, ConfiguredToken};
+pub use configured::{ConfiguredMember, ConfiguredToken, blocking};
 pub use states::{STATE_NAMES, State, States, Step};
 
 use std::collections::{BTreeMap, VecDeque};
@@ -166,16 +166,12 @@ impl KeyStores {
         self.0.due.notify_one();
     }
 
-    /// The next key store to connect, without waiting for one.
-    pub fn due_now(&self) -> Option<KeyStoreId> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-    }
-
     /// The next key store to connect.
     pub async fn due(&self) -> KeyStoreId {
         loop {
             // `notify_one` keeps one permit, so nothing is missed between the look and the wait.
-            if let Some(id) = self.due_now() {
+            let next = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            if let Some(id) = next {
                 return id;
             }
             self.0.due.notified().await;

@@ -25,7 +25,9 @@ mod officer;
 pub mod operation;
 mod operator;
 pub mod principals;
+mod requests;
 pub mod resolve;
+mod responses;
 mod rotation;
 mod rotation_report;
 mod sealed;
@@ -37,7 +39,6 @@ pub mod store_key;
 pub mod sts;
 pub mod task;
 pub mod trail;
-pub mod types;
 mod usage;
 
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use crate::keystore::{CallContext, ErrorClass, Facts, KeyStores, Token, TokenErr
 use crate::store::{Store, StoreError, UpdateError};
 
 pub use crate::keystore::Facts as HsmUse;
+pub use crate::store::{GrantConstraints, GrantPrincipal, GrantRecord};
 pub use audit_context::ContextForm;
 pub use audit_keys::*;
 pub use clock::ClockWatch;
@@ -60,11 +62,12 @@ pub use managed::{FirstUse, ManagedKey};
 pub use officer::{AUDIT_HEAD, ReadPin};
 pub use operation::{Operation, Service};
 pub use operator::RESTORED_DELETIONS_WAIT_MS;
+pub use requests::*;
 pub use resolve::{Resolved, Subject};
+pub use responses::*;
 pub use sts::*;
 pub use task::*;
 pub use trail::*;
-pub use types::*;
 pub use usage::{BudgetUse, DEFAULT_LIMIT as DEFAULT_GCM_LIMIT};
 
 use grants::GrantTokenKey;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopted, CallContext, Capabilities, Change, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash,
-    Isolation, KeyKind, KeyRef, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Replicas,
-    SignMechanism, Status, SystemKey, TokenError, TokenInfo,
+    Adopted, CallContext, Capabilities, Change, DataName, Enforcement, ErrorClass, Facts, Gauges, GcmOutput, Generated,
+    Hash, Isolation, KeyKind, KeyRef, Looked, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector,
+    Replicas, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -276,6 +276,16 @@ pub trait Backend: Send + Sync {
         Vec::new()
     }
 
+    /// Connects a member that could not be opened: with this PIN, or with its own.
+    fn open_member<'a>(&'a self, _: &'a str, _: Option<SecretString>) -> BoxFuture<'a, Result<(), TokenError>> {
+        Box::pin(async { Err(no_member()) })
+    }
+
+    /// What a member says of itself to anybody.
+    fn look_at_member<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Looked, TokenError>> {
+        Box::pin(async { Err(no_member()) })
+    }
+
     /// Where a key is; `None`: it is one token, or the key is not known.
     fn replicas(&self, _: MaterialId) -> Option<Replicas> {
         None
@@ -290,6 +300,10 @@ pub trait Backend: Send + Sync {
     fn failovers(&self) -> u64 {
         0
     }
+}
+
+fn no_member() -> TokenError {
+    TokenError::own(ErrorClass::Unsupported, "members", "this is one token")
 }
 
 /// Byte strings in frames: one piece and not a list of numbers.

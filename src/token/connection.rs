@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use cryptoki_sys as sys;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -12,7 +13,7 @@ use super::breaker::{Breaker, Health};
 use super::call::About;
 use super::error::Counters;
 use super::guard::{HeldPin, PinGuard};
-use super::handles::Handles;
+use super::handles::{Handles, Proofs};
 use super::keeper::{Keeper, is_another_pin};
 use super::keygen::{Keygen, Mend, Task, TaskTicket};
 use super::local::Local;
@@ -28,7 +29,7 @@ use super::seat::{Seat, SlotNow};
 use super::shared::Shared;
 use super::watchdog::{self, Watchdog};
 use super::worker::{Need, Operation, Outcome, Reply, Ticket, Work, Worker};
-use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError};
+use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError, rv};
 use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
@@ -86,11 +87,16 @@ impl Local {
     /// Several tokens of one module or of several may be connected at a time, each with its own login.
     pub fn open(settings: Settings, pin: SecretString) -> Result<Local, TokenError> {
         let guard = HeldPin::new(pin, Marks::at(&settings.pin_marks));
-        Self::open_guarded(settings, Arc::new(guard))
+        Self::open_proven(settings, Arc::new(guard), Proofs::default())
     }
 
-    /// The same where somebody else has the PIN.
-    pub fn open_guarded(settings: Settings, guard: Arc<dyn PinGuard>) -> Result<Local, TokenError> {
+    /// The same where somebody else has the PIN, and in the place of a connection that has ended. RULE: the bridge's own keys
+    /// are what they were for that one: a serial number and labels are easily another token's.
+    pub(super) fn open_proven(
+        settings: Settings,
+        guard: Arc<dyn PinGuard>,
+        proofs: Proofs,
+    ) -> Result<Local, TokenError> {
         let names = Names::of(&settings.profile)?;
         let module = Module::load(&settings.module)?;
         // Libraries remember the slots that they saw: a token that was away is seen after C_Initialize only.
@@ -99,7 +105,7 @@ impl Local {
         {
             renewal::renew(module, None, Why::Recovery)?;
         }
-        Self::connect(module, names, settings, guard).inspect_err(|error| {
+        Self::connect(module, names, settings, guard, proofs).inspect_err(|error| {
             if error.class == ErrorClass::Context {
                 module.doubted.store(true, Ordering::Relaxed);
             }
@@ -111,6 +117,7 @@ impl Local {
         names: Names,
         settings: Settings,
         guard: Arc<dyn PinGuard>,
+        proofs: Proofs,
     ) -> Result<Local, TokenError> {
         let selected = select(module, &settings)?;
         if remembers_pins(&selected.info, &settings.profile) && is_another_pin(&selected.info.serial, &*guard) {
@@ -125,8 +132,14 @@ impl Local {
         let replaced = Arc::new(AtomicU64::new(0));
         let slot = SlotNow::new(selected.slot);
         let mut seat = Seat::new(module, slot.clone(), iv, Arc::clone(&replaced));
-        let table = enumerate(&mut seat, &names).map_err(|error| error.into_error("the objects cannot be listed"))?;
-        let handles = Handles::default();
+        let list =
+            |seat: &mut Seat| enumerate(seat, &names).map_err(|error| error.into_error("the objects cannot be listed"));
+        let mut table = list(&mut seat)?;
+        if !table.has_system() {
+            // A token without keys of the bridge, or a search that failed without saying so.
+            table = list(&mut seat)?;
+        }
+        let handles = Handles::proven(proofs);
         handles.replace(table);
 
         let remembers_pins = remembers_pins(&selected.info, &settings.profile);
@@ -168,7 +181,7 @@ impl Local {
             Connection { shared: Arc::clone(&shared), threads: Arc::default(), marks: Marks::at(settings.pin_marks) };
         let mut keygen = Keygen::new(Arc::clone(&shared), seat, keeper);
         // Now, while the handles are as fresh as they can be.
-        keygen.remember_system_keys();
+        keygen.remember_system_keys()?;
         connection.spawn("p11-keygen".to_owned(), move || keygen.serve())?;
         for number in 0..workers {
             let worker = Worker::new(Arc::clone(&shared));
@@ -403,9 +416,21 @@ fn select(module: &'static Module, settings: &Settings) -> Result<Selected, Toke
 
 /// The hot path uses a function list of its own: it must be the same instance of the module.
 fn one_instance(module: &Module, keeper: &Keeper, slot: u64) -> Result<(), TokenError> {
-    let known = keeper.session().is_some_and(|session| module.functions.session_slot(session) == Ok(slot));
-    if known {
-        return Ok(());
+    // Once more where the other list knows the session: then it was a failure that passed.
+    for _ in 0..2 {
+        match keeper.session().map(|session| module.functions.session_slot(session)) {
+            Some(Ok(found)) if found == slot => return Ok(()),
+            Some(Err(error)) => {
+                tracing::info!(rv = %rv::said(error.rv), "the module does not know the keeper session");
+                // RULE: a token that fails is not a library that cannot be used.
+                let failed = "the keeper session cannot be looked at";
+                keeper.alive().map_err(|error| error.into_error(failed))?;
+                if !matches!(error.rv, sys::CKR_SESSION_HANDLE_INVALID | sys::CKR_CRYPTOKI_NOT_INITIALIZED) {
+                    return Err(error.into_error(failed));
+                }
+            }
+            Some(Ok(_)) | None => break,
+        }
     }
     Err(TokenError::own(
         ErrorClass::Unsupported,

@@ -4,10 +4,10 @@
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use serde::{Deserialize, Serialize};
 
+use super::TokenError;
 use super::error::CallError;
 use super::keygen::{Keygen, Task, destroy};
 use super::report;
-use super::{ErrorClass, TokenError};
 
 /// Which object: both have to fit. Several instances may share a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,13 +54,8 @@ impl Task for WriteData {
 
     fn run(self, keygen: &mut Keygen) -> Result<(), TokenError> {
         keygen.ready()?;
-        let refused = |error: CallError| {
-            let class = match error.reaction() {
-                super::error::Reaction::Report(class @ (ErrorClass::Full | ErrorClass::Context)) => class,
-                _ => ErrorClass::Unsupported,
-            };
-            error.with_class(class, "the token keeps no data object")
-        };
+        // RULE: a token that fails is not one that keeps no data objects.
+        let refused = |error: CallError| error.into_error("the data object is not written");
         let old = find(keygen, &self.name)?;
         if let [object] = old.as_slice() {
             let new = Attribute::Value(self.value.clone());

@@ -161,7 +161,9 @@ fn is_housekeeping(function: &str) -> bool {
             | "C_GetSessionInfo"
             | "C_Login"
             | "C_Logout"
+            | "C_FindObjectsInit"
             | "C_FindObjects"
+            | "C_FindObjectsFinal"
             | "C_GenerateRandom"
     )
 }
@@ -216,7 +218,7 @@ impl TokenError {
         TokenError { class, function, rv: 0, detail: detail.into(), failure: None }
     }
 
-    pub(super) fn because(self, failure: OpenFailure) -> TokenError {
+    pub(crate) fn because(self, failure: OpenFailure) -> TokenError {
         TokenError { failure: Some(failure), ..self }
     }
 
@@ -225,10 +227,12 @@ impl TokenError {
         if let Some(failure) = self.failure {
             return failure;
         }
+        // RULE: from a function that takes no PIN they say nothing of it, and nobody has to give another one.
+        let pin = takes_a_pin(self.function);
         match self.rv {
-            sys::CKR_PIN_INCORRECT | sys::CKR_PIN_INVALID | sys::CKR_PIN_LEN_RANGE => OpenFailure::PinIncorrect,
-            sys::CKR_PIN_LOCKED | sys::CKR_PIN_EXPIRED => OpenFailure::PinLocked,
-            sys::CKR_USER_PIN_NOT_INITIALIZED => OpenFailure::PinNotInitialised,
+            sys::CKR_PIN_INCORRECT | sys::CKR_PIN_INVALID | sys::CKR_PIN_LEN_RANGE if pin => OpenFailure::PinIncorrect,
+            sys::CKR_PIN_LOCKED | sys::CKR_PIN_EXPIRED if pin => OpenFailure::PinLocked,
+            sys::CKR_USER_PIN_NOT_INITIALIZED if pin => OpenFailure::PinNotInitialised,
             sys::CKR_TOKEN_NOT_PRESENT
             | sys::CKR_TOKEN_NOT_RECOGNIZED
             | sys::CKR_SLOT_ID_INVALID
@@ -326,6 +330,7 @@ mod tests {
             (sys::CKR_DATA_LEN_RANGE, "C_OpenSession", Reaction::Ambiguous),
             (sys::CKR_OBJECT_HANDLE_INVALID, "C_GenerateKey", Reaction::Ambiguous),
             (sys::CKR_KEY_HANDLE_INVALID, "C_FindObjects", Reaction::Ambiguous),
+            (sys::CKR_TEMPLATE_INCONSISTENT, "C_FindObjectsInit", Reaction::Ambiguous),
             (sys::CKR_OBJECT_HANDLE_INVALID, "C_GetAttributeValue", Reaction::FindAgain),
             (sys::CKR_MECHANISM_INVALID, "C_OpenSession", Reaction::Ambiguous),
             (sys::CKR_ATTRIBUTE_TYPE_INVALID, "C_FindObjects", Reaction::Ambiguous),
@@ -336,6 +341,16 @@ mod tests {
         ];
         for (rv, function, expected) in rows {
             assert_eq!(reaction(*rv, function), *expected, "{rv:#x} {function}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_judged_by_functions_that_take_one() {
+        let failure = |function, rv| CallError { function, rv }.into_error("").open_failure();
+        assert_eq!(failure("C_Login", sys::CKR_PIN_LOCKED), OpenFailure::PinLocked);
+        assert_eq!(failure("C_Login", sys::CKR_PIN_INCORRECT), OpenFailure::PinIncorrect);
+        for rv in [sys::CKR_PIN_LOCKED, sys::CKR_PIN_INCORRECT, sys::CKR_USER_PIN_NOT_INITIALIZED] {
+            assert_eq!(failure("C_GetMechanismList", rv), OpenFailure::Other);
         }
     }
 

@@ -8,8 +8,8 @@ use super::call::{About, Answer, Backend, Request};
 use super::handles::Class;
 use super::{
     Adopted, CallContext, Capabilities, Change, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated,
-    Hash, Isolation, KeyKind, KeyRef, Local, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector, Remote,
-    Replicas, Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
+    Hash, Isolation, KeyKind, KeyRef, Local, Looked, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector,
+    Remote, Replicas, Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -327,6 +327,16 @@ impl Token {
     /// The tokens that it is made of, in their order; none: it is one token.
     pub fn members(&self) -> Vec<MemberView> {
         self.0.members()
+    }
+
+    /// Connects a member that could not be opened: with this PIN, or with its own. One try.
+    pub async fn open_member(&self, name: &str, pin: Option<SecretString>) -> Result<(), TokenError> {
+        self.0.open_member(name, pin).await
+    }
+
+    /// What a member says of itself to anybody.
+    pub async fn look_at_member(&self, name: &str) -> Result<Looked, TokenError> {
+        self.0.look_at_member(name).await
     }
 
     /// Where a key is; `None`: this is one token, or the key is not known.

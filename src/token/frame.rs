@@ -1,5 +1,5 @@
 //! Frames between the service and the worker process that holds a token: a length (4 bytes, little endian) and a body in
-//! postcard. Both ends are of one build; what the other end says is judged all the same, since the vendor's library runs there.
+//! postcard. Both ends are of one version, which the first frame says; what the other end says is judged all the same, since the vendor's library runs there.
 //! Frames carry PINs and plaintexts: every buffer is wiped.
 
 use std::io::{self, Read};
@@ -12,6 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::call::{About, Answer, Request};
 use super::guard::{LoginVerdict, PinTag};
+use super::handles::Proofs;
 use super::{Change, Looked, MaterialId, Selector, Settings, SlotFacts, Status, SystemKey, TokenError, TokenInfo};
 use crate::secret::SecretString;
 
@@ -20,12 +21,17 @@ pub(super) const TO_WORKER: usize = 4 << 20;
 /// Longest frame from a worker: the objects of a full token.
 pub(super) const FROM_WORKER: usize = 64 << 20;
 
+/// The numbers in a frame mean another thing in another version.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 const HEADER: usize = 4;
 const FIRST_ROOM: usize = 64 << 10;
 
 /// What the service says to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
+    /// First of all: the service's version.
+    Hello(String),
     /// Map the module, and no more: C_Initialize is left to `Open`.
     Load {
         module: PathBuf,
@@ -35,6 +41,8 @@ pub(super) enum ToWorker {
         generation: u64,
         settings: Box<Settings>,
         guard: Guard,
+        /// What the bridge's own keys were for the worker before.
+        proofs: Proofs,
     },
     Ask {
         id: u64,
@@ -160,6 +168,8 @@ pub(super) struct Health {
     pub(super) recovery: super::Health,
     /// What happened to the token since the last time.
     pub(super) changes: Vec<Change>,
+    /// For the next worker.
+    pub(super) proofs: Proofs,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -103,8 +103,15 @@ impl Task for EnsureSystemKey {
                 ));
             }
         }
-        // A token that went away also shows nothing.
-        keygen.anchor()?;
+        // A token that went away also shows nothing, and one whose search failed: a second key would take this one's place.
+        keygen.anchor_is_found()?;
+        if !keygen.find_system(self.key)?.is_empty() {
+            return Err(TokenError::own(
+                ErrorClass::Context,
+                "C_FindObjects",
+                "a search did not show a system key that the next one shows",
+            ));
+        }
         let kind = match self.key {
             SystemKey::StoreKek | SystemKey::IamWrap | SystemKey::Anchor => KeyKind::Aes256,
             SystemKey::Attest => KeyKind::Rsa(3072),

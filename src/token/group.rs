@@ -12,6 +12,8 @@ pub struct MemberView {
     pub token: Option<Token>,
     /// Why it is not used now; `None`: it is used. Safe for `/readyz`: no path, no `CKR_`.
     pub down: Option<String>,
+    /// It takes no login: only a person can help.
+    pub refused: bool,
     /// Keys that it is known to hold.
     pub keys: usize,
     /// Keys under whose id it holds another key: not used there.

@@ -8,7 +8,7 @@ use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 
 use super::marks::{Marks, PinOutcome, refused};
-use super::{OpenFailure, TokenError, TokenInfo};
+use super::{ErrorClass, OpenFailure, TokenError, TokenInfo};
 use crate::secret::SecretString;
 
 /// One PIN value of one token's user.
@@ -124,8 +124,16 @@ impl PinGuard for HeldPin {
                 }
                 verdict.into_result()
             }
+            // Its last try had no answer, and the token counts a wrong PIN since: it works no longer, as far as anybody can tell.
+            Err(error) if worked && error.class == ErrorClass::Operator => {
+                known(serial, |known| {
+                    known.refused.push((self.pin.clone(), error.open_failure()));
+                    known.accepted.take_if(|accepted| *accepted == self.pin);
+                });
+                Err(error)
+            }
             // A full disk must not keep a token away.
-            Err(error) if worked => {
+            Err(error) if worked && error.function == "C_Login" => {
                 tracing::warn!(%error, "logged in again without a mark: this PIN worked before");
                 self.log_in(serial, login).into_result()
             }
@@ -186,7 +194,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::token::ErrorClass;
 
     /// A token that counts wrong PINs.
     struct Fake {
@@ -326,6 +333,29 @@ mod tests {
             assert!(token.start(&marks, serial, &pins[1]).is_err());
             token.dies = false;
             token.start(&marks, serial, &pins[1]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_pin_that_worked_is_not_tried_on_and_on_without_an_answer() {
+        for counts in [true, false] {
+            let (_directory, marks) = directory();
+            let serial = if counts { "worked_counts" } else { "worked_counts_not" };
+            let pins = pins(&marks, serial, 2);
+            let mut token = Fake { counts, ..Fake::new(&pins[0]) };
+            token.start(&marks, serial, &pins[0]).unwrap();
+            // Somebody changes the PIN, and the token has its own word for a wrong one.
+            (token.right, token.dies) = (pins[1].clone(), true);
+            for _ in 0..5 {
+                assert!(token.again(&marks, serial, &pins[0]).is_err());
+            }
+            assert_eq!(token.tries, if counts { 2 } else { 6 }, "a token that does not count loses nothing by it");
+            token.dies = false;
+            if counts {
+                assert_eq!(retry_pins(&marks, serial).unwrap(), 1);
+            }
+            token.right = pins[0].clone();
+            token.again(&marks, serial, &pins[0]).unwrap();
         }
     }
 

@@ -39,6 +39,16 @@ impl MaterialId {
 impl SystemKey {
     pub const ALL: [SystemKey; 4] = [SystemKey::StoreKek, SystemKey::IamWrap, SystemKey::Anchor, SystemKey::Attest];
 
+    /// As the bridge calls it: the label without the prefix.
+    pub fn name(self) -> &'static str {
+        match self {
+            SystemKey::StoreKek => "store-kek",
+            SystemKey::IamWrap => "iam-wrap",
+            SystemKey::Anchor => "anchor",
+            SystemKey::Attest => "attest",
+        }
+    }
+
     /// The half that works: a secret key, or the private key of a pair.
     pub(super) fn class(self) -> Class {
         match self {
@@ -80,11 +90,14 @@ pub(super) enum Lookup {
     Duplicate,
 }
 
+/// Fingerprints of system keys, in the order of `SystemKey::ALL`.
+pub(super) type Proofs = [Option<Arc<[u8]>>; 4];
+
 #[derive(Default)]
 pub(super) struct Handles {
     table: RwLock<Table>,
     /// What the system keys were when this process first saw them.
-    proofs: Mutex<[Option<Arc<[u8]>>; 4]>,
+    proofs: Mutex<Proofs>,
     /// Grows before any login and with any enumeration: handles of an older epoch may name other keys.
     epoch: AtomicU64,
 }
@@ -241,6 +254,16 @@ impl Handles {
         }
     }
 
+    /// For a connection that takes this one's place.
+    pub(super) fn all_proofs(&self) -> Proofs {
+        self.proofs().clone()
+    }
+
+    /// The system keys have to be what they were for another connection.
+    pub(super) fn proven(proofs: Proofs) -> Handles {
+        Handles { proofs: Mutex::new(proofs), ..Handles::default() }
+    }
+
     /// The key was made anew.
     pub(super) fn forget_proof(&self, key: SystemKey) {
         let mut proofs = self.proofs();
@@ -249,7 +272,7 @@ impl Handles {
         }
     }
 
-    fn proofs(&self) -> MutexGuard<'_, [Option<Arc<[u8]>>; 4]> {
+    fn proofs(&self) -> MutexGuard<'_, Proofs> {
         self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -289,6 +312,14 @@ impl Handles {
 }
 
 impl Table {
+    /// Whether it has a key of the bridge itself.
+    pub(super) fn has_system(&self) -> bool {
+        SystemKey::ALL.into_iter().any(|key| {
+            let found = self.system_slot(key);
+            found.slot(key.class()) != Slot::Empty
+        })
+    }
+
     pub(super) fn of_enumeration() -> Table {
         Table { listed: true, ..Table::default() }
     }

@@ -193,16 +193,29 @@ impl Login for OneLogin<'_> {
             ATTEMPTS.fetch_add(1, Ordering::Relaxed);
             self.session.login(UserType::User, Some(&AuthPin::from(pin.expose().to_owned())))
         };
-        logins.tried = Some(self.tag);
+        let held = *self.holds || logins.holders > 0;
+        let known = logins.tried.replace(self.tag).is_some();
         let mut answer = log_in();
-        let already =
-            |answer: &Result<(), Error>| matches!(answer, Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)));
-        // Another session of this process holds the login: normal, and it says nothing about the PIN.
-        let others = already(&answer) && (*self.holds || logins.holders > 0);
-        if already(&answer) && !others {
-            // A login that nobody holds, of a connection that was not closed to its end: the PIN has not been looked at.
-            let _ = self.session.logout();
-            answer = log_in();
+        let mut others = false;
+        if already(&answer) {
+            // RULE: the session's own state says whether somebody is logged in: some libraries say so of every login, and
+            // some share one over processes, which a C_Logout of ours would end.
+            others = match self.is_logged_in() {
+                Ok(there) => there && (held || !known),
+                Err(error) => return not_seen(error),
+            };
+            if !others {
+                // A login that nobody holds, of a connection that was not closed to its end: the PIN has not been looked at.
+                let _ = self.session.logout();
+                answer = log_in();
+                others = already(&answer);
+                if others {
+                    match self.is_logged_in() {
+                        Ok(there) => others = there,
+                        Err(error) => return not_seen(error),
+                    }
+                }
+            }
         }
         match answer {
             Err(error) if !others => verdict(CallError::from_cryptoki("C_Login", &error)),
@@ -214,6 +227,23 @@ impl Login for OneLogin<'_> {
             }
         }
     }
+}
+
+impl OneLogin<'_> {
+    fn is_logged_in(&self) -> Result<bool, CallError> {
+        match self.session.get_session_info() {
+            Ok(info) => Ok(logged_in(info.session_state())),
+            Err(error) => Err(CallError::from_cryptoki("C_GetSessionInfo", &error)),
+        }
+    }
+}
+
+fn already(answer: &Result<(), Error>) -> bool {
+    matches!(answer, Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)))
+}
+
+fn not_seen(error: CallError) -> LoginVerdict {
+    LoginVerdict::NotTried(error.into_error("whether the login stands cannot be seen"))
 }
 
 fn verdict(error: CallError) -> LoginVerdict {

@@ -15,7 +15,7 @@ use super::report::{self, Seen};
 use super::seat::Seat;
 use super::shared::Shared;
 use super::worker::{DUPLICATE, Job, Need, Served, serve_one};
-use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, SystemKey, TokenError};
+use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, SystemKey, TokenError, rv};
 
 pub(super) struct Keygen {
     pub(super) shared: Arc<Shared>,
@@ -56,7 +56,8 @@ pub(super) struct Nudge;
 
 impl Keygen {
     pub(super) fn new(shared: Arc<Shared>, seat: Seat, keeper: Keeper) -> Keygen {
-        let anchors = SystemKey::ALL.into_iter().filter(|key| shared.handles.system(*key).is_some()).collect();
+        let known = |key: &SystemKey| shared.handles.system(*key).is_some() || shared.handles.proof(*key).is_some();
+        let anchors = SystemKey::ALL.into_iter().filter(known).collect();
         Keygen { shared, seat, keeper, anchors }
     }
 
@@ -77,15 +78,16 @@ impl Keygen {
 
     /// The login stands and this thread's session lives. After a new login everything is enumerated again.
     pub(super) fn ready(&mut self) -> Result<(), TokenError> {
-        if self.keeper.alive().is_err() {
+        if let Err(error) = self.keeper.alive() {
+            tracing::info!(function = error.function, rv = %rv::said(error.rv), "the login does not stand");
             self.shared.handles.forget();
             self.find_slot()?;
             self.keeper.ensure()?;
             self.seat.renew();
             self.enumerate()?;
         }
-        let alive = self.seat.session().map(|session| session.get_session_info().is_ok());
-        if !matches!(alive, Ok(true)) {
+        if let Err(error) = self.seat.is_live() {
+            tracing::info!(function = error.function, rv = %rv::said(error.rv), "the session does not live");
             self.seat.renew();
         }
         self.seat.session().map_err(|error| error.into_error("no session opens"))?;
@@ -95,6 +97,10 @@ impl Keygen {
     pub(super) fn enumerate(&mut self) -> Result<(), TokenError> {
         let table = report::enumerate(&mut self.seat, &self.shared.names)
             .map_err(|error| error.into_error("the objects cannot be listed"))?;
+        // RULE: a listing without what was there before is the token's failure, and no list of what it holds.
+        if !self.anchors.is_empty() && !table.has_system() {
+            return Err(shows_none());
+        }
         self.shared.handles.replace(table);
         self.remember_anchors();
         Ok(())
@@ -121,13 +127,38 @@ impl Keygen {
             {
                 return Ok(Anchor::Alive);
             }
+        }
+        self.anchor_is_found()
+    }
+
+    /// The same by a search alone: a handle that works says nothing of searches, which may show nothing for a moment.
+    pub(super) fn anchor_is_found(&mut self) -> Result<Anchor, TokenError> {
+        if self.anchors.is_empty() {
+            return Ok(Anchor::Unproven);
+        }
+        for key in self.anchors.clone() {
             let found = self.find_system(key)?;
-            self.shared.handles.put_system(key, &found);
+            // RULE: nobody is told that this one is missing before a search has shown another one.
             if !found.is_empty() {
+                self.shared.handles.put_system(key, &found);
                 return Ok(Anchor::Alive);
             }
         }
-        Err(TokenError::own(ErrorClass::Context, "C_FindObjects", "the token shows none of the bridge's own keys"))
+        Err(shows_none())
+    }
+
+    /// The objects of a material. RULE: none are there only where a search shows the anchor, and the next one still nothing.
+    pub(super) fn find_surely(&mut self, material: MaterialId) -> Result<(Vec<Seen>, Anchor), TokenError> {
+        let seen = self.find_material(material)?;
+        if !seen.is_empty() {
+            return Ok((seen, Anchor::Alive));
+        }
+        let anchor = self.anchor_is_found()?;
+        let seen = self.find_material(material)?;
+        if !seen.is_empty() {
+            tracing::warn!("a search showed nothing, and the next one the object");
+        }
+        Ok((seen, anchor))
     }
 
     /// The objects of a material.
@@ -193,22 +224,23 @@ impl Task for Mend {
         keygen.ready()?;
         let found = match &key {
             KeyRef::Kms { material, .. } => {
-                let mut seen = keygen.find_material(*material)?;
+                let (mut seen, anchor) = keygen.find_surely(*material)?;
                 // RULE: no KMS key has the label of a system key, whatever its id.
                 seen.retain(|seen| keygen.shared.names.system_key(&seen.label).is_none());
                 let objects = report::halves(&seen);
                 let count = objects.iter().filter(|(found, _)| *found == class).count();
                 if count == 0 {
                     // Whether it is the key or the token that is gone, before anything is remembered.
-                    missing(keygen.anchor()?)?;
+                    missing(anchor)?;
                 }
                 keygen.shared.handles.put(*material, &objects, None);
                 count
             }
             KeyRef::System(key) => {
-                let objects = keygen.find_system(*key)?;
+                let mut objects = keygen.find_system(*key)?;
                 if objects.is_empty() {
-                    keygen.anchor()?;
+                    keygen.anchor_is_found()?;
+                    objects = keygen.find_system(*key)?;
                 }
                 keygen.shared.handles.put_system(*key, &objects);
                 keygen.remember_anchors();
@@ -221,6 +253,10 @@ impl Task for Mend {
             _ => Err(TokenError::own(ErrorClass::WrongKey, "C_FindObjects", DUPLICATE)),
         }
     }
+}
+
+fn shows_none() -> TokenError {
+    TokenError::own(ErrorClass::Context, "C_FindObjects", "the token shows none of the bridge's own keys")
 }
 
 /// Without anything to compare with, nobody may say that a key is gone.
@@ -246,7 +282,7 @@ impl Task for Destroy {
 
     fn run(self, keygen: &mut Keygen) -> Result<usize, TokenError> {
         keygen.ready()?;
-        let seen = keygen.find_material(self.material)?;
+        let (seen, _) = keygen.find_surely(self.material)?;
         if seen.iter().any(|seen| keygen.shared.names.system_key(&seen.label).is_some()) {
             return Err(TokenError::own(
                 ErrorClass::WrongKey,
@@ -266,7 +302,7 @@ impl Task for Destroy {
             ));
         }
         // "Nothing there" counts only from a token that is there.
-        keygen.anchor()?;
+        keygen.anchor_is_found()?;
         keygen.shared.handles.put(self.material, &[], None);
         Ok(seen.len())
     }
@@ -295,11 +331,7 @@ impl Task for Holds {
 
     fn run(self, keygen: &mut Keygen) -> Result<bool, TokenError> {
         keygen.ready()?;
-        let found = !keygen.find_material(self.material)?.is_empty();
-        if !found {
-            keygen.anchor()?;
-        }
-        Ok(found)
+        Ok(!keygen.find_surely(self.material)?.0.is_empty())
     }
 }
 

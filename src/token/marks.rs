@@ -290,9 +290,13 @@ impl Locked {
 
     /// Writes down that the PIN is about to be tried. `flags`: what the token says now, under this lock; `None`: it says
     /// nothing.
+    ///
+    /// RULE: that a PIN worked before is no word against its own last try, which had no answer and which the token may have
+    /// counted: somebody may have changed the PIN meanwhile.
     pub fn begin(mut self, pin: &SecretString, flags: Option<&TokenInfo>) -> Result<Attempt, TokenError> {
         self.refuse(pin)?;
         let mark = self.mark(pin);
+        self.trusting &= !self.content.pending.contains(&mark);
         match flags {
             // A process died while it tried these, and a wrong PIN was counted since the last login.
             Some(info) if info.user_pin_count_low && !self.content.pending.is_empty() => {

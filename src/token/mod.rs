@@ -320,7 +320,7 @@ pub use local::Local;
 pub use look::{Looked, certificate, look};
 pub use marks::{Attempt, Locked, Marks, PinOutcome};
 pub use object::{ObjectFacts, ObjectSelector};
-pub use process::{Isolation, Remote, WorkerCommand, worker_main, worker_on_stdin};
+pub use process::{Isolation, OPEN_FACTOR, Remote, WorkerCommand, worker_main, worker_on_stdin};
 pub use profile::{LoginForm, Profile, Rung};
 pub use raw::{apply_environment, exit_now};
 pub use slots::{Enforcement, SlotFacts, slots};

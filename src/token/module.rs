@@ -127,23 +127,26 @@ impl Module {
         Arc::clone(slots.entry(slot.id()).or_default())
     }
 
+    fn slots_with_token(&self) -> Result<Vec<Slot>, TokenError> {
+        self.context
+            .get_slots_with_token()
+            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))
+    }
+
     /// Where the token with this serial stands now.
     pub(super) fn slot_of(&self, serial: &str) -> Result<Slot, TokenError> {
-        let slots = self
-            .context
-            .get_slots_with_token()
-            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))?;
-        let is_it = |slot: &Slot| match self.functions.token_info(slot.id()) {
-            Ok((info, _)) => info.serial == serial,
-            Err(error) => {
-                tracing::info!(slot = slot.id(), ?error, rv = %rv::said(error.rv), "a slot cannot be read");
-                false
+        let mut unread = None;
+        for slot in self.slots_with_token()? {
+            match self.functions.token_info(slot.id()) {
+                Ok((info, _)) if info.serial == serial => return Ok(slot),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::info!(slot = slot.id(), rv = %rv::said(error.rv), "a slot cannot be read");
+                    unread = unread.or(Some(error));
+                }
             }
-        };
-        slots.into_iter().find(is_it).ok_or_else(|| {
-            TokenError::own(ErrorClass::Context, "C_GetSlotList", format!("no token with serial `{serial}` is present"))
-                .because(OpenFailure::NotPresent)
-        })
+        }
+        Err(absent(&format!("serial `{serial}`"), unread))
     }
 
     /// Calls of any token of the module that do not come back.
@@ -165,21 +168,28 @@ impl Module {
     }
 
     fn one(&'static self, selector: &Selector, initialized: bool) -> Result<Selected, TokenError> {
-        let slots = self
-            .context
-            .get_slots_with_token()
-            .map_err(|error| CallError::from_cryptoki("C_GetSlotList", &error).into_error("no list of slots"))?;
-        let mut found = Vec::new();
+        let slots = self.slots_with_token()?;
+        let (mut found, mut unread) = (Vec::new(), None);
         for slot in slots {
-            // A slot that cannot be read is somebody else's trouble, unless it is the one we look for: then none is found.
-            let Ok((info, limits)) = self.functions.token_info(slot.id()) else { continue };
+            let (info, limits) = match self.functions.token_info(slot.id()) {
+                Ok(read) => read,
+                // Somebody else's trouble, unless it is the one we look for: then none is found.
+                Err(error) => {
+                    unread = unread.or(Some(error));
+                    continue;
+                }
+            };
             if limits.initialized == initialized && selector.matches(&info) {
                 found.push(Selected { slot, info, limits });
             }
         }
-        let chosen = one_of(found, &selector.describe())?;
+        let chosen = one_of(found, &selector.describe(), unread)?;
         let library = self.context.get_library_info().map_or_else(
-            |_| String::new(),
+            |error| {
+                let error = CallError::from_cryptoki("C_GetInfo", &error);
+                tracing::info!(rv = %rv::said(error.rv), "the library does not say which one it is");
+                String::new()
+            },
             |info| format!("{} {}", info.library_description().trim_end(), info.library_version()),
         );
         Ok(Selected { info: TokenInfo { library, ..chosen.info }, ..chosen })
@@ -196,7 +206,7 @@ fn initialize(context: &Pkcs11) -> Result<(), TokenError> {
 
 /// RULE: no slot means that the token is not there (a dead connection to a network token looks so); two tokens are an
 /// error, since the wrong one might get keys.
-fn one_of(mut found: Vec<Selected>, wanted: &str) -> Result<Selected, TokenError> {
+fn one_of(mut found: Vec<Selected>, wanted: &str, unread: Option<CallError>) -> Result<Selected, TokenError> {
     if found.len() > 1 {
         let serials: Vec<&str> = found.iter().map(|selected| selected.info.serial.as_str()).collect();
         return Err(TokenError::own(
@@ -206,10 +216,19 @@ fn one_of(mut found: Vec<Selected>, wanted: &str) -> Result<Selected, TokenError
         )
         .because(OpenFailure::Other));
     }
-    found.pop().ok_or_else(|| {
-        TokenError::own(ErrorClass::Context, "C_GetSlotList", format!("no token with {wanted} is present"))
-            .because(OpenFailure::NotPresent)
-    })
+    found.pop().ok_or_else(|| absent(wanted, unread))
+}
+
+/// `unread`: what a slot answered whose token is not known.
+fn absent(wanted: &str, unread: Option<CallError>) -> TokenError {
+    let error = match unread {
+        None => TokenError::own(ErrorClass::Context, "C_GetSlotList", format!("no token with {wanted} is present")),
+        Some(error) => error.with_class(
+            ErrorClass::Context,
+            format!("a slot cannot be read, and no other one holds the token with {wanted}"),
+        ),
+    };
+    error.because(OpenFailure::NotPresent)
 }
 
 /// RULE: keys are made in the token that was named, and nobody's PIN is tried on another.
@@ -257,12 +276,21 @@ mod tests {
 
     #[test]
     fn two_tokens_are_an_error_that_names_both() {
-        let error = one_of(vec![selected("s1"), selected("s2")], "label `x`").err().unwrap();
+        let error = one_of(vec![selected("s1"), selected("s2")], "label `x`", None).err().unwrap();
         assert_eq!(error.class, ErrorClass::Operator);
         assert!(error.detail.contains("`s1`, `s2`") && error.detail.contains("label `x`"), "{error}");
-        let absent = one_of(vec![], "label `x`").err().unwrap();
+        let absent = one_of(vec![], "label `x`", None).err().unwrap();
         assert_eq!((absent.class, absent.open_failure()), (ErrorClass::Context, OpenFailure::NotPresent));
-        assert_eq!(one_of(vec![selected("s1")], "").unwrap().info.serial, "s1");
+        let unread = CallError { function: "C_GetTokenInfo", rv: 0x30 };
+        let found = one_of(vec![selected("s1")], "", Some(unread)).unwrap();
+        assert_eq!(found.info.serial, "s1", "a slot that cannot be read is somebody else's trouble");
+        let error = one_of(vec![], "label `x`", Some(unread)).err().unwrap();
+        assert_eq!((error.class, error.open_failure()), (ErrorClass::Context, OpenFailure::NotPresent));
+        let said = error.to_string();
+        assert!(
+            said.contains("C_GetTokenInfo") && said.contains("CKR_DEVICE_ERROR") && said.contains("label `x`"),
+            "{said}"
+        );
     }
 
     #[test]

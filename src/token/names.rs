@@ -43,13 +43,7 @@ impl Names {
 
     /// The label of a system key, which is how it is found.
     pub(super) fn system(&self, key: SystemKey) -> String {
-        let name = match key {
-            SystemKey::StoreKek => "store-kek",
-            SystemKey::IamWrap => "iam-wrap",
-            SystemKey::Anchor => "anchor",
-            SystemKey::Attest => "attest",
-        };
-        format!("{}{name}", self.prefix)
+        format!("{}{}", self.prefix, key.name())
     }
 
     pub(super) fn system_key(&self, label: &[u8]) -> Option<SystemKey> {

@@ -8,6 +8,7 @@ use cryptoki::slot::Slot;
 
 use super::error::CallError;
 use super::module::Module;
+use super::rv;
 
 pub(super) struct Opened {
     module: &'static Module,
@@ -39,8 +40,11 @@ impl Drop for Opened {
         if self.module.generation() == self.generation
             && let Some(session) = self.session.take()
         {
-            // A session that does not close is gone already.
-            let _ = session.close();
+            // A session that does not close is gone already, or stays until C_Finalize.
+            if let Err(error) = session.close() {
+                let error = CallError::from_cryptoki("C_CloseSession", &error);
+                tracing::info!(rv = %rv::said(error.rv), "a session does not close");
+            }
         }
     }
 }

@@ -49,14 +49,16 @@ pub enum LoginForm {
 pub enum Rung {
     /// What the key is for, and what it is not for.
     Full,
-    /// Without `CKA_DERIVE`.
+    /// Without `CKA_PRIVATE` of public keys: some tokens have private ones only.
+    PublicDefault,
+    /// Without `CKA_DERIVE` too.
     NoDerive,
     /// What protects the key and what it is for.
     Minimal,
 }
 
 impl Rung {
-    pub(super) const ALL: [Rung; 3] = [Rung::Full, Rung::NoDerive, Rung::Minimal];
+    pub(super) const ALL: [Rung; 4] = [Rung::Full, Rung::PublicDefault, Rung::NoDerive, Rung::Minimal];
 }
 
 impl Profile {

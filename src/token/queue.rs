@@ -105,13 +105,9 @@ impl<J> FairQueue<J> {
     pub(super) fn take(&self, patience: Option<Duration>) -> Taken<J> {
         let mut state = self.lock();
         loop {
-            if let Some((job, heavy)) = state.next(self.heavy_limit) {
-                // Under the lock: after `pause` the number only falls.
-                self.running.fetch_add(1, Ordering::SeqCst);
-                return Taken::Job { job, heavy };
-            }
-            if state.closed {
-                return Taken::Closed;
+            match self.take_from(&mut state) {
+                Taken::Nothing => {}
+                taken => return taken,
             }
             state.idle += 1;
             let timed_out;
@@ -125,23 +121,20 @@ impl<J> FairQueue<J> {
             };
             state.idle -= 1;
             if timed_out {
-                return match state.next(self.heavy_limit) {
-                    Some((job, heavy)) => {
-                        self.running.fetch_add(1, Ordering::SeqCst);
-                        Taken::Job { job, heavy }
-                    }
-                    None if state.closed => Taken::Closed,
-                    None => Taken::Nothing,
-                };
+                return self.take_from(&mut state);
             }
         }
     }
 
     /// A job, if there is one that may run now.
     pub(super) fn try_take(&self) -> Taken<J> {
-        let mut state = self.lock();
+        self.take_from(&mut self.lock())
+    }
+
+    fn take_from(&self, state: &mut State<J>) -> Taken<J> {
         match state.next(self.heavy_limit) {
             Some((job, heavy)) => {
+                // Under the lock: after `pause` the number only falls.
                 self.running.fetch_add(1, Ordering::SeqCst);
                 Taken::Job { job, heavy }
             }

@@ -6,20 +6,23 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cryptoki::object::ObjectHandle;
+use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki_sys as sys;
 use cryptoki_sys::{CK_MECHANISM, CK_ULONG};
 
 use super::TokenError;
 use super::error::CallError;
-use super::{ErrorClass, TokenInfo};
+use super::{ErrorClass, TokenInfo, rv};
 
 /// Length of an AES-GCM tag in bytes; other lengths are not made.
 pub(super) const TAG_LEN: usize = 16;
 
 /// Largest signature: ML-DSA-87 (RSA-8192 has 1024 bytes).
 const SIGNATURE_MAX: usize = 4627;
+
+/// Objects that one C_FindObjects may give.
+const PORTION: usize = 64;
 
 /// Sets the vendor module's environment variables (`SOFTHSM2_CONF` and the like), which modules read with getenv.
 ///
@@ -303,6 +306,32 @@ impl Functions {
                     .then(|| buffer.iter().flat_map(|word| word.to_ne_bytes()).take(len).collect())
             })
             .collect())
+    }
+
+    /// The objects that fit. Raw because cryptoki takes a token that gives its objects in small portions at the first one, and keeps
+    /// errors of C_FindObjectsFinal to itself.
+    pub(super) fn find(&self, session: &Session, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
+        let mut wanted: Vec<sys::CK_ATTRIBUTE> = template.iter().map(sys::CK_ATTRIBUTE::from).collect();
+        // SAFETY: `wanted` points into `template`, which outlives the call; the session is this thread's.
+        unsafe { call!(self.C_FindObjectsInit(session.handle(), wanted.as_mut_ptr(), wanted.len() as CK_ULONG)) }?;
+        let mut found = Vec::new();
+        let listed = loop {
+            let (mut portion, mut count) = ([0; PORTION], 0);
+            // SAFETY: `portion` has the room that is named, and `count` is a number to write to.
+            let answer = unsafe {
+                call!(self.C_FindObjects(session.handle(), portion.as_mut_ptr(), PORTION as CK_ULONG, &raw mut count))
+            };
+            match answer {
+                Ok(()) if count > 0 => found.extend(portion.iter().take(count as usize).map(|number| object(*number))),
+                answer => break answer,
+            }
+        };
+        // SAFETY: no pointers.
+        if let Err(error) = unsafe { call!(self.C_FindObjectsFinal(session.handle())) } {
+            // The session's next search is refused then, and made in another one.
+            tracing::info!(function = error.function, rv = %rv::said(error.rv), "a search does not end");
+        }
+        listed.map(|()| found)
     }
 
     pub(super) fn random(&self, session: &Session, out: &mut [u8]) -> Result<(), CallError> {

@@ -95,15 +95,22 @@ impl Keygen {
         }
     }
 
-    /// What the system keys are now is what they have to be after every login.
-    pub(super) fn remember_system_keys(&mut self) {
+    /// What the system keys are now is what they have to be after every login. `Err`: an earlier connection has seen others.
+    pub(super) fn remember_system_keys(&mut self) -> Result<(), TokenError> {
         let shared = Arc::clone(&self.shared);
+        self.anchor()?;
         for key in SystemKey::ALL {
-            if let Some(handle) = shared.handles.system(key) {
+            let Some(handle) = shared.handles.system(key) else { continue };
+            let known = shared.handles.proof(key).is_some();
+            match prove_system(&mut self.seat, &shared.handles, key, handle, shared.handles.system_public(key)) {
+                Err(Mismatch::WrongKey(detail)) if known => {
+                    return Err(TokenError::own(ErrorClass::Context, "self-test", detail));
+                }
                 // One that does not work now shows at its first use.
-                let _ = prove_system(&mut self.seat, &shared.handles, key, handle, shared.handles.system_public(key));
+                Ok(()) | Err(_) => {}
             }
         }
+        Ok(())
     }
 }
 

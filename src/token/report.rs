@@ -45,11 +45,7 @@ pub(super) fn find(seat: &mut Seat, template: &[Attribute]) -> Result<Vec<Seen>,
 
 /// Handles alone. A lost session is replaced, once: also one in which a search did not end.
 pub(super) fn handles(seat: &mut Seat, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
-    let search = |seat: &mut Seat| {
-        seat.with_exclusive(|_, session| {
-            session.find_objects(template).map_err(|error| CallError::from_cryptoki("C_FindObjects", &error))
-        })
-    };
+    let search = |seat: &mut Seat| seat.with_exclusive(|module, session| module.functions.find(session, template));
     match search(seat) {
         Err(error) if error.reaction() == Reaction::FreshSession => search(seat),
         found => found,

@@ -9,12 +9,12 @@ use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
-use super::error::{CallError, Reaction};
+use super::error::{CallError, Reaction, is_decrypt};
 use super::gcm::IvContract;
 use super::module::Module;
 use super::opened::Opened;
 use super::raw::SignCall;
-use super::{SignMechanism, spki};
+use super::{ErrorClass, SignMechanism, rv, spki};
 use crate::secret::SecretBytes;
 
 /// The slot that the token stands in; it may be another one after C_Initialize.
@@ -59,6 +59,12 @@ impl Seat {
         }
         let lost = CallError { function: "C_OpenSession", rv: 0 };
         self.session.as_ref().and_then(Opened::live).ok_or(lost)
+    }
+
+    /// Whether the session is there, in one round trip; one is opened if there is none.
+    pub(super) fn is_live(&mut self) -> Result<(), CallError> {
+        let info = self.session()?.get_session_info();
+        info.map(drop).map_err(|error| CallError::from_cryptoki("C_GetSessionInfo", &error))
     }
 
     /// Closes the session; the next call opens another.
@@ -128,14 +134,22 @@ impl Seat {
         call: impl FnOnce(&'static Module, &Session) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let module = self.module;
-        let result = call(module, self.session()?);
-        if let Err(error) = &result
-            && leaves_operation_open(error)
-        {
-            self.renew();
+        let result = self.session().and_then(|session| call(module, session));
+        if let Err(error) = &result {
+            if !is_about_the_text(error) {
+                tracing::info!(function = error.function, rv = %rv::said(error.rv), "a call failed");
+            }
+            if leaves_operation_open(error) {
+                self.renew();
+            }
         }
         result
     }
+}
+
+/// What anybody can make happen with a bad ciphertext is not the token's affair; what becomes of it is in the audit log.
+fn is_about_the_text(error: &CallError) -> bool {
+    is_decrypt(error.function) && matches!(error.reaction(), Reaction::Ambiguous | Reaction::Report(ErrorClass::Data))
 }
 
 /// An Init function that failed has begun nothing, unless it failed because something had been begun before.

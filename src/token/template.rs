@@ -37,6 +37,9 @@ pub(super) fn recipe(kind: KeyKind, naming: Naming<'_>, rung: Rung) -> Recipe {
 fn cut(mut template: Vec<Attribute>, rung: Rung) -> Vec<Attribute> {
     template.retain(|attribute| match (rung, attribute) {
         (Rung::Full, _) => true,
+        // Of a public key: what the token makes of it is its own affair, since nothing in it is secret.
+        (_, Attribute::Private(false)) => false,
+        (Rung::PublicDefault, _) => true,
         (Rung::NoDerive, attribute) => !matches!(attribute, Attribute::Derive(_)),
         (
             Rung::Minimal,
@@ -47,8 +50,6 @@ fn cut(mut template: Vec<Attribute>, rung: Rung) -> Vec<Attribute> {
             | Attribute::Verify(false)
             | Attribute::Wrap(false)
             | Attribute::Unwrap(false)
-            // Of a public key: the standard's default.
-            | Attribute::Private(false)
             // The mechanism says it.
             | Attribute::KeyType(_),
         ) => false,
@@ -190,7 +191,16 @@ mod tests {
     fn each_rung_says_less() {
         for kind in KINDS {
             let lengths = Rung::ALL.map(|rung| guarded_template(kind, rung).len());
-            assert!(lengths[0] > lengths[1] && lengths[1] > lengths[2], "{kind:?}: {lengths:?}");
+            assert!(
+                lengths[0] == lengths[1] && lengths[1] > lengths[2] && lengths[2] > lengths[3],
+                "{kind:?}: {lengths:?}"
+            );
+            let naming = Naming { id: &[1], label: "x", token: true };
+            if let Recipe::Pair { public: full, .. } = recipe(kind, naming, Rung::Full) {
+                let Recipe::Pair { public, .. } = recipe(kind, naming, Rung::PublicDefault) else { panic!("a pair") };
+                assert_eq!(full.len(), public.len() + 1);
+                assert!(full.contains(&Attribute::Private(false)) && !public.contains(&Attribute::Private(false)));
+            }
         }
         let minimal = guarded_template(KeyKind::Aes256, Rung::Minimal);
         assert!(minimal.contains(&Attribute::ValueLen(32.into())), "the length of the key is no guess");

@@ -18,7 +18,7 @@ use super::recovery::prove_system;
 use super::seat::Seat;
 use super::shared::Shared;
 use super::watchdog::Watched;
-use super::{Done, ErrorClass, KeyRef, TokenError, rv};
+use super::{Done, ErrorClass, KeyRef, TokenError};
 
 /// A job in a queue, for a thread whose state is `W`.
 pub(super) struct Work<W> {
@@ -175,11 +175,6 @@ impl Worker {
                 Ok(None) => return Err(failed(ErrorClass::Data, O::NAME, "the input has a wrong form")),
                 Err(error) => error,
             };
-            // What callers see nothing of is in the log all the same; a bad ciphertext is not the token's affair.
-            let ciphertext = error.reaction() == Reaction::Ambiguous && is_decrypt(error.function);
-            if !ciphertext && !matches!(error.reaction(), Reaction::Report(_)) {
-                tracing::info!(function = error.function, rv = %rv::said(error.rv), reaction = ?error.reaction(), "a call failed");
-            }
             match error.reaction() {
                 Reaction::FreshSession if !retried => self.seat.renew(),
                 Reaction::FreshSession => {

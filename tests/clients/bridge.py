@@ -21,9 +21,10 @@ from botocore.config import Config
 from kmsclient import STRANGER_ERRORS, RawClient, check_silent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_TIMEOUT = 60
-STOP_TIMEOUT = 30
-COMMAND_TIMEOUT = 60
+# Bounds, not measurements: a slow machine may take its time, a hang may not.
+START_TIMEOUT = 180
+STOP_TIMEOUT = 60
+COMMAND_TIMEOUT = 180
 
 # Every instance of this run, so that a failed test can show what its server had to say.
 INSTANCES = []

@@ -23,23 +23,15 @@ for name in [n for n in os.environ if n.startswith("AWS_")]:
     del os.environ[name]
 os.environ |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
 
-pytest.register_assert_rewrite("bridge", "checks", "kmsclient", "token_tool", "cli")
+pytest.register_assert_rewrite("bridge", "checks", "kmsclient", "lookback", "token_tool", "cli")
 
 from bridge import INSTANCES, Bridge, binary  # noqa: E402
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "last: looks back at the whole session; runs after the other tests")
+from lookback import look_back  # noqa: E402
 
 
 def pytest_sessionstart(session):
     if not session.config.option.collectonly and not binary().is_file():
         pytest.exit(f"{binary()} does not exist: build it, or name it in HSM_BRIDGE_BIN", returncode=4)
-
-
-def pytest_collection_modifyitems(items):
-    # Right in any order; strongest when everything else has run.
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -62,13 +54,15 @@ def _started(shared=False, **options):
     try:
         instance.start()
         yield instance
+        if shared:
+            look_back(instance)
     finally:
         instance.close()
 
 
 @pytest.fixture(scope="session")
 def bridge():
-    """A shared instance over plain HTTP on loopback. Tests leave it serving."""
+    """An instance over plain HTTP on loopback, shared by the tests of one process. They leave it serving."""
     yield from _started(shared=True, extra_args=CUSTOM)
 
 

@@ -13,6 +13,7 @@ import pytest
 import vocabulary
 from bridge import STOP_TIMEOUT, binary, clean_env, parse_exports
 from checks import ABSENT, members, refused
+from lookback import all_in_journal, audit_is_clean, silent
 
 EXPORTED = """
 AWS_ENDPOINT_URL AWS_ENDPOINT_URL_KMS AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_REGION AWS_DEFAULT_REGION HSM_BRIDGE_ACCOUNT_ID
@@ -56,31 +57,6 @@ class Memory:
         with refused("DisabledException"):
             kms.encrypt(KeyId=self.disabled, Plaintext=b"p")
         assert kms.describe_key(KeyId=self.pending)["KeyMetadata"] == self.pending_metadata
-
-
-def audit_is_clean(bridge):
-    done = bridge.run("audit", "verify", bridge.audit_dir, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-
-
-def all_in_journal(bridge):
-    seen = {record.get("requestID") for record in bridge.journal()}
-    missing = {rid: error for rid, error in bridge.acknowledged.items() if rid not in seen}
-    assert not missing, f"{len(missing)} of {len(bridge.acknowledged)} acknowledged requests are in no record: {missing}"
-
-
-def silent(bridge):
-    """Neither plaintexts nor credentials in what the server writes for others to read."""
-    written = [(p.name, p.read_bytes()) for p in bridge.audit_dir.rglob("*") if p.is_file() and not p.is_symlink()]
-    written.append(("stderr", bridge.stderr_file.read_bytes()))
-    from base64 import b64encode
-
-    words = {bridge.secret_key.encode(), bridge.pin.encode()}
-    for value in bridge.plaintexts:
-        words |= {value, b64encode(value), value.hex().encode()}
-    for name, data in written:
-        for word in words:
-            assert word not in data, f"{name} holds {word[:12]!r}…"
 
 
 def test_exports(bridge):
@@ -253,22 +229,3 @@ def test_other_commands_find_the_instance(bridge):
     blob.write_bytes(bridge.kms.encrypt(KeyId=key, Plaintext=b"p")["CiphertextBlob"])
     assert key in bridge.run("ciphertext", "inspect", blob).stdout
     assert members(bridge.kms.generate_random(NumberOfBytes=8))
-
-
-@pytest.mark.last
-def test_everything_acknowledged_is_in_the_journal(either):
-    assert either.kms.generate_random(NumberOfBytes=8)
-    all_in_journal(either)
-
-
-@pytest.mark.last
-def test_the_journal_of_this_session_verifies(either):
-    audit_is_clean(either)
-    sequence = [r["additionalEventData"]["audit"]["seq"] for r in either.journal()]
-    assert sequence == list(range(len(sequence))), "no gap, nothing twice"
-
-
-@pytest.mark.last
-def test_nothing_secret_was_written(either):
-    either.kms.encrypt(KeyId=either.key(), Plaintext=either.canary(), EncryptionContext={"a": "b"})
-    silent(either)

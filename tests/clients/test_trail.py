@@ -67,15 +67,23 @@ class Trail:
         return sorted(p for p in self.folder.rglob("*.json.gz") if kind in p.parts)
 
     @contextlib.contextmanager
-    def edited(self):
-        """What is done to the bucket is undone."""
+    def edited(self, edit):
+        """What is done to the bucket is undone; what the server adds meanwhile stays, for it goes on from there."""
         kept = self.root / "kept"
         shutil.copytree(self.folder, kept)
+        left = set()
         try:
+            edit(self)
+            left = self.everything()
             yield
         finally:
-            shutil.rmtree(self.folder)
-            shutil.move(kept, self.folder)
+            for path in left:
+                path.unlink()
+            shutil.copytree(kept, self.folder, dirs_exist_ok=True)
+            shutil.rmtree(kept)
+
+    def everything(self):
+        return {path for path in self.folder.rglob("*") if path.is_file()}
 
     def last(self, name):
         return next(r for r in reversed(self.bridge.journal()) if r["eventName"] == name)
@@ -173,8 +181,7 @@ SEEN = {
 @pytest.mark.parametrize("scenario", SEEN)
 def test_edits_that_the_stock_client_sees(trail, aws, scenario):
     edit, says = SEEN[scenario]
-    with trail.edited():
-        edit(trail)
+    with trail.edited(edit):
         done = trail.validate(aws)
     assert done.returncode == 1 and says in done.stdout + done.stderr, done.stdout + done.stderr
 
@@ -192,10 +199,15 @@ def extra_log(trail):
 
 @pytest.mark.parametrize("edit", [cut_tail, extra_log])
 def test_edits_that_it_does_not_see(trail, aws, edit):
-    with trail.edited():
-        edit(trail)
-        done = trail.validate(aws)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for _ in range(5):
+        with trail.edited(edit):
+            before = trail.files("CloudTrail-Digest")
+            done = trail.validate(aws)
+            # A digest that was made meanwhile names what was cut: then it is seen.
+            alone = trail.files("CloudTrail-Digest") == before
+        if alone:
+            break
+    assert alone and done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_wrong_region_is_no_clean_bill(trail, aws):

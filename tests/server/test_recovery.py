@@ -1,5 +1,6 @@
 """A token that fails under a running service, and a service that starts without it: what callers get, that it heals by itself, that no
-wrong key is used, that the log and `/readyz` tell. tests/pkcs11-faults makes the failures.
+wrong key is used, that the log and `/readyz` tell. tests/pkcs11-faults makes the failures. All of it with the library in a worker
+process and in the service's own, but for what only one of them does.
 """
 
 import base64
@@ -12,6 +13,7 @@ import pytest
 
 from faults import Faults, rule
 from instance import until
+from test_isolation import serving_worker
 
 FAST = {"retry_first_ms": 20, "retry_longest_ms": 200, "deadline_ms": 2000}
 RETRIED = ("KMSInternalException", "DependencyTimeoutException")
@@ -21,10 +23,15 @@ def b64(data):
     return base64.b64encode(data).decode()
 
 
+@pytest.fixture(params=["process", "in-process"])
+def isolation(request):
+    return request.param
+
+
 @pytest.fixture
-def bench(make):
+def bench(make, isolation):
     def one(behaviour=None, start=True, **token):
-        made = make(sections={"token": FAST | token}).init()
+        made = make(sections={"token": FAST | {"isolation": isolation} | token}).init()
         made.faults = Faults(made, behaviour=behaviour).install(made)
         return made.start() if start else made
     return one
@@ -181,6 +188,23 @@ def test_nobody_waits_for_a_hung_call(bench):
     assert opens(made, blob, b"text")
 
 
+@pytest.mark.parametrize("isolation", ["process"], indirect=True)
+def test_a_worker_with_hung_calls_is_replaced(bench):
+    made = bench(workers=2, deadline_ms=300)
+    key = made.new_key()
+    for _ in range(3):
+        worker, mark = serving_worker(made), made.faults.mark()
+        made.faults.set(rule("C_Encrypt", hang="forever"))
+        assert all(code(encrypt(made, key)) in RETRIED for _ in range(3))
+        made.faults.clear()
+        until("other sessions", lambda: encrypt(made, key).status == 200)
+        assert serving_worker(made) != worker and made.faults.count("C_Initialize", mark) >= 1
+        until("ready", lambda: is_ready(made))
+    assert made.process.poll() is None, "more calls were lost than there are sessions, and the service goes on"
+    assert not made.records("TokenHung")
+
+
+@pytest.mark.parametrize("isolation", ["in-process"], indirect=True)
 def test_a_lost_session_is_replaced_and_too_many_are_the_end(bench):
     made = bench(workers=2, hang_grace_ms=100, deadline_ms=300)
     key = made.new_key()
@@ -232,7 +256,7 @@ def test_a_start_without_the_token(bench):
 @pytest.mark.parametrize("function, returned", [("C_Initialize", "CKR_GENERAL_ERROR"), ("C_OpenSession", "CKR_DEVICE_ERROR")])
 def test_a_start_with_a_token_that_fails(bench, function, returned):
     made = bench(start=False)
-    made.faults.set(rule(function, first=4, returns=returned))
+    made.faults.set(rule(function, first=4, returns=returned, name="first", count_over_processes=True))
     made.start()
     assert made.call("ListKeys")
 

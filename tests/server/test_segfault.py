@@ -1,11 +1,13 @@
 """A library that segfaults in its n-th call, in a worker process: who was in it gets an error, the service goes on."""
 
 import base64
+import subprocess
 
 import pytest
 
-from faults import Faults, rule
-from instance import until
+from bridge import clean_env
+from faults import LIBRARY, Faults, rule
+from instance import COMMAND, until
 from test_isolation import serving_worker
 
 PLAIN = base64.b64encode(b"text").decode()
@@ -64,20 +66,46 @@ def test_in_a_call_of_a_request(crashing, function):
         assert not report["objects"]["recordsWithoutObject"] and not report["objects"]["withoutRecord"]
 
 
+def deaths(made, function):
+    return [call for call in made.faults.calls(function) if call.result == "dies"]
+
+
+def dies_on_the_way_back(made, function, **members):
+    """The worker dies in a request, and each that comes in its place dies as it connects."""
+    made.faults.set(rule("C_Encrypt", nth=1, kill="SEGV", name="first", count_over_processes=True), rule(function, kill="SEGV", **members))
+    assert made.raw().call(*REQUESTS["C_Encrypt"](made)).type in TOLD
+    until("it says that the token is away", lambda: made.admin("/readyz")[0] == 503)
+
+
 @pytest.mark.parametrize("function", ["C_Login", "C_Initialize", "C_GetSlotList"])
 def test_on_the_way_back(crashing, function):
     made = crashing
     worker = serving_worker(made)
-    # Worker after worker dies as it connects; meanwhile requests are answered, with errors.
-    made.faults.set(rule("C_Encrypt", nth=1, kill="SEGV", name="first", count_over_processes=True), rule(function, kill="SEGV"))
-    assert made.raw().call(*REQUESTS["C_Encrypt"](made)).type in TOLD
-    until("it says that the token is away", lambda: made.admin("/readyz")[0] == 503)
-    # PIN tries are not spent on it: a PIN that was being tried when its worker died is not tried over and over.
-    until("it was tried again", lambda: sum(call.result == "dies" for call in made.faults.calls(function)) >= (1 if function == "C_Login" else 3))
+    dies_on_the_way_back(made, function)
+    # Requests are answered, with errors, and try after try is made: a token that counts no wrong PIN loses nothing by C_Login either.
+    until("it was tried again", lambda: len(deaths(made, function)) >= 3)
     assert not opens(made) and made.process.poll() is None
+    assert len({call.pid for call in deaths(made, function)}) == len(deaths(made, function)), "each in a worker of its own"
     made.faults.clear()
-    until("it is ready, or asks for a person", lambda: made.admin("/readyz")[0] == 200 or "operator" in made.admin("/readyz")[1])
-    if made.admin("/readyz")[0] != 200:
-        assert function == "C_Login"
-        made.run("token", "pin", "--retry")
+    # Nobody has to help: no `token pin --retry`.
     goes_on(made, other_than=worker)
+
+
+def test_in_a_login_that_the_token_counts(crashing):
+    """RULE: one try per PIN value. The worker dies in C_Login, and the token counts a wrong PIN since: nobody knows whose, and it is not tried again."""
+    made = crashing
+    made.faults.behave(pin_tries=10)
+    # Somebody else's wrong PIN, with the token's own tool.
+    wrong, = made.wrong_pins()
+    tool = subprocess.run(["pkcs11-tool", "--module", str(LIBRARY), "--token-label", made.label, "--login", "--pin", wrong, "--list-objects"],
+                          env=clean_env(**made.faults.environment), capture_output=True, text=True, timeout=COMMAND)
+    assert "CKR_PIN_INCORRECT" in tool.stderr, tool.stderr
+    dies_on_the_way_back(made, "C_Login")
+    until("it asks for a person", lambda: "operator" in made.admin("/readyz")[1])
+    tries = len(deaths(made, "C_Login"))
+    assert tries == 1, "the PIN is not tried over and over"
+    assert not opens(made) and made.process.poll() is None
+    assert len(deaths(made, "C_Login")) == tries
+    made.faults.clear()
+    made.run("token", "pin", "--retry")
+    goes_on(made)

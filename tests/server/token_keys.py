@@ -11,11 +11,11 @@ from instance import COMMAND, MODULE, clean_env
 
 
 class Keys:
-    def __init__(self, instance, label=None, pin=None):
-        self.instance, self.label, self.pin = instance, label or instance.label, pin or instance.pin
+    def __init__(self, instance, label=None, pin=None, serial=None):
+        self.instance, self.label, self.pin, self.serial = instance, label or instance.label, pin or instance.pin, serial
 
     def __call__(self, command, **members):
-        request = {"command": command, "module": MODULE, "label": self.label, "pin": self.pin} | members
+        request = {"command": command, "module": MODULE, "label": self.label, "serial": self.serial, "pin": self.pin} | members
         done = subprocess.run([sys.executable, __file__], input=json.dumps(request), capture_output=True, text=True, timeout=COMMAND,
                               env=clean_env(SOFTHSM2_CONF=str(self.instance.softhsm_conf)))
         assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -76,7 +76,8 @@ def main(request):
             wanted[Attribute.CLASS] = ObjectClass[request["kind"]]
         return list(session.get_objects(wanted))
 
-    token = pkcs11.lib(request["module"]).get_token(token_label=request["label"])
+    serial = request["serial"] and request["serial"].encode()
+    token = pkcs11.lib(request["module"]).get_token(token_label=request["label"], token_serial=serial)
     with token.open(rw=True, user_pin=request["pin"]) as session:
         match request["command"]:
             case "make":

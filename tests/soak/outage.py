@@ -57,8 +57,7 @@ def soak(rounds, seed, side):
             ledger.begin_round()
             getattr(attack, what)(instance, ledger, dice)
             judge.settled = False
-            # The whole log is verified now and then: each time it takes longer.
-            judge.look(verify=number % EVERY == 1)
+            judge.look(whole=number % EVERY == 1)
             forget(judge, dice)
             if number % EVERY == 0:
                 print(f"outage: {number} rounds, {len(ledger.keys)} keys, {attack.answers} answers, {time.monotonic() - began:.0f} s in "

@@ -107,11 +107,12 @@ def main():
     parser.add_argument("--all", action="store_true", help="every cell of `matrix`, not one return value of each class")
     parser.add_argument("--isolation", choices=["in-process", "process", "both"], default="both", help="of `matrix`")
     parser.add_argument("--function", action="append", help="of `matrix`: this one alone; can be given several times")
+    parser.add_argument("--part", choices=["running", "starts"], help="of `matrix`: the cells of a running service, or those of its start alone")
     options = parser.parse_args()
     names, began = list(SOAKS) if options.name == "all" else [options.name], time.monotonic()
     for name in names:
         if name == "matrix":
-            matrix.soak(options.all, ["in-process", "process"] if options.isolation == "both" else [options.isolation], options.function)
+            matrix.soak(options.all, ["in-process", "process"] if options.isolation == "both" else [options.isolation], options.function, options.part)
             continue
         if name == "outage":
             outage.soak(options.rounds, options.seed, options.side)

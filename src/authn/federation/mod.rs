@@ -77,27 +77,6 @@ impl OidcProvider {
         format!("arn:aws:iam::{account}:oidc-provider/{}", without_scheme(url))
     }
 
-    /// What is wrong with `url` as an issuer that may be registered. `http` is for tests, on the loopback interface.
-    pub fn check_url(url: &str) -> Result<(), &'static str> {
-        let rest = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-            (Some(rest), _) => rest,
-            (None, Some(rest)) if is_loopback(rest) => rest,
-            _ => return Err("an issuer's URL begins with https://"),
-        };
-        if rest.is_empty() || rest.starts_with('/') {
-            return Err("an issuer's URL names a host");
-        }
-        if rest.contains(['?', '#', '@']) {
-            return Err("an issuer's URL has no query, no fragment and no user");
-        }
-        if !is_issuer(url) {
-            return Err(
-                "an issuer's URL is at most 255 printable ASCII characters without space, quotes and angle brackets",
-            );
-        }
-        Ok(())
-    }
-
     /// The name of a condition key: the issuer without its scheme, a colon, the claim.
     fn condition_key(&self, claim: &str) -> String {
         format!("{}:{claim}", without_scheme(&self.url))
@@ -106,12 +85,6 @@ impl OidcProvider {
 
 fn without_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, rest)| rest)
-}
-
-fn is_loopback(rest: &str) -> bool {
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    host == "127.0.0.1" || host == "[::1]"
 }
 
 /// What may stand in an issuer: a claimed one is shown in an error and searched for, before anything is verified.

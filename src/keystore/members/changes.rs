@@ -155,18 +155,23 @@ impl Group {
         }
     }
 
-    /// A key that nobody was told of goes again. What a member that is away may have got of it is an object without a
-    /// record, which `token reconcile` shows.
+    /// A key that nobody was told of goes again. RULE: where a member is away, which may hold it, that is not done yet: the
+    /// caller's own `destroy` says so, and whoever keeps the record comes again when it is back.
     async fn undo(&self, ctx: &CallContext, material: MaterialId) {
-        let mut all = true;
+        let mut gone = 0;
         for (place, token) in self.usable() {
-            if let Err(error) = token.destroy(ctx, material).await {
-                self.failed(place, token, &Wanted::Anything, &error);
-                tracing::error!(%error, "a key that was not replicated could not be undone");
-                all = false;
+            match token.destroy(ctx, material).await {
+                Ok(_) => {
+                    self.holdings.missing(material, place);
+                    gone += 1;
+                }
+                Err(error) => {
+                    self.failed(place, token, &Wanted::Anything, &error);
+                    tracing::error!(%error, "a key that was not replicated could not be undone");
+                }
             }
         }
-        if all {
+        if gone == self.members.len() {
             self.holdings.forget(material);
             self.was_undone(material);
         }
@@ -188,9 +193,9 @@ impl Group {
             return token.perform(ctx, Request::Destroy { material }).await;
         }
         let (mut count, mut facts, mut failure) = (0, None, None);
-        let usable = self.usable();
-        let away = self.away();
-        for (place, token) in usable {
+        let mut away = self.members.len();
+        for (place, token) in self.usable() {
+            away -= 1;
             match token.destroy(ctx, material).await {
                 Ok(done) => {
                     self.holdings.missing(material, place);
@@ -207,12 +212,13 @@ impl Group {
             return Err(error);
         }
         let Some(facts) = facts else { return Err(self.nobody("destroy")) };
-        if !away.is_empty() {
-            let away = away.join("`, `");
+        // Counted, and not asked for again: one that was away a moment ago may have come just now.
+        if away != 0 {
+            let away = self.away().join("`, `");
             return Err(TokenError::own(
                 ErrorClass::Context,
                 "destroy",
-                format!("the key is gone from the members that are there, but `{away}` is away and may hold it"),
+                format!("the key is gone from the members that were there, but `{away}` was away and may hold it"),
             ));
         }
         self.holdings.forget(material);

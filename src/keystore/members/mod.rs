@@ -6,6 +6,7 @@
 //! before the bridge's own keys on it were compared with those of the others.
 
 mod changes;
+mod door;
 mod holdings;
 mod reads;
 mod system;
@@ -24,10 +25,11 @@ use tokio::sync::Notify;
 
 use crate::secret::SecretString;
 use crate::token::{
-    About, Answer, Backend, BoxFuture, CallContext, Change, ErrorClass, Gauges, MaterialId, MemberView, Replicas,
-    Request, Status, Token, TokenError,
+    About, Answer, Backend, BoxFuture, CallContext, Change, ErrorClass, Gauges, Looked, MaterialId, MemberView,
+    OpenFailure, Replicas, Request, Status, Token, TokenError,
 };
 
+pub use door::{ConfiguredDoor, Door};
 pub use holdings::MOST_MEMBERS;
 use holdings::{Holdings, Places};
 use system::SystemKeys;
@@ -79,8 +81,24 @@ impl Default for Pace {
     }
 }
 
-/// Connects one of the tokens, with one login. Blocking.
-pub type Opener = Arc<dyn Fn() -> Result<Token, TokenError> + Send + Sync>;
+/// None of the tokens can be used.
+#[derive(Debug)]
+pub struct Nobody {
+    /// How each of them is. Safe for `/readyz`: no path, no `CKR_`.
+    pub why: String,
+    /// By their names, in their order.
+    pub failures: Vec<(String, TokenError)>,
+}
+
+impl Nobody {
+    /// The one of a token that may come by itself, where there is one.
+    pub fn into_error(self) -> TokenError {
+        let (away, others): (Vec<_>, Vec<_>) =
+            self.failures.into_iter().map(|(_, error)| error).partition(|error| error.class != ErrorClass::Operator);
+        let first = away.into_iter().chain(others).next();
+        first.unwrap_or_else(|| TokenError::own(ErrorClass::Context, "members", self.why))
+    }
+}
 
 /// Several tokens as one. Cheap to clone.
 #[derive(Clone)]
@@ -106,11 +124,13 @@ struct Group {
 
 struct Member {
     name: Arc<str>,
-    open: Opener,
+    door: Arc<dyn Door>,
     /// A thread is at it.
     opening: AtomicBool,
     token: OnceLock<Token>,
     stage: RwLock<Stage>,
+    /// Why it could not be opened or let in.
+    failure: Mutex<Option<TokenError>>,
     /// Failures in a row that the member's own status does not explain.
     strikes: AtomicU32,
     wake: Notify,
@@ -121,6 +141,12 @@ enum Stage {
     In,
     /// Why; safe for `/readyz`.
     Out(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    OfThePin,
+    ByItsFlags,
 }
 
 /// Failures in a row after which a member that calls itself ready has to show again that it is.
@@ -145,6 +171,30 @@ impl Member {
         match self.token.get()?.status() {
             Status::Ready => None,
             Status::Down(why) => Some(why),
+        }
+    }
+
+    fn fails(&self, error: Option<TokenError>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// It takes no login. RULE: what the token said of the PIN it is not asked again before a person says so; what its flags
+    /// say may change.
+    fn refusal(&self) -> Option<Refusal> {
+        match self.token.get() {
+            Some(token) => token.gauges().health.refused.then_some(Refusal::OfThePin),
+            None => {
+                let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                let failure = failure.as_ref()?;
+                match failure.open_failure() {
+                    OpenFailure::PinIncorrect => Some(Refusal::OfThePin),
+                    OpenFailure::PinLocked | OpenFailure::PinNotInitialised if failure.rv != 0 => {
+                        Some(Refusal::OfThePin)
+                    }
+                    OpenFailure::PinLocked | OpenFailure::PinNotInitialised => Some(Refusal::ByItsFlags),
+                    OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other => None,
+                }
+            }
         }
     }
 
@@ -190,6 +240,12 @@ impl Group {
     /// Names of members that cannot be asked now.
     fn away(&self) -> Vec<&str> {
         self.members.iter().filter(|member| member.ready().is_none()).map(|member| &*member.name).collect()
+    }
+
+    fn place_of(&self, name: &str) -> Result<usize, TokenError> {
+        self.members.iter().position(|member| &*member.name == name).ok_or_else(|| {
+            TokenError::own(ErrorClass::Unsupported, "members", format!("the key store has no token `{name}`"))
+        })
     }
 
     fn names(&self, places: impl Fn(usize) -> bool) -> Vec<Arc<str>> {
@@ -250,8 +306,13 @@ impl Backend for Members {
     /// All members have the same PIN where this is asked of them together; each is tried once, and the first refusal ends it.
     fn change_pin(&self, pin: SecretString) -> BoxFuture<'_, Result<(), TokenError>> {
         Box::pin(async move {
-            for member in &self.0.members {
+            for (place, member) in self.0.members.iter().enumerate() {
                 let Some(token) = member.token.get() else {
+                    // Its turn has come where it waits for a PIN.
+                    if member.refusal().is_some() {
+                        self.0.open_now(place, Some(pin.clone())).await?;
+                        continue;
+                    }
                     return Err(TokenError::own(
                         ErrorClass::Context,
                         "change_pin",
@@ -322,10 +383,19 @@ impl Backend for Members {
             name: Arc::clone(&member.name),
             token: member.token.get().cloned(),
             down: member.down(),
+            refused: member.refusal().is_some(),
             keys: self.0.holdings.held_by(place),
             wrong: self.0.holdings.wrong_on(place),
         };
         self.0.members.iter().enumerate().map(view).collect()
+    }
+
+    fn open_member<'a>(&'a self, name: &'a str, pin: Option<SecretString>) -> BoxFuture<'a, Result<(), TokenError>> {
+        Box::pin(async move { self.0.open_now(self.0.place_of(name)?, pin).await })
+    }
+
+    fn look_at_member<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Looked, TokenError>> {
+        Box::pin(async move { self.0.look_at(self.0.place_of(name)?).await })
     }
 
     fn replicas(&self, material: MaterialId) -> Option<Replicas> {

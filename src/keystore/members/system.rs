@@ -48,15 +48,6 @@ fn is_old(key: SystemKey) -> bool {
     key != SystemKey::Attest
 }
 
-fn name(key: SystemKey) -> &'static str {
-    match key {
-        SystemKey::StoreKek => "store-kek",
-        SystemKey::IamWrap => "iam-wrap",
-        SystemKey::Anchor => "anchor",
-        SystemKey::Attest => "attest",
-    }
-}
-
 impl SystemKeys {
     pub(super) fn is_on(&self, key: SystemKey, place: usize) -> bool {
         let bits = self.on.get(slot_of(key)).map_or(0, |bits| bits.load(Ordering::Relaxed));
@@ -109,11 +100,14 @@ impl SystemKeys {
                     Ok(Found::Absent) => self.set(key, place, false),
                     Ok(Found::Lacking) => {
                         self.set(key, place, false);
-                        return Verdict::Refused(format!("it lacks the bridge's own key `{}`", name(key)));
+                        return Verdict::Refused(format!("it lacks the bridge's own key `{}`", key.name()));
                     }
                     Ok(Found::Other) => {
                         self.set(key, place, false);
-                        return Verdict::Refused(format!("its key `{}` is another than that of the others", name(key)));
+                        return Verdict::Refused(format!(
+                            "its key `{}` is another than that of the others",
+                            key.name()
+                        ));
                     }
                     Err(error) => return Verdict::Failed(error),
                 }

@@ -17,6 +17,8 @@ struct Fake {
     data: Mutex<Vec<Vec<u8>>>,
     mode: Mutex<Mode>,
     uses: AtomicUsize,
+    /// Refused ones.
+    logins: AtomicUsize,
     iv_len: usize,
 }
 
@@ -44,6 +46,7 @@ impl Fake {
             data: Mutex::default(),
             mode: Mutex::new(Mode::Well),
             uses: AtomicUsize::new(0),
+            logins: AtomicUsize::new(0),
             iv_len,
         })
     }
@@ -222,18 +225,38 @@ fn together(reads: Reads, require: usize) -> Together {
 }
 
 async fn group(settings: Together, fakes: &[&Arc<Fake>]) -> (Token, Members) {
-    let openers = fakes.iter().map(|fake| {
-        let fake = Arc::clone(fake);
-        let open: Opener = Arc::new(move || match *fake.mode.lock().unwrap() {
-            Mode::Well => Ok(Token::of(Handle(Arc::clone(&fake)))),
+    let members = Members::open(settings, doors(fakes)).await.unwrap();
+    (Token::of(members.clone()), members)
+}
+
+/// The PIN of each is `right`, where it is asked for one.
+struct FakeDoor(Arc<Fake>);
+
+impl Door for FakeDoor {
+    fn open(&self, pin: Option<SecretString>) -> Result<Token, TokenError> {
+        let mode = *self.0.mode.lock().unwrap();
+        if pin.is_some_and(|pin| pin.expose() != "right") || mode == Mode::Fails(ErrorClass::Operator) {
+            self.0.logins.fetch_add(1, Ordering::Relaxed);
+            let mut refused = TokenError::own(ErrorClass::Operator, "C_Login", "wrong");
+            refused.rv = 0xA0;
+            return Err(refused.because(OpenFailure::PinIncorrect));
+        }
+        match mode {
+            Mode::Well => Ok(Token::of(Handle(Arc::clone(&self.0)))),
             Mode::Fails(class) => Err(TokenError::own(class, "fake", "told to fail")),
             _ => Err(TokenError::own(ErrorClass::Context, "fake", "away")),
-        });
-        open
-    });
-    let named = openers.enumerate().map(|(place, open)| (["a", "b", "c"][place].to_owned(), open));
-    let members = Members::open(settings, named.collect()).await.unwrap();
-    (Token::of(members.clone()), members)
+        }
+    }
+
+    fn look(&self) -> Result<Looked, TokenError> {
+        let info = TokenInfo { serial: self.0.serial.into(), ..TokenInfo::default() };
+        Ok(Looked { info, initialized: true, pin_initialized: true })
+    }
+}
+
+fn doors(fakes: &[&Arc<Fake>]) -> Vec<(String, Arc<dyn Door>)> {
+    let door = |fake: &&Arc<Fake>| Arc::new(FakeDoor(Arc::clone(fake))) as Arc<dyn Door>;
+    fakes.iter().map(door).enumerate().map(|(place, door)| (["a", "b", "c"][place].to_owned(), door)).collect()
 }
 
 async fn until(what: &str, check: impl Fn() -> bool) {
@@ -436,6 +459,28 @@ async fn required_members_are_waited_for_or_the_key_is_undone() {
 }
 
 #[tokio::test]
+async fn a_new_key_whose_maker_goes_before_it_was_replicated_is_undone_when_it_is_back() {
+    let (a, b) = (Fake::new("A"), Fake::new("B"));
+    let (token, members) = group(together(Reads::Preferred, 2), &[&a, &b]).await;
+    let made = {
+        let token = token.clone();
+        tokio::spawn(async move { token.generate(&call(LONG), KeyKind::Aes256, material(1), "l").await })
+    };
+    until("made on one", || a.has(1)).await;
+    a.set(Mode::Down);
+    b.put(1, 42);
+    let error = made.await.unwrap().unwrap_err();
+    assert!(error.detail.contains("only 1 held"), "{error}");
+    assert!(!b.has(1), "it was undone where that can be done");
+    let error = token.destroy(&call(LONG), material(1)).await.unwrap_err();
+    assert!(error.detail.contains("`a` was away"), "nobody may forget it: {error}");
+    a.set(Mode::Well);
+    until("a is back", || down(&members)[0].is_none()).await;
+    assert_eq!(token.destroy(&call(LONG), material(1)).await.unwrap().value, 1);
+    assert!(!a.has(1) && !b.has(1));
+}
+
+#[tokio::test]
 async fn a_key_is_not_destroyed_while_a_member_is_away() {
     let (a, b) = (Fake::new("A"), Fake::new("B"));
     a.put(1, 11);
@@ -443,7 +488,7 @@ async fn a_key_is_not_destroyed_while_a_member_is_away() {
     let (token, members) = group(together(Reads::Preferred, 1), &[&a, &b]).await;
     b.set(Mode::Down);
     let error = token.destroy(&call(LONG), material(1)).await.unwrap_err();
-    assert!(error.detail.contains("`b` is away"), "{error}");
+    assert!(error.detail.contains("`b` was away"), "{error}");
     assert!(!a.has(1), "gone where that can be done");
     b.set(Mode::Well);
     until("b is back", || down(&members)[1].is_none()).await;
@@ -510,30 +555,74 @@ async fn one_may_be_away_at_the_start_and_a_refused_pin_is_not_tried_again() {
     until("a comes", || down(&members)[0].is_none()).await;
     assert_eq!(seal(&token, &key(1, 11)).await.unwrap(), "A");
     assert_eq!(token.info().serial, "A");
-    assert!(down(&members)[2].as_deref().unwrap().contains("refuses the login"), "no second try");
-    let none = Members::open(
-        together(Reads::Preferred, 1),
-        vec![("x".into(), Arc::new(|| Err(TokenError::own(ErrorClass::Context, "fake", "away"))) as Opener)],
+    assert!(down(&members)[2].as_deref().unwrap().contains("refuses the login"));
+    assert_eq!(c.logins.load(Ordering::Relaxed), 1, "no second try, however well it is");
+    assert_eq!(members.members().iter().map(|member| member.refused).collect::<Vec<_>>(), [false, false, true]);
+}
+
+#[tokio::test]
+async fn a_member_whose_pin_was_refused_comes_when_a_person_gives_one() {
+    let (a, b) = (Fake::new("A"), Fake::new("B"));
+    b.set(Mode::Fails(ErrorClass::Operator));
+    let (token, members) = group(together(Reads::Spread, 1), &[&a, &b]).await;
+    b.set(Mode::Well);
+    assert_eq!(token.look_at_member("b").await.unwrap().info.serial, "B");
+    let pin = |text: &str| Some(SecretString::new(text.into()));
+    let error = token.open_member("b", pin("wrong")).await.unwrap_err();
+    assert_eq!((error.open_failure(), b.logins.load(Ordering::Relaxed)), (OpenFailure::PinIncorrect, 2));
+    assert!(members.members()[1].refused && token.status() == Status::Ready, "the other one goes on");
+    token.open_member("b", pin("right")).await.unwrap();
+    assert_eq!(down(&members), [None, None]);
+    assert!(!members.members()[1].refused);
+    assert!(token.open_member("x", None).await.is_err());
+}
+
+#[tokio::test]
+async fn nobody_there_says_how_each_is() {
+    let (a, b) = (Fake::new("A"), Fake::new("B"));
+    a.set(Mode::Fails(ErrorClass::Operator));
+    b.set(Mode::Down);
+    let nobody = Members::open(together(Reads::Preferred, 1), doors(&[&a, &b])).await.err().unwrap();
+    assert!(
+        nobody.why.contains("`a`: it refuses the login") && nobody.why.contains("`b`: it is not there"),
+        "{nobody:?}"
     );
-    assert_eq!(none.await.err().unwrap().detail, "away");
+    let names: Vec<&str> = nobody.failures.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(nobody.into_error().detail, "away", "one that may come by itself");
+}
+
+/// Its library hangs.
+struct Hangs(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Door for Hangs {
+    fn open(&self, _: Option<SecretString>) -> Result<Token, TokenError> {
+        let _ = self.0.lock().unwrap().recv();
+        Err(TokenError::own(ErrorClass::Context, "fake", "away"))
+    }
+
+    fn look(&self) -> Result<Looked, TokenError> {
+        panic!("not asked for")
+    }
 }
 
 #[tokio::test]
 async fn a_library_that_hangs_holds_nobody_up() {
-    let b = Fake::new("B");
     let (end, ended) = std::sync::mpsc::channel::<()>();
-    let ended = Mutex::new(ended);
-    let hangs: Opener = Arc::new(move || {
-        let _ = ended.lock().unwrap().recv();
-        Err(TokenError::own(ErrorClass::Context, "fake", "away"))
-    });
-    let opens: Opener = {
-        let b = Arc::clone(&b);
-        Arc::new(move || Ok(Token::of(Handle(Arc::clone(&b)))))
-    };
+    let b = Fake::new("B");
+    // It comes while the other one hangs.
+    b.set(Mode::Down);
     let mut settings = together(Reads::Preferred, 1);
     settings.pace.start = Duration::from_millis(20);
-    let members = Members::open(settings, vec![("a".into(), hangs), ("b".into(), opens)]).await.unwrap();
+    let hangs: Arc<dyn Door> = Arc::new(Hangs(Mutex::new(ended)));
+    let opening = tokio::spawn(Members::open(
+        settings,
+        vec![("a".into(), hangs), ("b".into(), Arc::new(FakeDoor(Arc::clone(&b))))],
+    ));
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert!(!opening.is_finished(), "nobody is there");
+    b.set(Mode::Well);
+    let members = opening.await.unwrap().unwrap();
     assert_eq!(members.about().info.serial, "B");
     assert!(down(&members)[0].is_some());
     drop(end);

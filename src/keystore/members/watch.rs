@@ -8,24 +8,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::system::Verdict;
-use super::{Group, Holdings, MOST_MEMBERS, Member, Members, Opener, Stage, SystemKeys, Together, together};
-use crate::token::{About, ErrorClass, Status, Token, TokenError};
+use super::{
+    Door, Group, Holdings, MOST_MEMBERS, Member, Members, Nobody, Refusal, Stage, SystemKeys, Together, together,
+};
+use crate::keystore::blocking;
+use crate::secret::SecretString;
+use crate::token::{About, Backend as _, ErrorClass, Looked, OpenFailure, Status, Token, TokenError};
 
 /// How long one look at one member's replication may take.
 const ROUND: Duration = Duration::from_secs(1);
 
 impl Members {
     /// Opens them all at once, each with one login, and lets them in in their order. Those that are away come later. `Err`: none
-    /// could be opened; what the first one said.
-    pub async fn open(settings: Together, members: Vec<(String, Opener)>) -> Result<Members, TokenError> {
+    /// could be opened; while a library hangs the others are tried again.
+    pub async fn open(settings: Together, members: Vec<(String, Arc<dyn Door>)>) -> Result<Members, Nobody> {
         if members.is_empty() || members.len() > MOST_MEMBERS {
-            return Err(TokenError::own(
-                ErrorClass::Unsupported,
-                "members",
-                format!("a key store has 1 to {MOST_MEMBERS} tokens"),
-            ));
+            let why = format!("a key store has 1 to {MOST_MEMBERS} tokens");
+            let error = TokenError::own(ErrorClass::Unsupported, "members", why.clone());
+            return Err(Nobody { why, failures: vec![(String::new(), error)] });
         }
-        let members: Vec<Member> = members.into_iter().map(|(name, open)| member(&name, open)).collect();
+        let members: Vec<Member> = members.into_iter().map(|(name, door)| member(&name, door)).collect();
         let group = Arc::new(Group {
             about: RwLock::new(Arc::new(About::default())),
             settings,
@@ -39,35 +41,20 @@ impl Members {
             made: Notify::new(),
             closed: AtomicBool::new(false),
         });
-        let opened: Vec<_> = (0..group.members.len()).map(|place| begin_opening(&group, place)).collect();
+        let opened: Vec<_> =
+            (0..group.members.len()).filter_map(|at| Some((at, begin_opening(&group, at, None)?))).collect();
         let patience = Instant::now() + group.settings.pace.start;
-        let mut failure = None;
-        for (place, opened) in opened.into_iter().enumerate() {
+        for (place, opened) in opened {
             // A library that hangs holds up the start only so long: it comes later.
-            let outcome = match tokio::time::timeout_at(patience.into(), opened).await {
-                Ok(Ok(Ok(()))) => group.join(place).await,
-                Ok(Ok(Err(error))) => Err(error),
-                Ok(Err(_)) | Err(_) => continue,
-            };
-            if let Err(error) = outcome {
-                failure.get_or_insert(error);
+            if let Ok(Ok(Ok(()))) = tokio::time::timeout_at(patience.into(), opened).await {
+                let _ = group.join(place).await;
             }
         }
-        // Nobody is there yet: whoever opens next will do.
-        while group.usable().is_empty() && group.members.iter().any(|member| member.opening.load(Ordering::Relaxed)) {
-            tokio::time::sleep(group.settings.pace.look).await;
-            for place in 0..group.members.len() {
-                if group.member(place).is_some_and(|member| member.token.get().is_some() && !member.is_in())
-                    && let Err(error) = group.join(place).await
-                {
-                    failure.get_or_insert(error);
-                }
-            }
-        }
+        group.somebody().await;
         let members = Members(group);
         if members.0.usable().is_empty() {
-            crate::token::Backend::close(&members);
-            return Err(failure.unwrap_or_else(|| members.0.nobody("members")));
+            members.close();
+            return Err(members.0.nobody_came());
         }
         for place in 0..members.0.members.len() {
             tokio::spawn(keep(Arc::downgrade(&members.0), place));
@@ -77,26 +64,33 @@ impl Members {
     }
 }
 
-fn member(name: &str, open: Opener) -> Member {
+fn member(name: &str, door: Arc<dyn Door>) -> Member {
     Member {
         name: Arc::from(name),
-        open,
+        door,
         opening: AtomicBool::new(false),
         token: OnceLock::new(),
         stage: RwLock::new(Stage::Out("it is not there yet".to_owned())),
+        failure: Mutex::default(),
         strikes: AtomicU32::new(0),
         wake: Notify::new(),
     }
 }
 
-/// On a thread of its own: what PKCS#11 calls block, and some hang.
-fn begin_opening(group: &Arc<Group>, place: usize) -> oneshot::Receiver<Result<(), TokenError>> {
+/// On a thread of its own: what PKCS#11 calls block, and some hang. `None`: another one is at it.
+fn begin_opening(
+    group: &Arc<Group>,
+    place: usize,
+    pin: Option<SecretString>,
+) -> Option<oneshot::Receiver<Result<(), TokenError>>> {
     let (tell, told) = oneshot::channel();
-    let Some(member) = group.member(place) else { return told };
-    member.opening.store(true, Ordering::Relaxed);
-    let (open, group) = (Arc::clone(&member.open), Arc::clone(group));
+    let member = group.member(place)?;
+    if member.opening.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    let (door, group) = (Arc::clone(&member.door), Arc::clone(group));
     tokio::task::spawn_blocking(move || {
-        let outcome = open();
+        let outcome = door.open(pin);
         let Some(member) = group.member(place) else { return };
         let outcome = match outcome {
             Ok(token) => {
@@ -104,11 +98,13 @@ fn begin_opening(group: &Arc<Group>, place: usize) -> oneshot::Receiver<Result<(
                     token.close();
                 }
                 let _ = member.token.set(token);
+                member.fails(None);
                 member.set(Stage::Out("it is being looked at".to_owned()));
                 Ok(())
             }
             Err(error) => {
                 let why = why_closed(&error);
+                member.fails(Some(error.clone()));
                 if member.set(Stage::Out(why.to_owned())) {
                     tracing::error!(member = &*member.name, %error, "a token of the key store cannot be opened: {why}");
                 }
@@ -119,22 +115,82 @@ fn begin_opening(group: &Arc<Group>, place: usize) -> oneshot::Receiver<Result<(
         member.wake.notify_one();
         let _ = tell.send(outcome);
     });
-    told
+    Some(told)
 }
-
-const REFUSES: &str = "it refuses the login: an operator has to act";
 
 /// Safe for `/readyz`.
 fn why_closed(error: &TokenError) -> &'static str {
-    match error.class {
-        ErrorClass::Operator => REFUSES,
-        _ => "it is not there",
+    match (error.open_failure(), error.class) {
+        (OpenFailure::PinIncorrect | OpenFailure::PinLocked | OpenFailure::PinNotInitialised, _) => {
+            "it refuses the login: an operator has to act"
+        }
+        (OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other, ErrorClass::Operator) => {
+            "it is not what the configuration names: an operator has to act"
+        }
+        (OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other, _) if error.function == "pin" => {
+            "its PIN cannot be read"
+        }
+        (OpenFailure::NotPresent | OpenFailure::WrongToken | OpenFailure::Other, _) => "it is not there",
     }
 }
 
 impl Group {
+    /// Where nobody is there yet but a library hangs, whoever can be opened next will do.
+    async fn somebody(self: &Arc<Self>) {
+        let (mut wait, mut next) = (self.settings.pace.again.0, Instant::now());
+        while self.usable().is_empty() && self.members.iter().any(|member| member.opening.load(Ordering::Relaxed)) {
+            tokio::time::sleep(self.settings.pace.look).await;
+            let due = Instant::now() >= next;
+            if due {
+                next = Instant::now() + jittered(wait);
+                wait = (wait * 2).min(self.settings.pace.again.1);
+            }
+            for (place, member) in self.members.iter().enumerate().filter(|(_, member)| !member.is_in()) {
+                if member.token.get().is_some() {
+                    let _ = self.join(place).await;
+                } else if due && member.refusal() != Some(Refusal::OfThePin) {
+                    drop(begin_opening(self, place, None));
+                }
+            }
+        }
+    }
+
+    fn nobody_came(&self) -> Nobody {
+        let failures = self.members.iter().filter_map(|member| {
+            let failure = member.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            Some((member.name.to_string(), failure?))
+        });
+        Nobody { why: self.why_nobody(), failures: failures.collect() }
+    }
+
+    /// A person says that it may be tried: once.
+    pub(super) async fn open_now(self: &Arc<Self>, place: usize, pin: Option<SecretString>) -> Result<(), TokenError> {
+        let Some(member) = self.member(place) else { return Ok(()) };
+        let other = |why: &str| TokenError::own(ErrorClass::Capacity, "members", format!("`{}` {why}", member.name));
+        if member.token.get().is_some() {
+            return Err(other("is connected already: try again"));
+        }
+        let opened = begin_opening(self, place, pin).ok_or_else(|| other("is being connected: try again"))?;
+        opened.await.map_err(|_| other("was not connected: the thread ended"))??;
+        self.join(place).await
+    }
+
+    pub(super) async fn look_at(&self, place: usize) -> Result<Looked, TokenError> {
+        let nobody = || TokenError::own(ErrorClass::Context, "look", "there is no such member");
+        let door = Arc::clone(&self.member(place).ok_or_else(nobody)?.door);
+        blocking("look", move || door.look()).await
+    }
+
     /// Lets an opened member in, if it is what the others are.
     async fn join(&self, place: usize) -> Result<(), TokenError> {
+        let joined = self.let_in(place).await;
+        if let Some(member) = self.member(place) {
+            member.fails(joined.as_ref().err().cloned());
+        }
+        joined
+    }
+
+    async fn let_in(&self, place: usize) -> Result<(), TokenError> {
         let Some(member) = self.member(place) else { return Ok(()) };
         let Some(token) = member.token.get() else { return Ok(()) };
         let refuse = |why: String| {
@@ -210,11 +266,16 @@ impl Group {
             if member.opening.load(Ordering::Relaxed) {
                 return Some(pace.look);
             }
-            // RULE: a PIN that was refused is never tried again.
-            if member.down().as_deref() == Some(REFUSES) {
-                return None;
+            match member.refusal() {
+                // RULE: a PIN that was refused is not tried again before a person says so.
+                Some(Refusal::OfThePin) => return Some(pace.again.1),
+                Some(Refusal::ByItsFlags) => {
+                    drop(begin_opening(self, place, None));
+                    return Some(pace.again.1);
+                }
+                None => {}
             }
-            drop(begin_opening(self, place));
+            drop(begin_opening(self, place, None));
             return Some(later());
         };
         let status = token.status();

@@ -89,7 +89,7 @@ impl Ops {
             return Err("CLUSTER_NOT_FOUND".into());
         };
         // The login has no limit of time of its own: a module that hangs leaves the store CONNECTING.
-        let call = CallContext { deadline: Instant::now() + configured.generate_deadline, ..self.call(ctx) };
+        let call = CallContext { deadline: Instant::now() + configured.settings.generate_deadline, ..self.call(ctx) };
         let password = self.open_password(record, &call).await.map_err(|error| {
             tracing::error!(key_store = %id, %error, "the password cannot be read");
             Failure::from("INTERNAL_ERROR")

@@ -89,7 +89,7 @@ impl Ops {
         if keys.is_empty() {
             return Ok(first);
         }
-        let call = CallContext { deadline: Instant::now() + configured.generate_deadline, ..self.call(ctx) };
+        let call = CallContext { deadline: Instant::now() + configured.settings.generate_deadline, ..self.call(ctx) };
         let password = self.open_password(store, &call).await?;
         let token = self.open_to_compare(configured, &password, looked.info.serial, cluster).await?;
         let missing = self.first_missing(&token, &keys, &call).await;

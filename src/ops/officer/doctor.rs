@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,10 +12,15 @@ use super::audit_keys;
 use super::reconcile::{compare, ready, system_labels};
 use super::tokens::{NamedToken, merge, pin_flags};
 use crate::ids::spec::KeySpec;
-use crate::keystore::{Capabilities, DEFAULT_TOKEN, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, slots};
+use crate::keystore::{
+    Capabilities, DEFAULT_TOKEN, Hash, Isolation, KeyKind, ObjectFacts, SlotFacts, Status, blocking, slots,
+};
 use crate::ops::keys::{key_kind, supported};
 use crate::ops::{Context, OpError, Ops};
 use crate::store::{KeyStoreRecord, Snapshot};
+
+/// How long a library may take to list its slots.
+const LISTING: Duration = Duration::from_secs(15);
 
 impl Ops {
     /// Tokens, what they can do, what follows from that, and how token and store agree at a glance.
@@ -74,6 +80,7 @@ impl Ops {
             Err(error) => json!({ "notTried": error.detail }),
         };
         json!({
+            "isolation": isolation(&token.isolation()),
             "ivContract": can.gcm_iv,
             "oaepHashes": can.oaep_hashes,
             "pssHashes": can.rsa_pss,
@@ -120,28 +127,43 @@ impl Ops {
 
     /// All slots of each module, with their tokens.
     async fn modules(&self) -> Value {
-        let mut modules = BTreeMap::new();
+        let mut modules: BTreeMap<String, Value> = BTreeMap::new();
         for (path, isolation) in self.module_paths() {
             let module = path.clone();
-            let found = tokio::task::spawn_blocking(move || slots(&isolation, &module)).await;
+            let found = tokio::time::timeout(LISTING, blocking("slots", move || slots(&isolation, &module))).await;
             let shown = match found {
                 Ok(Ok(slots)) => slots.iter().map(slot).collect(),
                 Ok(Err(error)) => json!(format!("not listed: {}", error.detail)),
-                Err(error) => json!(format!("not listed: {error}")),
+                // A thread in a library that hangs cannot be ended.
+                Err(_) => json!("not listed: the library does not answer"),
             };
-            modules.insert(path.display().to_string(), shown);
+            // One library with several configurations: the slots of each.
+            match (modules.entry(path.display().to_string()).or_insert_with(|| json!([])), shown) {
+                (Value::Array(all), Value::Array(more)) => {
+                    all.extend(more.into_iter().filter(|slot| !all.contains(slot)).collect::<Vec<_>>())
+                }
+                (Value::Array(all), failure) if !all.is_empty() => all.push(failure),
+                (known, shown) => *known = shown,
+            }
         }
         json!(modules)
     }
 
-    /// With the process that loads it.
-    fn module_paths(&self) -> BTreeMap<PathBuf, Isolation> {
-        let custom = self.keystore.configured().iter().map(|token| (token.module.clone(), token.isolation.clone()));
+    /// With the process that loads it, each way once.
+    fn module_paths(&self) -> Vec<(PathBuf, Isolation)> {
+        let custom = self.keystore.configured().iter().map(|token| &token.settings);
+        let custom = custom.map(|settings| (settings.module.clone(), settings.isolation.clone()));
         let token = self.keystore.token();
         let connected = self.keystore.connected().into_iter().map(|(_, token)| token);
         let members = connected.chain(std::iter::once(token.clone())).flat_map(|token| token.members());
         let members = members.filter_map(|member| member.token.map(|token| (token.module_path(), token.isolation())));
-        custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members).collect()
+        let mut all: Vec<(PathBuf, Isolation)> = Vec::new();
+        for one in custom.chain(std::iter::once((token.module_path(), token.isolation()))).chain(members) {
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
     }
 
     /// Certificates that owners of key stores gave, and whether anything was compared with them.
@@ -163,6 +185,14 @@ impl Ops {
             })
         };
         given.map(line).collect()
+    }
+}
+
+/// As the configuration says it.
+fn isolation(isolation: &Isolation) -> &'static str {
+    match isolation {
+        Isolation::InProcess => "in-process",
+        Isolation::Process(_) => "process",
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::tokens::{NamedToken, unknown};
-use crate::keystore::{ConfiguredToken, ErrorClass, State, Status, Token, TokenError};
+use crate::keystore::{ConfiguredToken, ErrorClass, MemberView, State, Status, Token, TokenError};
 use crate::ops::{Context, Effects, OpError, OperatorResponse, Ops};
 use crate::secret::SecretString;
 use crate::store::{KeyStoreRecord, Write};
@@ -28,6 +28,13 @@ impl Ops {
             let removed = self.forget_rejected(named, ctx, effects).await?;
             effects.details = Some(json!({ "token": name, "pin": "not changed", "marksRemoved": removed }));
             if !named.is_default() && pin_file.is_none() {
+                // One of several that waits for this has the password of its key store.
+                if let Some((group, member)) = self.out_of(named) {
+                    let opened = group.open_member(&member.name, None).await;
+                    opened.map_err(|error| not_let_in(name, &error))?;
+                    effects.details = Some(json!({ "token": name, "pin": "taken", "retry": retry }));
+                    return Ok(OperatorResponse::PinChanged { token: name.to_owned() });
+                }
                 return Ok(OperatorResponse::PinMarksRemoved { token: name.to_owned(), removed });
             }
         }
@@ -36,13 +43,17 @@ impl Ops {
                 Some(path) => source.file(path),
                 None => source.configured(named.member.as_ref().map(|member| &*member.name)),
             };
-            let Some(token) = &named.token else {
-                return Err(OpError::InvalidState(format!("token `{name}` is not there")));
-            };
-            token
-                .change_pin(pin.map_err(OpError::Validation)?)
-                .await
-                .map_err(|e| not_changed(name, &e, Some(token)))?;
+            let pin = pin.map_err(OpError::Validation)?;
+            match (&named.token, self.out_of(named)) {
+                (Some(token), _) => {
+                    token.change_pin(pin).await.map_err(|e| not_changed(name, &e, Some(token)))?;
+                }
+                (None, Some((group, member))) => {
+                    let opened = group.open_member(&member.name, Some(pin)).await;
+                    opened.map_err(|error| not_let_in(name, &error))?;
+                }
+                (None, None) => return Err(OpError::InvalidState(format!("token `{name}` is not there"))),
+            }
         } else {
             // One password for all tokens of a custom key store.
             let tokens = self.named_tokens(&self.store.snapshot());
@@ -60,6 +71,12 @@ impl Ops {
         Ok(OperatorResponse::PinChanged { token: name.to_owned() })
     }
 
+    /// One of several tokens that could not be opened, with the key store's connection.
+    fn out_of<'a>(&self, named: &'a NamedToken) -> Option<(Token, &'a MemberView)> {
+        let member = named.member.as_ref().filter(|member| member.token.is_none())?;
+        Some((self.keystore.token_of(named.store.as_ref().map(|store| &store.id))?, member))
+    }
+
     /// Each PIN of the token may be tried once more: by this host, and as the password of its key store.
     async fn forget_rejected(
         &self,
@@ -69,8 +86,15 @@ impl Ops {
     ) -> Result<usize, OpError> {
         let source = self.pins.get().ok_or_else(|| OpError::Internal("nobody reads PINs".to_owned()))?;
         let known = self.store.snapshot().tokens.get(&named.name).map(|record| record.serial.clone());
+        let member = self.out_of(named);
+        let known = known.filter(|_| member.is_none());
         let serial = match (&named.token, known, &named.configured) {
             (Some(token), _, _) => token.info().serial,
+            // The record of a key store with several tokens has the serial of any of them.
+            (None, None, _) if let Some((group, member)) = member => {
+                let looked = group.look_at_member(&member.name).await;
+                looked.map_err(|error| not_let_in(&named.name, &error))?.info.serial
+            }
             (None, Some(serial), _) => serial,
             (None, None, Some(configured)) => {
                 let looked = configured.look().await;
@@ -113,7 +137,7 @@ impl Ops {
         let _one_at_a_time = self.keystore.changing().await;
         match self.keystore.states().state(&store.id) {
             Some(State::Connected(token)) => {
-                let pin = configured.profile.login_pin(&configured.user, &password);
+                let pin = configured.login_pin(&password);
                 token.change_pin(pin).await.map_err(|error| not_changed(&named.name, &error, Some(&token)))?;
             }
             Some(State::Disconnected | State::Failed(_)) | None => {
@@ -159,6 +183,15 @@ impl Ops {
         let serial = known.map(|record| record.serial.clone());
         configured.open(password, serial).await.map_err(|error| not_changed(&configured.name, &error, None))
     }
+}
+
+/// A member of a key store stays out.
+fn not_let_in(name: &str, error: &TokenError) -> OpError {
+    let what = match error.class {
+        ErrorClass::Operator => "refuses the login, which was tried once at most",
+        _ => "cannot be used",
+    };
+    OpError::InvalidState(format!("token `{name}` {what} ({}); the others of its key store go on", error.detail))
 }
 
 /// What happened and what is in force now. The PIN itself is in no text of the token's.

@@ -133,6 +133,7 @@ impl Ops {
                     "name": &*member.name,
                     "used": member.down.is_none(),
                     "because": member.down,
+                    "loginRefused": member.refused,
                     "keys": member.keys,
                     "wrongKeys": member.wrong.iter().map(named).collect::<Vec<_>>(),
                 })
@@ -187,13 +188,16 @@ impl Ops {
                 merge(&mut now, Some(json!({ "present": present, "status": status, "workers": workers })));
                 now
             }
-            (None, None) if named.member.is_some() => json!({ "present": false, "status": "not there" }),
+            (None, None) if let Some(member) = &named.member => {
+                let why = member.down.clone().unwrap_or_else(|| "it is not there".to_owned());
+                json!({ "present": Value::Null, "status": format!("down: {why}") })
+            }
             (None, None) => json!({ "present": Value::Null, "status": "not in the configuration any more" }),
             (None, Some(configured)) => looked(configured, known.map(|record| record.serial.as_str())).await,
         };
         merge(&mut line, Some(now));
         if let Some(member) = &named.member {
-            let member = json!({ "name": &*member.name, "used": member.down.is_none(), "because": member.down });
+            let member = json!({ "name": &*member.name, "used": member.down.is_none(), "because": member.down, "loginRefused": member.refused });
             merge(&mut line, Some(json!({ "member": member })));
         }
         line

@@ -15,8 +15,10 @@ use super::login::{Desk, FarPin};
 use super::outlet::Outlet;
 use crate::token::call::{Backend, Request};
 use crate::token::frame::{
-    FROM_WORKER, FrameError, FromWorker, Guard, Health, Inbox, Question, Subject, TO_WORKER, ToWorker, Told, encode,
+    FROM_WORKER, FrameError, FromWorker, Guard, Health, Inbox, Question, Subject, TO_WORKER, ToWorker, Told, VERSION,
+    encode,
 };
+use crate::token::handles::Proofs;
 use crate::token::{
     CallContext, ErrorClass, Isolation, Local, Settings, TokenError, certificate, exit_now, look, module, slots,
 };
@@ -35,6 +37,8 @@ pub fn worker_on_stdin() -> ! {
     if let Ok(nothing) = std::fs::File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&nothing);
     }
+    // What `ps` and `top` show: started through /proc/self/exe, it would be `exe`.
+    let _ = std::fs::write("/proc/self/comm", NAME);
     // The service may have ended before; then the socket says so.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     worker_main(socket)
@@ -57,6 +61,8 @@ pub fn worker_main(socket: UnixStream) -> ! {
     exit_now(code)
 }
 
+pub(super) const NAME: &str = env!("CARGO_PKG_NAME");
+
 struct Child {
     outlet: Arc<Outlet>,
     desk: Arc<Desk>,
@@ -78,6 +84,11 @@ fn serve(socket: UnixStream) -> Result<(), FrameError> {
     let desk = Arc::new(Desk::new(Arc::clone(&outlet)));
     let child = Arc::new(Child { outlet, desk, runtime, connected: OnceLock::new(), everybody: "service".into() });
     let mut inbox = Inbox::new(TO_WORKER);
+    // RULE: before any request: one of another version could be taken for another operation.
+    if !matches!(inbox.next(&mut source)?, ToWorker::Hello(version) if version == VERSION) {
+        tracing::error!(VERSION, "the service is of another version than its token's worker process: start it again");
+        return Err(FrameError::Malformed);
+    }
     loop {
         child.receive(inbox.next(&mut source)?)?;
     }
@@ -95,10 +106,11 @@ async fn ignore_signals() {
 impl Child {
     fn receive(self: &Arc<Child>, message: ToWorker) -> Result<(), FrameError> {
         match message {
+            ToWorker::Hello(_) => return Err(FrameError::Malformed),
             ToWorker::Load { module } => preload(&module),
-            ToWorker::Open { generation, settings, guard } => {
+            ToWorker::Open { generation, settings, guard, proofs } => {
                 let child = Arc::clone(self);
-                thread("token-open", move || child.open(generation, *settings, guard))?;
+                thread("token-open", move || child.open(generation, *settings, guard, proofs))?;
             }
             ToWorker::Ask { id, question } => {
                 let child = Arc::clone(self);
@@ -143,9 +155,10 @@ impl Child {
         self.connected.get().ok_or(FrameError::Malformed)
     }
 
-    fn open(&self, generation: u64, settings: Settings, guard: Guard) {
+    fn open(&self, generation: u64, settings: Settings, guard: Guard, proofs: Proofs) {
         let workers = |local: &Local| local.gauges().workers;
-        match Local::open_guarded(settings, Arc::new(FarPin::new(guard, Arc::clone(&self.desk)))) {
+        let guard = Arc::new(FarPin::new(guard, Arc::clone(&self.desk)));
+        match Local::open_proven(settings, guard, proofs) {
             Ok(local) => {
                 let opened = FromWorker::Opened {
                     generation,
@@ -187,6 +200,7 @@ impl Child {
             debris: gauges.debris,
             duplicates: gauges.duplicates,
             changes: local.changes(),
+            proofs: local.0.shared.handles.all_proofs(),
             recovery: gauges.health,
         })
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use crate::token::call::{Answer, Request};
 use crate::token::frame::{FROM_WORKER, FrameError, FromWorker, Inbox, LoginAsk, Subject, TO_WORKER, ToWorker, encode};
 use crate::token::{ErrorClass, TokenError};
 
-/// How often a worker is asked how it is, and how long it may take to say so.
+/// How often a worker whose token is well is asked how it is, and how long it may take to say so. One whose token is not is asked at
+/// each look.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_LIMIT: Duration = Duration::from_secs(5);
 /// How long after its deadline a request may be without an answer before the worker counts as hung.
@@ -77,6 +79,8 @@ pub(super) struct Link {
     process: Mutex<Process>,
     table: Mutex<Table>,
     watch: Mutex<Watch>,
+    /// What the worker said last: its token is not well.
+    ill: AtomicBool,
     /// Of the login that it makes now.
     pub(super) login: Mutex<Option<mpsc::Sender<LoginAsk>>>,
 }
@@ -111,6 +115,7 @@ impl Link {
             process: Mutex::new(launched.process),
             table: Mutex::default(),
             watch: Mutex::new(Watch { number: 0, asked: None, last: now, seen: now, judge_from: now }),
+            ill: AtomicBool::new(false),
             login: Mutex::new(None),
         });
         let listener = Arc::clone(&link);
@@ -237,12 +242,18 @@ impl Link {
         }
     }
 
-    pub(super) fn pong(&self, number: u64) -> Result<(), Fault> {
+    pub(super) fn pong(&self, number: u64, well: bool) -> Result<(), Fault> {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if watch.asked.take().is_none() || watch.number != number {
             return Err(Fault::Mismatch("a sign of life that nobody asked for"));
         }
+        self.ill.store(!well, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether its token was not well when it was asked last.
+    pub(super) fn is_ill(&self) -> bool {
+        self.ill.load(Ordering::Relaxed)
     }
 
     /// Called often; ends a worker that does not answer.
@@ -260,7 +271,7 @@ impl Link {
         watch.seen = now;
         let judged = now >= watch.judge_from;
         let silent = watch.asked.is_some_and(|asked| now.saturating_duration_since(asked) > PING_LIMIT);
-        let due = now.saturating_duration_since(watch.last) >= PING_EVERY;
+        let due = self.is_ill() || now.saturating_duration_since(watch.last) >= PING_EVERY;
         drop(watch);
         if judged && silent {
             self.fail(Fault::Hung("no sign of life"));

@@ -20,6 +20,7 @@ use std::ffi::OsString;
 pub(super) use ask::{ask_certificate, ask_look, ask_slots};
 pub use child::{worker_main, worker_on_stdin};
 pub use remote::Remote;
+pub use supervisor::OPEN_FACTOR;
 
 /// Where the vendor's library runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

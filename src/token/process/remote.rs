@@ -24,6 +24,7 @@ use crate::token::breaker::Change;
 use crate::token::call::{About, Answer, Backend, BoxFuture, Request};
 use crate::token::error::Counters;
 use crate::token::frame::{FromWorker, Guard, LoginAsk, ToWorker};
+use crate::token::handles::Proofs;
 use crate::token::pin::DRAIN;
 use crate::token::{
     CallContext, ErrorClass, Gauges, HeldPin, Isolation, Marks, MaterialId, OpenFailure, PinGuard, Settings, Status,
@@ -294,6 +295,10 @@ impl Core {
         self.state().about.clone()
     }
 
+    pub(super) fn proofs(&self) -> Proofs {
+        self.state().proofs.clone()
+    }
+
     /// From now on requests go to this worker.
     pub(super) fn connected(&self, link: &Arc<Link>, about: About) {
         let lanes = [(&self.quick, link.sessions() + AHEAD), (&self.slow, SLOW_AHEAD)];
@@ -383,10 +388,13 @@ impl Hub for Core {
         match message {
             FromWorker::Answer { id, generation, subject, result } => {
                 let sent = link.answered(id, generation, subject)?;
-                if let Err(error) = &result
-                    && matches!(error.class, ErrorClass::Context | ErrorClass::Operator)
-                {
-                    // The token may be down.
+                let tells = match &result {
+                    // The token may be down,
+                    Err(error) => matches!(error.class, ErrorClass::Context | ErrorClass::Operator),
+                    // or up again: who was answered finds the service ready.
+                    Ok(_) => link.is_ill(),
+                };
+                if tells {
                     link.ping();
                 }
                 let (heavy, slow) = (sent.pending.heavy(), sent.slow);
@@ -395,12 +403,16 @@ impl Hub for Core {
                 self.pump(slow);
             }
             FromWorker::Pong { number, health } => {
-                link.pong(number)?;
+                let well = health.as_ref().is_none_or(|health| health.status == Status::Ready);
+                link.pong(number, well)?;
                 if self.link.load().as_ref().is_some_and(|current| current.number == link.number) {
                     let mut state = self.state();
                     let mut health = health;
                     let changes = health.as_mut().map(|health| std::mem::take(&mut health.changes));
                     changes.into_iter().flatten().for_each(|change| state.happened(change));
+                    if let Some(health) = &mut health {
+                        state.proofs = std::mem::take(&mut health.proofs);
+                    }
                     state.health = health;
                 }
             }

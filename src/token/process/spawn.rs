@@ -1,5 +1,6 @@
 //! Starting and ending a worker process.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -8,7 +9,13 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::WorkerCommand;
+use super::child::NAME;
+use super::link::Fault;
+use crate::token::frame::{TO_WORKER, ToWorker, VERSION, encode};
 use crate::token::{ErrorClass, TokenError};
+
+/// What `ps` shows is a name instead.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Variables of this process that a worker has, too.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
@@ -35,16 +42,21 @@ impl Launch for WorkerCommand {
             TokenError::own(ErrorClass::Context, "token-worker", format!("`{program}` does not start: {error}"))
         };
         // Both ends are closed at an exec; the one that becomes standard input is not.
-        let (socket, theirs) = UnixStream::pair().map_err(failed)?;
+        let (mut socket, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(&self.program);
+        if self.program == OWN_PROGRAM {
+            command.arg0(NAME);
+        }
         command.args(&self.arguments).env_clear();
         command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(&self.environment);
         // Of its own group: Ctrl-C in a terminal is for the service, which ends the worker when its requests are answered.
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).process_group(0);
-        let child = command.spawn().map_err(failed)?;
-        tracing::debug!(pid = child.id(), "a token's worker process was started");
-        Ok(Launched { socket, process: Process(Some(child)) })
+        let process = Process(Some(command.spawn().map_err(failed)?));
+        tracing::debug!(pid = process.id(), "a token's worker process was started");
+        let hello = encode(&ToWorker::Hello(VERSION.to_owned()), TO_WORKER);
+        socket.write_all(&hello.map_err(|error| Fault::Broken(error).error())?).map_err(failed)?;
+        Ok(Launched { socket, process })
     }
 }
 

@@ -8,6 +8,7 @@ use super::link::Fault;
 use crate::token::breaker::{BreakerState, Cause, Change, Health as Recovery, LastError};
 use crate::token::call::About;
 use crate::token::frame::Health;
+use crate::token::handles::Proofs;
 use crate::token::{ErrorClass, PinGuard, TokenError};
 
 /// A worker's epochs begin anew: the upper half of an epoch says which worker's it is.
@@ -29,6 +30,8 @@ pub(super) struct State {
     pub(super) changes: VecDeque<Change>,
     /// PINs that a worker may ask for; the first is the token's, another one is being tried.
     pub(super) pins: Vec<(u64, Arc<dyn PinGuard>)>,
+    /// What the bridge's own keys are, as the last worker has seen them.
+    pub(super) proofs: Proofs,
 }
 
 /// From the end of one worker to the next that connects.
@@ -62,6 +65,7 @@ impl State {
             outage: None,
             changes: VecDeque::new(),
             pins: vec![(0, pin)],
+            proofs: Proofs::default(),
         }
     }
 

@@ -20,10 +20,11 @@ use crate::token::{Backoff, ErrorClass, OpenFailure, PinGuard, TokenError};
 const TICK: Duration = Duration::from_millis(100);
 /// A worker that lived so long is replaced at once; where they die sooner the waits grow.
 const LIVED: Duration = Duration::from_secs(2);
-/// Before a try that is due so soon requests wait for it; otherwise they are refused until the token is back.
+/// Before the first try, where it is due so soon, requests wait for it; otherwise they are refused until the token is back.
 const WAITED_FOR: Duration = Duration::from_secs(1);
-/// A token with many objects takes its time to be listed.
-const OPEN_LIMIT: Duration = Duration::from_secs(120);
+/// How long C_Initialize, login, probe and the list of all objects may take together, in times of `Settings::generate_deadline`:
+/// a token with many objects takes its time.
+pub const OPEN_FACTOR: u32 = 2;
 /// A spare is started when the token has begun to serve, and not sooner again than this after one was lost.
 const SPARE_AFTER: Duration = Duration::from_millis(500);
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
@@ -125,17 +126,22 @@ impl Supervisor {
 
     /// Until a worker is connected, or the token is closed.
     fn restart(&mut self, mut error: TokenError, mut wait: bool) -> Result<Arc<Link>, Stop> {
+        let mut tried = false;
         loop {
             if wait || needs_a_person(&error) {
                 let due = (!needs_a_person(&error)).then(|| self.backoff.wait());
-                if due.is_none_or(|wait| wait > WAITED_FOR) {
+                // RULE: requests wait for one try; once it has failed they are refused until one connects.
+                if tried || due.is_none_or(|wait| wait > WAITED_FOR) {
                     self.core.down(&error);
                 }
                 if let Some(link) = self.pause(due)? {
                     return Ok(link);
                 }
-                self.core.starting();
+                if !tried {
+                    self.core.starting();
+                }
             }
+            tried = true;
             match self.open() {
                 Ok(link) => {
                     tracing::info!(generation = link.number, "the token answers again, from another worker process");
@@ -210,7 +216,8 @@ impl Supervisor {
             settings.expect_serial = Some(about.info.serial.clone());
         }
         let (guard, expected) = (Guard { id, tag: pin.tag() }, settings.expect_serial.clone());
-        link.send(&ToWorker::Open { generation: link.number, settings: Box::new(settings), guard });
+        let proofs = self.core.proofs();
+        link.send(&ToWorker::Open { generation: link.number, settings: Box::new(settings), guard, proofs });
         let about = self.opened(link)?;
         if expected.is_some_and(|serial| serial != about.info.serial) {
             return Err(Stop::Failed(
@@ -226,7 +233,7 @@ impl Supervisor {
 
     /// What the worker says of the connection.
     fn opened(&mut self, link: &Arc<Link>) -> Result<Box<About>, Stop> {
-        let limit = Instant::now() + OPEN_LIMIT;
+        let limit = Instant::now() + self.core.settings.generate_deadline.saturating_mul(OPEN_FACTOR);
         loop {
             match self.events.recv_timeout(TICK) {
                 Ok(Event::Opened { number, about }) if number == link.number => return Ok(about),

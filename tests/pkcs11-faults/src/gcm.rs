@@ -76,15 +76,13 @@ pub fn encrypt_init(
     mechanism: CK_MECHANISM_PTR,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    begin(session, None);
-    // SAFETY: the caller's mechanism with the caller's parameters.
-    let given = match unsafe { parameters(call, mechanism) } {
-        Ours::No => return real!(call.C_EncryptInit(session, mechanism, key)),
-        Ours::Wrong(rv) => return rv,
-        Ours::Gcm(given) => given,
+    let real = || real!(call.C_EncryptInit(session, mechanism, key));
+    let given = match newly_given(call, session, mechanism, real) {
+        Ok(given) => given,
+        Err(rv) => return rv,
     };
     let (len, write_to) = match call.script.behaviour.gcm_iv {
-        Iv::Caller => return real!(call.C_EncryptInit(session, mechanism, key)),
+        Iv::Caller => return real(),
         Iv::ZeroedWriteback if given.iv() == Some(&[0; 12]) => (12, given.0.pIv as usize),
         Iv::LunaAppend16 if given.has_no_iv() => (16, 0),
         Iv::Prepended if given.has_no_iv() => (12, 0),
@@ -149,12 +147,10 @@ pub fn decrypt_init(
     mechanism: CK_MECHANISM_PTR,
     key: CK_OBJECT_HANDLE,
 ) -> CK_RV {
-    begin(session, None);
-    // SAFETY: the caller's mechanism with the caller's parameters.
-    let given = match unsafe { parameters(call, mechanism) } {
-        Ours::No => return real!(call.C_DecryptInit(session, mechanism, key)),
-        Ours::Wrong(rv) => return rv,
-        Ours::Gcm(given) => given,
+    let real = || real!(call.C_DecryptInit(session, mechanism, key));
+    let given = match newly_given(call, session, mechanism, real) {
+        Ok(given) => given,
+        Err(rv) => return rv,
     };
     match call.script.behaviour.gcm_iv {
         Iv::Prepended if given.has_no_iv() => {
@@ -164,9 +160,9 @@ pub fn decrypt_init(
         }
         // Some tokens decrypt nothing where ulIvBits was forgotten.
         Iv::ZeroedWriteback | Iv::LunaAppend16 if given.iv().is_some() && given.0.ulIvBits == given.0.ulIvLen * 8 => {
-            real!(call.C_DecryptInit(session, mechanism, key))
+            real()
         }
-        Iv::Caller => real!(call.C_DecryptInit(session, mechanism, key)),
+        Iv::Caller => real(),
         Iv::Prepended | Iv::ZeroedWriteback | Iv::LunaAppend16 => CKR_MECHANISM_PARAM_INVALID,
     }
 }
@@ -237,6 +233,22 @@ enum Ours {
     No,
     Wrong(CK_RV),
     Gcm(Given),
+}
+
+/// An Init begins: the AES-GCM parameters of its call, or what it answers where there are none to look at.
+fn newly_given(
+    call: &Call,
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    real: impl FnOnce() -> CK_RV,
+) -> Result<Given, CK_RV> {
+    begin(session, None);
+    // SAFETY: the caller's mechanism with the caller's parameters.
+    match unsafe { parameters(call, mechanism) } {
+        Ours::No => Err(real()),
+        Ours::Wrong(rv) => Err(rv),
+        Ours::Gcm(given) => Ok(given),
+    }
 }
 
 unsafe fn parameters(call: &Call, mechanism: CK_MECHANISM_PTR) -> Ours {

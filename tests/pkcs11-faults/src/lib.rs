@@ -13,6 +13,7 @@
 mod behaviour;
 mod calls;
 mod gcm;
+mod kept;
 mod log;
 mod mechanisms;
 mod names;

@@ -1,10 +1,8 @@
 //! Wrong PINs: counted by token in a file, so that it goes on over processes, until the token locks.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
-
 use cryptoki_sys::*;
 
+use crate::kept::Kept;
 use crate::real::real;
 use crate::sessions::Known;
 use crate::{Call, objects};
@@ -94,28 +92,17 @@ pub fn flags(call: &Call, slot: CK_SLOT_ID, flags: CK_FLAGS) -> CK_FLAGS {
 
 /// `pin-SERIAL` of the state: how many wrong tries, and whether the PIN was changed. Locked while it is looked at.
 struct Counter {
-    file: File,
+    file: Kept,
     wrong: u32,
     changed: bool,
 }
 
 impl Counter {
     fn of(call: &Call, slot: CK_SLOT_ID) -> Counter {
-        let read = || -> std::io::Result<Counter> {
-            std::fs::create_dir_all(&call.faults.state)?;
-            let path = call.faults.state.join(format!("pin-{}", serial(call, slot)));
-            let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-            file.lock()?;
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            let mut words = text.split_whitespace();
-            let wrong = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-            Ok(Counter { file, wrong, changed: words.next() == Some("changed") })
-        };
-        read().unwrap_or_else(|error| {
-            eprintln!("pkcs11-faults: the counter of PINs: {error}");
-            crate::rules::exit(97)
-        })
+        let (file, text) = Kept::read(call.faults, format!("pin-{}", serial(call, slot)));
+        let mut words = text.split_whitespace();
+        let wrong = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        Counter { file, wrong, changed: words.next() == Some("changed") }
     }
 
     fn renewed(&self) -> bool {
@@ -130,15 +117,7 @@ impl Counter {
     fn set(&mut self, wrong: u32) {
         self.wrong = wrong;
         let changed = if self.changed { "changed" } else { "" };
-        let written = self
-            .file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .and_then(|()| writeln!(self.file, "{wrong} {changed}"));
-        if let Err(error) = written {
-            eprintln!("pkcs11-faults: the counter of PINs: {error}");
-            crate::rules::exit(97)
-        }
+        self.file.write(&format!("{wrong} {changed}"));
     }
 }
 

@@ -1,14 +1,13 @@
 //! `[[rule]]`: which calls fail, and how.
 
 use std::ffi::c_int;
-use std::fs::OpenOptions;
-use std::io::{Read, Seek, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cryptoki_sys::*;
 use serde::Deserialize;
 
+use crate::kept::Kept;
 use crate::names::ReturnValue;
 use crate::real::real;
 use crate::{Call, Faults, calls, log, sessions};
@@ -309,23 +308,10 @@ fn written<'a>(output: Output) -> Option<&'a mut [u8]> {
 
 /// The number of calls of all processes, this one counted.
 fn one_more(faults: &Faults, name: &str) -> u64 {
-    let counted = || -> std::io::Result<u64> {
-        std::fs::create_dir_all(&faults.state)?;
-        let path = faults.state.join(format!("{name}.calls"));
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        file.lock()?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        let number = text.trim().parse().unwrap_or(0u64) + 1;
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{number}")?;
-        Ok(number)
-    };
-    counted().unwrap_or_else(|error| {
-        eprintln!("pkcs11-faults: the count of `{name}`: {error}");
-        exit(97)
-    })
+    let (mut file, text) = Kept::read(faults, format!("{name}.calls"));
+    let number = text.trim().parse().unwrap_or(0u64) + 1;
+    file.write(&number.to_string());
+    number
 }
 
 unsafe extern "C" {

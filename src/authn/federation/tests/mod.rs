@@ -80,7 +80,6 @@ impl Book {
 
 impl Registered {
     fn provider(&self) -> OidcProvider {
-        OidcProvider::check_url(&self.url).unwrap();
         OidcProvider {
             arn: OidcProvider::arn_of(&self.account, &self.url),
             url: self.url.clone(),
@@ -190,28 +189,7 @@ fn statuses_are_those_of_sts() {
 }
 
 #[test]
-fn urls_of_issuers() {
-    for good in ["https://adfs.example/adfs", "https://x.example:8443/a/b/", "http://127.0.0.1:1", "http://[::1]:1/a"] {
-        assert_eq!(OidcProvider::check_url(good), Ok(()), "{good}");
-    }
-    for bad in [
-        "",
-        "adfs.example",
-        "http://adfs.example/adfs",
-        "http://127.0.0.1.example",
-        "http://127.0.0.1@evil.example",
-        "https://",
-        "https:///adfs",
-        "https://x/?a=b",
-        "https://x/#a",
-        "https://u@x/",
-        "https://x/ä",
-        "https://x/<",
-        "HTTPS://x",
-    ] {
-        assert!(OidcProvider::check_url(bad).is_err(), "{bad}");
-    }
-    assert!(OidcProvider::check_url(&format!("https://x/{}", "a".repeat(246))).is_err());
+fn arns_of_providers() {
     let account = "111122223333".parse().unwrap();
     assert_eq!(
         OidcProvider::arn_of(&account, "https://adfs.example/adfs"),
