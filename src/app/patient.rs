@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use crate::keystore::{CallContext, ErrorClass, Status, Token, TokenError};
 use crate::secret::SecretString;
 use crate::token::{
-    About, Answer, Backend, Backoff, BoxFuture, Change, Gauges, MaterialId, MemberView, Replicas, Request, Retry,
+    About, Answer, Backend, Backoff, BoxFuture, Change, Gauges, Looked, MaterialId, MemberView, Replicas, Request,
+    Retry,
 };
 
 /// The word between the start and its token.
@@ -123,6 +124,14 @@ impl Backend for Patient {
 
     fn members(&self) -> Vec<MemberView> {
         self.token.members()
+    }
+
+    fn open_member<'a>(&'a self, name: &'a str, pin: Option<SecretString>) -> BoxFuture<'a, Result<(), TokenError>> {
+        Box::pin(self.token.open_member(name, pin))
+    }
+
+    fn look_at_member<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Looked, TokenError>> {
+        Box::pin(self.token.look_at_member(name))
     }
 
     fn replicas(&self, material: MaterialId) -> Option<Replicas> {

@@ -228,6 +228,8 @@ impl Probe<'_> {
     fn twice<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, CallError>) -> Result<T, CallError> {
         match attempt(self) {
             Err(error) if verdict(&error) == Verdict::Riddle => {
+                let CallError { function, rv } = error;
+                tracing::info!(function, rv = %rv::said(rv), "a call of the probe failed and is made once more");
                 self.seat.renew();
                 attempt(self)
             }

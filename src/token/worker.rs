@@ -18,7 +18,7 @@ use super::recovery::prove_system;
 use super::seat::Seat;
 use super::shared::Shared;
 use super::watchdog::Watched;
-use super::{Done, ErrorClass, KeyRef, TokenError};
+use super::{Done, ErrorClass, KeyRef, TokenError, rv};
 
 /// A job in a queue, for a thread whose state is `W`.
 pub(super) struct Work<W> {
@@ -147,7 +147,7 @@ impl Worker {
     }
 
     fn perform<O: Operation>(&mut self, operation: &O) -> Result<Done<O::Output>, Stop> {
-        let mut retried = false;
+        let (mut retried, mut doubted) = (false, None);
         loop {
             let started = Instant::now();
             let epoch = self.shared.handles.epoch();
@@ -169,6 +169,10 @@ impl Worker {
                     continue;
                 }
                 Ok(Some(value)) => {
+                    if let Some(error) = doubted.filter(|error: &CallError| is_decrypt(error.function)) {
+                        // Not said when it failed: it might have been the text.
+                        tracing::info!(function = error.function, rv = %rv::said(error.rv), "a call failed, and not again");
+                    }
                     self.shared.succeeded();
                     return Ok(Done { value, facts: self.shared.facts(operation.mechanism(self.shared.iv), started) });
                 }
@@ -183,22 +187,24 @@ impl Worker {
                 Reaction::FindAgain => return Err(Stop::Mend(Need::Find { lost: handle })),
                 Reaction::LogIn => return Err(self.log_in()),
                 Reaction::Report(class) => return Err(self.report(error, class)),
-                // RULE: the key's own fingerprint, on a fresh session, tells bad input from a failing token.
+                // RULE: the key's own fingerprint, on a fresh session, tells bad input from a failing token; and what fails is tried once
+                // more, since a login that was lost in the call may be back when the key is checked.
                 Reaction::Ambiguous => {
                     self.seat.renew();
                     if let Some((key, class)) = operation.key() {
                         self.checked_handle(key, class, true)?;
-                        if is_decrypt(error.function) {
-                            return Err(Stop::Failed(
-                                error.with_class(ErrorClass::Data, "the ciphertext does not open; the key works"),
-                            ));
-                        }
                         if retried {
-                            // The key works and the token answers: this call does not, and the token is not down.
-                            return Err(Stop::Failed(
-                                error.with_class(ErrorClass::Context, "the call fails; the key works otherwise"),
-                            ));
+                            let (class, detail) = if self.shared.handles.epoch() != epoch {
+                                (ErrorClass::Session, "the login was renewed during the call")
+                            } else if is_decrypt(error.function) {
+                                (ErrorClass::Data, "the ciphertext does not open; the key works")
+                            } else {
+                                // The key works and the token answers: this call does not, and the token is not down.
+                                (ErrorClass::Context, "the call fails; the key works otherwise")
+                            };
+                            return Err(Stop::Failed(error.with_class(class, detail)));
                         }
+                        doubted = Some(error);
                     } else if retried {
                         return Err(self.report(error, ErrorClass::Context));
                     }

@@ -228,6 +228,24 @@ def test_a_key_generation_that_hangs_ends_the_worker(bench):
     made.new_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")
 
 
+def test_a_key_is_not_taken_back_beyond_the_deadline(bench):
+    """The worker dies late in the making of a key, and the next one hangs as it connects: CreateKey does not wait for that, too."""
+    made = bench("process", generate_deadline_seconds=5, deadline_ms=5000)
+    made.faults.set(rule("C_GenerateKey", delay_ms=3500, kill="SEGV", nth=1, name="once", count_over_processes=True),
+                    rule("C_Initialize", hang="forever"))
+    began = time.monotonic()
+    assert code(made.raw().call("CreateKey", {})) in RETRIED
+    waited = time.monotonic() - began
+    assert waited < 7.5, f"CreateKey waited {waited:.1f} s; its deadline was 5 s"
+    made.faults.clear()
+    until("it is ready", lambda: is_ready(made))
+    made.new_key()
+    until("the key that was not made is taken back", lambda: made.records("UnfinishedKeysUndone"))
+    made.stop()
+    report = made.doctor()
+    assert not report["objects"]["recordsWithoutObject"] and not report["objects"]["withoutRecord"]
+
+
 def test_a_finalize_that_hangs_ends_the_process(bench):
     made = bench("in-process", generate_deadline_seconds=5, hang_grace_ms=300)
     key = made.new_key()

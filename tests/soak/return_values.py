@@ -117,8 +117,8 @@ def allowed(code, function, times, trigger):
     if what == "data":
         return {"B"}
     if function in DECRYPTS:
-        # RULE: the key's own fingerprint works, so the input was bad.
-        return {"B"} if times == "once" else {"B", *AWAY}
+        # RULE: the key's own fingerprint works, and the call fails again: so the input was bad.
+        return {"a"} if times == "once" else {"B", *AWAY}
     return {"a", *AWAY}
 
 

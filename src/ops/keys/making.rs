@@ -3,7 +3,7 @@
 use crate::authz::Permit;
 use crate::ids::spec::{KeySpec, KeyUsage};
 use crate::ids::{AccountId, KeyId, KeyStoreId};
-use crate::keystore::{CallContext, ErrorClass, Generated, MaterialId, Token};
+use crate::keystore::{CallContext, ErrorClass, Generated, MaterialId, Token, TokenError};
 use crate::ops::key_policy::default_policy;
 use crate::ops::key_policy::lockout::stays_in_hand;
 use crate::ops::keys::{key_kind, label, supported};
@@ -170,8 +170,9 @@ impl Ops {
         }
     }
 
-    /// Removes what a failed CreateKey left: nobody was told the key id. Where that fails the row stays `Creating`, the
-    /// key unsettled, and the next start settles it.
+    /// Removes what a failed CreateKey left: nobody was told the key id. Where that fails, or does not end by the deadline of
+    /// `call`, for which a caller waits, the row stays `Creating`, the key unsettled, and the token's return or the next start
+    /// settles it.
     pub(in crate::ops) async fn undo_creation(
         &self,
         token: &Token,
@@ -185,7 +186,9 @@ impl Ops {
             return;
         }
         let material = MaterialId { id: id.bytes(), generation: 0 };
-        match token.destroy(call, material).await {
+        let in_time = tokio::time::timeout_at(call.deadline.into(), token.destroy(call, material)).await;
+        let late = || TokenError::own(ErrorClass::Deadline, "destroy", "the deadline of the key's making passed");
+        match in_time.unwrap_or_else(|_| Err(late())) {
             Ok(_) => {
                 if let Err(error) = self.store.update(move |_| Ok((vec![Write::DeleteKey(id)], ()))).await {
                     let error = update_error(error);
