@@ -231,21 +231,28 @@ impl Local {
     async fn mend_and_call<O: Operation>(
         &self,
         ctx: &CallContext,
-        operation: O,
-        need: Need,
+        mut operation: O,
+        mut need: Need,
     ) -> Result<Done<O::Output>, TokenError> {
-        let key = operation.key().map(|(key, class)| (key.clone(), class));
-        self.try_task(ctx, ctx.deadline, Mend { key, need }).await?;
-        match self.visit_any(ctx, operation).await? {
-            Visited::Done(done) => Ok(done),
-            Visited::Mend(_, need) => {
-                let error = TokenError::own(
-                    ErrorClass::Context,
-                    O::NAME,
-                    format!("the token lost what it had just given back ({need:?})"),
-                );
-                self.0.shared.note(&error);
-                Err(error)
+        let mut forgotten = false;
+        loop {
+            let key = operation.key().map(|(key, class)| (key.clone(), class));
+            self.try_task(ctx, ctx.deadline, Mend { key, need }).await?;
+            match self.visit_any(ctx, operation).await? {
+                Visited::Done(done) => return Ok(done),
+                // Not the token's doing: somebody else's login was renewed meanwhile, and all handles were forgotten.
+                Visited::Mend(again, nothing_known @ Need::Find { lost: None }) if !forgotten => {
+                    (forgotten, operation, need) = (true, again, nothing_known);
+                }
+                Visited::Mend(_, need) => {
+                    let error = TokenError::own(
+                        ErrorClass::Context,
+                        O::NAME,
+                        format!("the token lost what it had just given back ({need:?})"),
+                    );
+                    self.0.shared.note(&error);
+                    return Err(error);
+                }
             }
         }
     }
