@@ -307,6 +307,17 @@ impl Inbox {
     }
 }
 
+/// Reads bytes as each end does, to the end or the first fault: tests/fuzz.
+#[cfg(fuzzing)]
+pub fn read_frames(bytes: &[u8]) {
+    fn all<T: DeserializeOwned>(limit: usize, mut bytes: &[u8]) {
+        let mut inbox = Inbox::new(limit);
+        while inbox.next::<T>(&mut bytes).is_ok() {}
+    }
+    all::<ToWorker>(TO_WORKER, bytes);
+    all::<FromWorker>(FROM_WORKER, bytes);
+}
+
 mod secret_text {
     use serde::de::{Deserialize, Deserializer};
     use serde::ser::Serializer;

@@ -311,6 +311,8 @@ pub use connection::Gauges;
 pub use data::DataName;
 pub use error::{OpenFailure, TokenError};
 pub use facade::Token;
+#[cfg(fuzzing)]
+pub use frame::read_frames;
 pub use group::{MemberView, Replicas};
 pub use guard::{HeldPin, Login, LoginVerdict, PinGuard, PinTag, retry_pins};
 pub use keeper::login_attempts;
