@@ -170,8 +170,13 @@ class Instance:
             assert self.process.poll() is None, f"the server exited with {self.process.returncode} before it served\n{self.said()}"
             return re.search(r" serving address=(\S+)", self.said())
         self.address = until("the server serves", look, START).group(1)
+        self.find_metrics()
+
+    def find_metrics(self):
+        """Where health and metrics are, once that was said: before the service serves."""
         found = re.findall(r"health and metrics address=(\S+)", self.said())
         self.metrics_address = found[-1] if found else None
+        return self.metrics_address
 
     def wait_for_exit(self, timeout=STOP):
         code = self.process.wait(timeout)

@@ -8,7 +8,7 @@ import pytest
 
 from faults import Faults, rule
 from instance import until
-from test_recovery import b64, code, encrypt, is_ready
+from test_recovery import b64, code, degraded, encrypt, is_ready
 
 FAST = {"retry_first_ms": 20, "retry_longest_ms": 200, "deadline_ms": 2000, "hang_grace_ms": 500}
 MODES = ["in-process", "process"]
@@ -23,19 +23,6 @@ def bench(make):
         made.faults = Faults(made, log_keys=True).install(made)
         return made
     return one
-
-
-def degraded(made):
-    """It answers, and not with an answer."""
-    made.spawn()
-    found = until("not ready", lambda: re.search(r"not ready: .*address=(\S+)", made.said()))
-    made.address = found.group(1)
-    made.metrics_address = re.findall(r"health and metrics address=(\S+)", made.said())[-1]
-    reply = made.raw().call("ListKeys", {})
-    assert (reply.status, code(reply)) == (503, "DependencyTimeoutException")
-    status, text = made.admin("/readyz")
-    assert status == 503 and "token" in text and "CKR" not in text
-    return text
 
 
 def heals(made):

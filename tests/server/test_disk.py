@@ -119,12 +119,7 @@ def test_a_start_without_room_waits_and_then_serves(disk, on_disk):
     disk.fill(leave=SIZE // 25)
     files = sorted(on_disk.segments())
     on_disk.spawn()
-
-    def health():
-        found = re.findall(r"health and metrics address=(\S+)", on_disk.said())
-        on_disk.metrics_address = found[-1] if found else None
-        return found
-    until("health is served", health)
+    until("health is served", on_disk.find_metrics)
     status, text = on_disk.admin("/readyz")
     assert status == 503 and "free space" in text, text
     assert on_disk.admin("/healthz")[0] == 200

@@ -94,8 +94,7 @@ class Twins:
 
     def readiness(self):
         """Of a service that may not serve yet."""
-        found = until("health is told", lambda: re.findall(r"health and metrics address=(\S+)", self.instance.said()))
-        self.instance.metrics_address = found[-1]
+        until("health is told", self.instance.find_metrics)
         return self.instance.admin("/readyz")
 
     def member(self, name):

@@ -230,17 +230,23 @@ def test_a_lost_session_is_replaced_and_too_many_are_the_end(bench):
     assert encrypt(made, key).status == 200
 
 
-def test_a_start_without_the_token(bench):
-    made = bench(start=False)
-    made.faults.set(rule("C_GetSlotList", nothing=True))
+def degraded(made):
+    """It answers, and not with an answer."""
     made.spawn()
     found = until("not ready", lambda: re.search(r"not ready: .*address=(\S+)", made.said()))
     made.address = found.group(1)
-    made.metrics_address = re.findall(r"health and metrics address=(\S+)", made.said())[-1]
+    made.find_metrics()
     reply = made.raw().call("ListKeys", {})
     assert (reply.status, code(reply)) == (503, "DependencyTimeoutException")
     status, text = made.admin("/readyz")
     assert status == 503 and "token" in text and "CKR" not in text
+    return text
+
+
+def test_a_start_without_the_token(bench):
+    made = bench(start=False)
+    made.faults.set(rule("C_GetSlotList", nothing=True))
+    degraded(made)
     made.faults.clear()
     address = made.address
     made.wait_until_serving()

@@ -151,7 +151,7 @@ class Starts:
             # It was away for a moment only.
             return []
         self.instance.address = address
-        self.instance.metrics_address = re.findall(r"health and metrics address=(\S+)", self.instance.said())[-1]
+        self.instance.find_metrics()
         reply, (ready, _) = self.instance.raw().call("ListKeys", {}), self.instance.admin("/readyz")
         if " serving address=" in self.instance.said():
             return []
