@@ -81,7 +81,7 @@ impl Backend for Patient {
     fn perform<'a>(&'a self, ctx: &'a CallContext, request: Request) -> BoxFuture<'a, Result<Answer, TokenError>> {
         let once = matches!(request, Request::Generate { .. } | Request::WriteData { .. } | Request::Adopt { .. });
         if once || self.patience.started.load(Ordering::Acquire) {
-            return Box::pin(self.token.perform(ctx, request));
+            return self.token.perform(ctx, request);
         }
         Box::pin(self.insist(ctx, request))
     }

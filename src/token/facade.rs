@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::call::{About, Answer, Backend, Request};
+use super::call::{About, Answer, Backend, BoxFuture, Request};
 use super::handles::Class;
 use super::{
     Adopted, CallContext, Capabilities, Change, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated,
@@ -47,8 +47,8 @@ impl Token {
         Token(Arc::new(backend))
     }
 
-    pub async fn perform(&self, ctx: &CallContext, request: Request) -> Result<Answer, TokenError> {
-        self.0.perform(ctx, request).await
+    pub fn perform<'a>(&'a self, ctx: &'a CallContext, request: Request) -> BoxFuture<'a, Result<Answer, TokenError>> {
+        self.0.perform(ctx, request)
     }
 
     pub fn about(&self) -> Arc<About> {
