@@ -162,9 +162,12 @@ impl Probe<'_> {
                 "the token does not list {mechanism}: symmetric keys need AES-GCM, so it cannot be used"
             )));
         }
-        let (key, _) = self.create(KeyKind::Aes256).map_err(|error| match verdict(&error) {
-            Verdict::Fails(class) => error.with_class(class, "the token makes no AES-256 key for its self-test"),
-            Verdict::Cannot | Verdict::Riddle => error.into_error("the token makes no AES-256 key for its self-test"),
+        let (key, _) = self.create(KeyKind::Aes256).map_err(|error| {
+            let class = match verdict(&error) {
+                Verdict::Fails(class) => class,
+                Verdict::Cannot | Verdict::Riddle => error.class(),
+            };
+            error.with_class(class, "the token makes no AES-256 key for its self-test")
         })?;
         let which = named
             .map_or("a known IV contract".to_owned(), |named| format!("the profile's `gcm_iv = \"{}\"`", named.name()));
