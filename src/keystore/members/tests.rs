@@ -428,15 +428,22 @@ async fn a_new_key_is_unreplicated_until_the_vendor_has_copied_it() {
     until("replicated", || members.unreplicated().is_empty()).await;
 }
 
+/// CreateKey of material 1, which waits for another member once `first` has it.
+async fn made_on_one(
+    token: &Token,
+    first: &Arc<Fake>,
+) -> tokio::task::JoinHandle<Result<crate::token::Done<Generated>, TokenError>> {
+    let token = token.clone();
+    let made = tokio::spawn(async move { token.generate(&call(LONG), KeyKind::Aes256, material(1), "l").await });
+    until("made on one", || first.has(1)).await;
+    made
+}
+
 #[tokio::test]
 async fn required_members_are_waited_for_or_the_key_is_undone() {
     let (a, b) = (Fake::new("A"), Fake::new("B"));
     let (token, members) = group(together(Reads::Preferred, 2), &[&a, &b]).await;
-    let made = {
-        let token = token.clone();
-        tokio::spawn(async move { token.generate(&call(LONG), KeyKind::Aes256, material(1), "l").await })
-    };
-    until("made on one", || a.has(1)).await;
+    let made = made_on_one(&token, &a).await;
     assert!(!made.is_finished());
     b.put(1, 42);
     made.await.unwrap().unwrap();
@@ -462,11 +469,7 @@ async fn required_members_are_waited_for_or_the_key_is_undone() {
 async fn a_new_key_whose_maker_goes_before_it_was_replicated_is_undone_when_it_is_back() {
     let (a, b) = (Fake::new("A"), Fake::new("B"));
     let (token, members) = group(together(Reads::Preferred, 2), &[&a, &b]).await;
-    let made = {
-        let token = token.clone();
-        tokio::spawn(async move { token.generate(&call(LONG), KeyKind::Aes256, material(1), "l").await })
-    };
-    until("made on one", || a.has(1)).await;
+    let made = made_on_one(&token, &a).await;
     a.set(Mode::Down);
     b.put(1, 42);
     let error = made.await.unwrap().unwrap_err();
