@@ -11,6 +11,9 @@ import secrets
 import boto3
 from botocore.config import Config
 
+# An account that no test makes: tests share instances, and run in any order.
+NOBODYS = "999999999999"
+
 
 def document(*statements, version="2012-10-17"):
     return {"Version": version, "Statement": list(statements)}

@@ -5,7 +5,7 @@ import secrets
 import pytest
 
 from checks import members, refused
-from iam_tool import Iam, allow, deny
+from iam_tool import NOBODYS, Iam, allow, deny
 
 DRY_RUN = "The request would have succeeded, but the DryRun option is set."
 UNKNOWN = "0" * 64
@@ -114,7 +114,7 @@ def test_retirable_grants_are_of_all_keys(bridge, iam, alice):
         retiring.kms.list_retirable_grants(RetiringPrincipal=retiring.arn)
     iam.with_document(allow("kms:ListRetirableGrants"), "user", "put-policy", retiring.name, "list")
     assert len(retiring.kms.list_retirable_grants(RetiringPrincipal=retiring.arn)["Grants"]) == 3
-    other = "arn:aws:iam::999988887777:root"
+    other = f"arn:aws:iam::{NOBODYS}:root"
     with refused("AccessDeniedException"):
         bridge.kms.list_retirable_grants(RetiringPrincipal=other)
     with refused("ValidationException"):
@@ -127,7 +127,7 @@ def test_retirable_grants_are_of_all_keys(bridge, iam, alice):
 def test_principals_that_a_grant_cannot_name(bridge, iam, alice):
     key = bridge.key()
     iam.group(f"group-{secrets.token_hex(4)}")
-    for wrong in (f"arn:aws:iam::{bridge.account}:user/nobody-of-that-name", "arn:aws:iam::999988887777:root", bridge.account,
+    for wrong in (f"arn:aws:iam::{bridge.account}:user/nobody-of-that-name", f"arn:aws:iam::{NOBODYS}:root", bridge.account,
                   f"arn:aws:iam::{bridge.account}:group/g", "s3.us-east-1.amazonaws.com", alice.arn.upper(), "alice"):
         with refused("InvalidArnException"):
             bridge.kms.create_grant(KeyId=key, GranteePrincipal=wrong, Operations=["Decrypt"])

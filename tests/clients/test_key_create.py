@@ -7,9 +7,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from bridge import Bridge
-from iam_tool import Iam
-
-EXTERNAL = "444455556666"
+from iam_tool import NOBODYS, Iam
 
 
 def name(kind):
@@ -139,13 +137,13 @@ def test_refusals_make_nothing(bridge, people):
     first = create(bridge, "--alias", taken)["line"]["key_id"]
     for args, says in [
         (("--admins", "user/nobody-here"), "`user/nobody-here` does not exist"),
-        (("--users", EXTERNAL), "does not exist"),
+        (("--users", NOBODYS), "does not exist"),
         (("--admins", bridge.account), "neither a user nor a role"),
         (("--alias", taken), "AlreadyExistsException"),
         (("--alias", "alias/aws/s3"), "ValidationException"),
         (("--tag", "aws:x=1"), "TagException"),
         (("--tag", "a=1", "--tag", "a=2"), "TagException"),
-        (("--account", EXTERNAL), "not served here"),
+        (("--account", NOBODYS), "not served here"),
         (("--key-store", "cks-0123456789abcdef0"), "CustomKeyStoreNotFoundException"),
         (("--key-spec", "HMAC_256", "--key-usage", "SIGN_VERIFY"), "UnsupportedOperationException"),
     ]:
