@@ -52,6 +52,8 @@ fn main() {
         eprintln!("usage: token_selftest SCENARIO MODULE VARIABLE=FILE LABEL PIN");
         std::process::exit(2);
     };
+    // Shown with a check that fails.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).with_ansi(false).init();
     let (variable, conf) = environment.split_once('=').unwrap();
     apply_environment(&BTreeMap::from([(variable.to_owned(), conf.to_owned())]));
     let bench = Bench {

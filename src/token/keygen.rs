@@ -3,6 +3,7 @@
 //! a token back that went down. Work that it began is finished, whoever still waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cryptoki::error::{Error, RvError};
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
@@ -16,6 +17,9 @@ use super::seat::Seat;
 use super::shared::Shared;
 use super::worker::{DUPLICATE, Job, Need, Served, serve_one};
 use super::{ErrorClass, KeyRef, MaterialId, ObjectReport, SystemKey, TokenError, rv};
+
+/// How long a login that was lost waits for the calls that still run.
+const CALLS_END: Duration = Duration::from_secs(1);
 
 pub(super) struct Keygen {
     pub(super) shared: Arc<Shared>,
@@ -80,9 +84,17 @@ impl Keygen {
     pub(super) fn ready(&mut self) -> Result<(), TokenError> {
         if let Err(error) = self.keeper.alive() {
             tracing::info!(function = error.function, rv = %rv::said(error.rv), "the login does not stand");
-            self.shared.handles.forget();
+            let shared = Arc::clone(&self.shared);
+            // RULE: no login beside calls: it changes what they may do and what their handles name, and a library that locks a session
+            // in the one and the token in the other stands still for good (kryoptic 1.5.4, C_Login beside C_EncryptInit).
+            let calls = shared.queue.pause();
+            if shared.watchdog.lost() == 0 && !calls.quiet(CALLS_END) {
+                tracing::info!("a call still runs: the login is made beside it");
+            }
+            shared.handles.forget();
             self.find_slot()?;
             self.keeper.ensure()?;
+            drop(calls);
             self.seat.renew();
             self.enumerate()?;
         }

@@ -30,14 +30,12 @@ impl Task for ChangePin {
             // All are logged out by it; who comes now waits for this thread.
             renewal::renew(shared.module, Some(&shared), renewal::Why::Pin).inspect_err(|error| shared.note(error))?;
         }
-        let drained = shared.queue.pause(DRAIN);
-        let result = if drained {
-            change(keygen, self.guard)
-        } else {
-            Err(TokenError::own(ErrorClass::Deadline, "C_Logout", "a running call does not end: the PIN is as it was"))
-        };
-        shared.queue.resume();
-        result
+        let calls = shared.queue.pause();
+        if !calls.quiet(DRAIN) {
+            let detail = "a running call does not end: the PIN is as it was";
+            return Err(TokenError::own(ErrorClass::Deadline, "C_Logout", detail));
+        }
+        change(keygen, self.guard)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Principals whose empty lanes are kept, to save their allocation at the next job.
 const LANES_KEPT: usize = 256;
-/// How often `pause` looks whether the running jobs have ended.
+/// How often `Pause::quiet` looks whether the running jobs have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(1);
 
 pub(super) struct FairQueue<J> {
@@ -49,8 +49,8 @@ struct State<J> {
     idle: usize,
     sequence: u64,
     closed: bool,
-    /// Nothing is handed out.
-    paused: bool,
+    /// Nothing is handed out while there is a `Pause`.
+    pauses: usize,
     /// The same, for another reason: `hold`.
     held: bool,
 }
@@ -71,7 +71,7 @@ impl<J> FairQueue<J> {
             idle: 0,
             sequence: 0,
             closed: false,
-            paused: false,
+            pauses: 0,
             held: false,
         };
         let running = AtomicUsize::new(0);
@@ -169,26 +169,13 @@ impl<J> FairQueue<J> {
         self.lock().closed
     }
 
-    /// Hands out nothing until `resume`: jobs that come wait. Returns when the running ones have ended, or after `patience`
-    /// with `false`.
-    pub(super) fn pause(&self, patience: Duration) -> bool {
-        self.lock().paused = true;
-        let end = Instant::now() + patience;
-        while self.running.load(Ordering::SeqCst) > 0 {
-            if Instant::now() >= end {
-                return false;
-            }
-            std::thread::sleep(DRAIN_POLL);
-        }
-        true
+    /// Hands out nothing while the `Pause` lives: jobs that come wait. Several may do so at a time.
+    pub(super) fn pause(&self) -> Pause<'_, J> {
+        self.lock().pauses += 1;
+        Pause(self)
     }
 
-    pub(super) fn resume(&self) {
-        self.lock().paused = false;
-        self.ready.notify_all();
-    }
-
-    /// Hands out nothing until `release`, whatever `pause` and `resume` do.
+    /// Hands out nothing until `release`, whatever `pause` does.
     pub(super) fn hold(&self) {
         self.lock().held = true;
     }
@@ -226,6 +213,32 @@ impl<J> FairQueue<J> {
     }
 }
 
+/// Made by `FairQueue::pause`.
+pub(super) struct Pause<'a, J>(&'a FairQueue<J>);
+
+impl<J> Pause<'_, J> {
+    /// Returns when the running jobs have ended, or after `patience` with `false`.
+    pub(super) fn quiet(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while self.0.running.load(Ordering::SeqCst) > 0 {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(DRAIN_POLL);
+        }
+        true
+    }
+}
+
+impl<J> Drop for Pause<'_, J> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.pauses -= 1;
+        drop(state);
+        self.0.ready.notify_all();
+    }
+}
+
 impl<J> State<J> {
     fn take_all(&mut self) -> Vec<J> {
         self.waiting = 0;
@@ -253,7 +266,7 @@ impl<J> State<J> {
 
     /// The next principal's oldest job that may run now.
     fn next(&mut self, heavy_limit: usize) -> Option<(J, bool)> {
-        if self.paused || self.held {
+        if self.pauses > 0 || self.held {
             return None;
         }
         let heavy_allowed = self.heavy_running < heavy_limit;
@@ -372,19 +385,23 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_queue_keeps_its_jobs_until_it_is_resumed() {
+    fn a_paused_queue_keeps_its_jobs_until_nobody_pauses_it() {
         let queue = FairQueue::new(100, 1);
         let a: Arc<str> = "a".into();
         queue.push(&a, false, 1);
         queue.push(&a, false, 2);
         assert_eq!(take(&queue), Some(1));
-        assert!(!queue.pause(Duration::ZERO), "a job runs");
+        let one = queue.pause();
+        assert!(!one.quiet(Duration::ZERO), "a job runs");
         assert_eq!(take(&queue), None);
         queue.done(false);
-        assert!(queue.pause(Duration::ZERO));
+        assert!(one.quiet(Duration::ZERO));
         assert!(matches!(queue.push(&a, false, 3), Pushed::Accepted));
         assert_eq!((take(&queue), queue.waiting()), (None, 2));
-        queue.resume();
+        let other = queue.pause();
+        drop(one);
+        assert_eq!(take(&queue), None, "another one pauses it");
+        drop(other);
         assert_eq!((take(&queue), take(&queue)), (Some(2), Some(3)));
     }
 

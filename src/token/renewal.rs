@@ -41,12 +41,7 @@ pub(super) fn renew(module: &'static Module, own: Option<&Arc<Shared>>, why: Why
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         let tokens = module.connected();
-        let done = drained(module, own, &tokens, end, why);
-        for token in &tokens {
-            token.queue.resume();
-            token.keygen.resume();
-        }
-        if let Some(result) = done {
+        if let Some(result) = drained(module, own, &tokens, end, why) {
             return result;
         }
     }
@@ -66,11 +61,11 @@ fn drained(
     why: Why,
 ) -> Option<Result<(), TokenError>> {
     let left = || end.saturating_duration_since(Instant::now());
-    let quiet = tokens.iter().all(|token| {
-        // The key generation thread of the token itself is the one that runs here.
-        let own = own.is_some_and(|own| Arc::ptr_eq(own, token));
-        token.queue.pause(left()) && (own || token.keygen.pause(left()))
-    });
+    // The key generation thread of the token itself is the one that runs here.
+    let is_own = |token: &Arc<Shared>| own.is_some_and(|own| Arc::ptr_eq(own, token));
+    let calls: Vec<_> = tokens.iter().map(|token| token.queue.pause()).collect();
+    let tasks: Vec<_> = tokens.iter().filter(|token| !is_own(token)).map(|token| token.keygen.pause()).collect();
+    let quiet = calls.iter().all(|calls| calls.quiet(left())) && tasks.iter().all(|tasks| tasks.quiet(left()));
     let _alone = quiet.then(|| alone(module, end)).flatten()?;
     // One that was connected meanwhile is not drained.
     let now = module.connected();

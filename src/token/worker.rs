@@ -116,6 +116,10 @@ enum Stop {
     Crowded(TokenError),
 }
 
+/// How often a call is repeated since the login was renewed beside it. One renewal counts twice: before the login and after the
+/// listing that follows it the handles are others.
+const RENEWALS: u32 = 6;
+
 /// How often a worker that left looks whether the service ends.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -147,7 +151,7 @@ impl Worker {
     }
 
     fn perform<O: Operation>(&mut self, operation: &O) -> Result<Done<O::Output>, Stop> {
-        let (mut retried, mut doubted) = (false, None);
+        let (mut retried, mut doubted, mut renewals) = (false, None, 0);
         loop {
             let started = Instant::now();
             let epoch = self.shared.handles.epoch();
@@ -158,14 +162,10 @@ impl Worker {
             let error = match operation.run(&mut self.seat, handle) {
                 // RULE: a result made while a login was renewed may come from another key under the old number: void.
                 Ok(_) if handle.is_some() && self.shared.handles.epoch() != epoch => {
-                    if retried {
-                        return Err(failed(
-                            ErrorClass::Session,
-                            O::NAME,
-                            "the login was renewed twice during the call",
-                        ));
+                    renewals += 1;
+                    if renewals > RENEWALS {
+                        return Err(failed(ErrorClass::Session, O::NAME, "the login was renewed again and again"));
                     }
-                    retried = true;
                     continue;
                 }
                 Ok(Some(value)) => {
@@ -193,9 +193,14 @@ impl Worker {
                     self.seat.renew();
                     if let Some((key, class)) = operation.key() {
                         self.checked_handle(key, class, true)?;
+                        // RULE: nor does a failure beside a renewed login say anything, as often as it comes.
+                        if self.shared.handles.epoch() != epoch && renewals < RENEWALS {
+                            renewals += 1;
+                            continue;
+                        }
                         if retried {
                             let (class, detail) = if self.shared.handles.epoch() != epoch {
-                                (ErrorClass::Session, "the login was renewed during the call")
+                                (ErrorClass::Session, "the login was renewed again and again")
                             } else if is_decrypt(error.function) {
                                 (ErrorClass::Data, "the ciphertext does not open; the key works")
                             } else {
