@@ -10,8 +10,7 @@ use tokio::sync::Notify;
 use crate::keystore::{CallContext, ErrorClass, Status, Token, TokenError};
 use crate::secret::SecretString;
 use crate::token::{
-    About, Answer, Backend, Backoff, BoxFuture, Change, Gauges, Looked, MaterialId, MemberView, Replicas, Request,
-    Retry,
+    About, Answer, Backend, Backoff, BoxFuture, Change, Gauges, MaterialId, Request, Retry, TokenGroup,
 };
 
 /// The word between the start and its token.
@@ -122,28 +121,8 @@ impl Backend for Patient {
         self.token.close();
     }
 
-    fn members(&self) -> Vec<MemberView> {
-        self.token.members()
-    }
-
-    fn open_member<'a>(&'a self, name: &'a str, pin: Option<SecretString>) -> BoxFuture<'a, Result<(), TokenError>> {
-        Box::pin(self.token.open_member(name, pin))
-    }
-
-    fn look_at_member<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Looked, TokenError>> {
-        Box::pin(self.token.look_at_member(name))
-    }
-
-    fn replicas(&self, material: MaterialId) -> Option<Replicas> {
-        self.token.replicas(material)
-    }
-
-    fn unreplicated(&self) -> Vec<MaterialId> {
-        self.token.unreplicated()
-    }
-
-    fn failovers(&self) -> u64 {
-        self.token.failovers()
+    fn group(&self) -> Option<&dyn TokenGroup> {
+        self.token.as_group()
     }
 }
 
@@ -182,6 +161,18 @@ mod tests {
 
         fn gauges(&self) -> Gauges {
             Gauges::default()
+        }
+
+        fn changes(&self) -> Vec<Change> {
+            Vec::new()
+        }
+
+        fn doom(&self) -> Option<String> {
+            None
+        }
+
+        fn group(&self) -> Option<&dyn TokenGroup> {
+            None
         }
 
         fn place(&self, _: Vec<(MaterialId, Vec<u8>)>) {}

@@ -9,7 +9,7 @@ use super::handles::Class;
 use super::{
     Adopted, CallContext, Capabilities, Change, DataName, Done, Enforcement, ErrorClass, Gauges, GcmOutput, Generated,
     Hash, Isolation, KeyKind, KeyRef, Local, Looked, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector,
-    Remote, Replicas, Settings, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
+    Remote, Replicas, Settings, SignMechanism, Status, SystemKey, TokenError, TokenGroup, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -49,6 +49,11 @@ impl Token {
 
     pub fn perform<'a>(&'a self, ctx: &'a CallContext, request: Request) -> BoxFuture<'a, Result<Answer, TokenError>> {
         self.0.perform(ctx, request)
+    }
+
+    /// For what wraps a token.
+    pub fn as_group(&self) -> Option<&dyn TokenGroup> {
+        self.0.group()
     }
 
     pub fn about(&self) -> Arc<About> {
@@ -326,32 +331,37 @@ impl Token {
 
     /// The tokens that it is made of, in their order; none: it is one token.
     pub fn members(&self) -> Vec<MemberView> {
-        self.0.members()
+        self.as_group().map(TokenGroup::members).unwrap_or_default()
     }
 
     /// Connects a member that could not be opened: with this PIN, or with its own. One try.
     pub async fn open_member(&self, name: &str, pin: Option<SecretString>) -> Result<(), TokenError> {
-        self.0.open_member(name, pin).await
+        self.group()?.open_member(name, pin).await
     }
 
     /// What a member says of itself to anybody.
     pub async fn look_at_member(&self, name: &str) -> Result<Looked, TokenError> {
-        self.0.look_at_member(name).await
+        self.group()?.look_at_member(name).await
     }
 
     /// Where a key is; `None`: this is one token, or the key is not known.
     pub fn replicas(&self, material: MaterialId) -> Option<Replicas> {
-        self.0.replicas(material)
+        self.as_group()?.replicas(material)
     }
 
     /// Keys that some member is not known to hold.
     pub fn unreplicated(&self) -> Vec<MaterialId> {
-        self.0.unreplicated()
+        self.as_group().map(TokenGroup::unreplicated).unwrap_or_default()
     }
 
     /// Calls that another member answered after one had failed.
     pub fn failovers(&self) -> u64 {
-        self.0.failovers()
+        self.as_group().map_or(0, TokenGroup::failovers)
+    }
+
+    fn group(&self) -> Result<&dyn TokenGroup, TokenError> {
+        let one = || TokenError::own(ErrorClass::Unsupported, "members", "this is one token");
+        self.as_group().ok_or_else(one)
     }
 
     /// Ends what is behind it: stops the workers and closes the sessions. Blocks until running calls end, for a few seconds

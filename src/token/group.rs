@@ -2,7 +2,30 @@
 
 use std::sync::Arc;
 
-use super::{MaterialId, Token};
+use super::call::BoxFuture;
+use super::{Looked, MaterialId, Token, TokenError};
+use crate::secret::SecretString;
+
+/// A token that is made of several.
+pub trait TokenGroup: Send + Sync {
+    /// In their order.
+    fn members(&self) -> Vec<MemberView>;
+
+    /// Connects a member that could not be opened: with this PIN, or with its own. One try.
+    fn open_member<'a>(&'a self, name: &'a str, pin: Option<SecretString>) -> BoxFuture<'a, Result<(), TokenError>>;
+
+    /// What a member says of itself to anybody.
+    fn look_at_member<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Looked, TokenError>>;
+
+    /// Where a key is; `None`: the key is not known.
+    fn replicas(&self, material: MaterialId) -> Option<Replicas>;
+
+    /// Keys that some member is not known to hold.
+    fn unreplicated(&self) -> Vec<MaterialId>;
+
+    /// Calls that another member answered after one had failed.
+    fn failovers(&self) -> u64;
+}
 
 /// One of several tokens that hold the same keys.
 #[derive(Clone)]

@@ -313,7 +313,7 @@ pub use error::{OpenFailure, TokenError};
 pub use facade::Token;
 #[cfg(fuzzing)]
 pub use frame::read_frames;
-pub use group::{MemberView, Replicas};
+pub use group::{MemberView, Replicas, TokenGroup};
 pub use guard::{HeldPin, Login, LoginVerdict, PinGuard, PinTag, retry_pins};
 pub use keeper::login_attempts;
 pub use local::Local;

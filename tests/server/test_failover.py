@@ -206,9 +206,8 @@ class Load:
     ("process", "errors", "spread"), ("process", "killed", "preferred"), ("process", "killed", "spread"),
     ("process", "stopped", "preferred")])
 def test_one_fails_under_load(twins, isolation, how, reads):
-    # Half of a deadline is for the token that says nothing, and half for the other, on a busy machine too. A thread that hangs for longer
-    # than a key may take to make ends the process.
-    both = twins(reads=reads, isolation=isolation, deadline_ms=10_000, hang_grace_ms=1000, generate_deadline_seconds=300)
+    # Half of a deadline is for the token that says nothing, and half for the other, on a busy machine too.
+    both = twins(reads=reads, isolation=isolation, deadline_ms=10_000, hang_grace_ms=1000)
     both.both_are_used()
     assert both.unreplicated() == {}
     load = Load(both)

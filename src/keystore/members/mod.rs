@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use crate::secret::SecretString;
 use crate::token::{
     About, Answer, Backend, BoxFuture, CallContext, Change, ErrorClass, Gauges, Looked, MaterialId, MemberView,
-    OpenFailure, Replicas, Request, Status, Token, TokenError,
+    OpenFailure, Replicas, Request, Status, Token, TokenError, TokenGroup,
 };
 
 pub use door::{ConfiguredDoor, Door};
@@ -378,6 +378,12 @@ impl Backend for Members {
         self.0.made.notify_waiters();
     }
 
+    fn group(&self) -> Option<&dyn TokenGroup> {
+        Some(self)
+    }
+}
+
+impl TokenGroup for Members {
     fn members(&self) -> Vec<MemberView> {
         let view = |(place, member): (usize, &Member)| MemberView {
             name: Arc::clone(&member.name),

@@ -189,6 +189,15 @@ impl Backend for Handle {
     fn gauges(&self) -> Gauges {
         Gauges { workers: 2, errors: vec![("data", 1)], ..Gauges::default() }
     }
+    fn changes(&self) -> Vec<Change> {
+        Vec::new()
+    }
+    fn doom(&self) -> Option<String> {
+        None
+    }
+    fn group(&self) -> Option<&dyn TokenGroup> {
+        None
+    }
     fn place(&self, _: Vec<(MaterialId, Vec<u8>)>) {}
     fn give_up(&self, _: MaterialId) {}
     fn close(&self) {}

@@ -28,7 +28,7 @@ use crate::token::handles::Proofs;
 use crate::token::pin::DRAIN;
 use crate::token::{
     CallContext, ErrorClass, Gauges, HeldPin, Isolation, Marks, MaterialId, OpenFailure, PinGuard, Settings, Status,
-    TokenError,
+    TokenError, TokenGroup,
 };
 
 /// Requests with the worker beyond its sessions: a session that ends one has the next at hand.
@@ -183,6 +183,15 @@ impl Backend for Remote {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+    }
+
+    /// What hangs is the worker, which is ended.
+    fn doom(&self) -> Option<String> {
+        None
+    }
+
+    fn group(&self) -> Option<&dyn TokenGroup> {
+        None
     }
 }
 
