@@ -24,6 +24,16 @@ pub(super) fn parse(text: &str) -> Result<TokenSelector, String> {
                 return Err(format!("has the attribute `{other}`: use `token`, `serial`, `model` and `manufacturer`"));
             }
         };
+        // RULE RFC 3986 §2.1: a percent sign begins an escape of two hexadecimal digits.
+        if value
+            .split('%')
+            .skip(1)
+            .any(|rest| !rest.get(..2).is_some_and(|digits| digits.bytes().all(|d| d.is_ascii_hexdigit())))
+        {
+            return Err(format!(
+                "has a `{name}` with a percent sign that no two hexadecimal digits follow: write `%25`"
+            ));
+        }
         let value = percent_decode_str(value).decode_utf8().map_err(|_| format!("has a `{name}` that is not UTF-8"))?;
         // RULE RFC 7512 §2.3: an attribute stands at most once.
         if member.replace(value.into_owned()).is_some() {
@@ -44,6 +54,7 @@ mod tests {
         assert_eq!(selector.serial.as_deref(), Some("0a"));
         assert_eq!(selector.model.as_deref(), Some("SoftHSM v2"));
         assert_eq!(selector.manufacturer, None);
+        assert_eq!(parse("pkcs11:token=100%25%c3%BC").unwrap().label.as_deref(), Some("100%ü"));
         for wrong in [
             "token=x",
             "pkcs11:token",
@@ -52,6 +63,10 @@ mod tests {
             "pkcs11:token=a;object=b",
             "pkcs11:token=a?pin-value=1234",
             "pkcs11:token=%ff",
+            "pkcs11:token=100%",
+            "pkcs11:token=%4",
+            "pkcs11:token=%4g",
+            "pkcs11:token=%ü",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopted, CallContext, Capabilities, Change, DataName, Enforcement, ErrorClass, Facts, Gauges, GcmOutput, Generated,
-    Hash, Isolation, KeyKind, KeyRef, Looked, MaterialId, MemberView, ObjectFacts, ObjectReport, ObjectSelector,
-    Replicas, SignMechanism, Status, SystemKey, TokenError, TokenInfo,
+    Adopted, CallContext, Capabilities, Change, DataName, Enforcement, Facts, Gauges, GcmOutput, Generated, Hash,
+    Isolation, KeyKind, KeyRef, MaterialId, ObjectFacts, ObjectReport, ObjectSelector, SignMechanism, Status,
+    SystemKey, TokenError, TokenGroup, TokenInfo,
 };
 use crate::secret::{SecretBytes, SecretString};
 
@@ -236,6 +236,9 @@ pub struct About {
     /// Which process has loaded it.
     #[serde(skip)]
     pub isolation: Isolation,
+    /// The profile's words for people.
+    pub pin_hint: Option<String>,
+    pub notes: Option<String>,
 }
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -254,14 +257,10 @@ pub trait Backend: Send + Sync {
     fn gauges(&self) -> Gauges;
 
     /// What happened to the token since the last time somebody asked, for the log.
-    fn changes(&self) -> Vec<Change> {
-        Vec::new()
-    }
+    fn changes(&self) -> Vec<Change>;
 
     /// Why the process has to end: a call that hangs in the vendor's library cannot be ended otherwise.
-    fn doom(&self) -> Option<String> {
-        None
-    }
+    fn doom(&self) -> Option<String>;
 
     /// From now on the objects of these materials are those with this `CKA_ID`. Holds for what is connected later, too.
     fn place(&self, places: Vec<(MaterialId, Vec<u8>)>);
@@ -271,39 +270,8 @@ pub trait Backend: Send + Sync {
     /// Blocks until running calls end, for a few seconds at most.
     fn close(&self);
 
-    /// The tokens that it is made of, in their order; none: it is one token.
-    fn members(&self) -> Vec<MemberView> {
-        Vec::new()
-    }
-
-    /// Connects a member that could not be opened: with this PIN, or with its own.
-    fn open_member<'a>(&'a self, _: &'a str, _: Option<SecretString>) -> BoxFuture<'a, Result<(), TokenError>> {
-        Box::pin(async { Err(no_member()) })
-    }
-
-    /// What a member says of itself to anybody.
-    fn look_at_member<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Looked, TokenError>> {
-        Box::pin(async { Err(no_member()) })
-    }
-
-    /// Where a key is; `None`: it is one token, or the key is not known.
-    fn replicas(&self, _: MaterialId) -> Option<Replicas> {
-        None
-    }
-
-    /// Keys that some member is not known to hold.
-    fn unreplicated(&self) -> Vec<MaterialId> {
-        Vec::new()
-    }
-
-    /// Calls that another member answered after one had failed.
-    fn failovers(&self) -> u64 {
-        0
-    }
-}
-
-fn no_member() -> TokenError {
-    TokenError::own(ErrorClass::Unsupported, "members", "this is one token")
+    /// `None`: it is one token. What wraps a token hands this on.
+    fn group(&self) -> Option<&dyn TokenGroup>;
 }
 
 /// Byte strings in frames: one piece and not a list of numbers.

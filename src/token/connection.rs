@@ -29,7 +29,7 @@ use super::seat::{Seat, SlotNow};
 use super::shared::Shared;
 use super::watchdog::{self, Watchdog};
 use super::worker::{Need, Operation, Outcome, Reply, Ticket, Work, Worker};
-use super::{CallContext, Done, ErrorClass, Isolation, Settings, Status, SystemKey, TokenError, rv};
+use super::{CallContext, Done, ErrorClass, Isolation, OpenFailure, Settings, Status, SystemKey, TokenError, rv};
 use crate::secret::SecretString;
 
 /// Jobs that may wait for the key generation thread.
@@ -125,7 +125,8 @@ impl Local {
         }
         let _no_renewal = module.gate.read().unwrap_or_else(PoisonError::into_inner);
         let selected = select(module, &settings)?;
-        let keeper = Keeper::log_in(module, &selected, guard)?;
+        let keeper = Keeper::log_in(module, &selected, guard)
+            .map_err(|error| hinted(error, settings.profile.pin_hint.as_deref()))?;
         one_instance(module, &keeper, selected.slot.id())?;
         let (capabilities, iv) = probe(module, &selected, &settings.profile)?;
 
@@ -155,6 +156,8 @@ impl Local {
                 system_labels: SystemKey::ALL.map(|key| names.system(key)),
                 module: settings.module.clone(),
                 isolation: Isolation::InProcess,
+                pin_hint: settings.profile.pin_hint.clone(),
+                notes: settings.profile.notes.clone(),
             }),
             iv,
             names,
@@ -419,6 +422,16 @@ fn select(module: &'static Module, settings: &Settings) -> Result<Selected, Toke
     expect(&selected.info, settings.expect_serial.as_deref())?;
     refuse_login(&selected.info, &selected.limits)?;
     Ok(selected)
+}
+
+/// Whoever wrote a wrong PIN is told what one looks like on this token.
+pub(super) fn hinted(error: TokenError, hint: Option<&str>) -> TokenError {
+    match hint {
+        Some(hint) if error.open_failure() == OpenFailure::PinIncorrect => {
+            TokenError { detail: format!("{}; the profile says of it: {hint}", error.detail), ..error }
+        }
+        _ => error,
+    }
 }
 
 /// The hot path uses a function list of its own: it must be the same instance of the module.

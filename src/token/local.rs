@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::adopt::Adopt;
 use super::call::{About, Answer, Backend, BoxFuture, Request};
-use super::connection::Connection;
+use super::connection::{Connection, hinted};
 use super::data::{ReadData, WriteData};
 use super::generate::{EnsureSystemKey, Generate};
 use super::guard::{HeldPin, PinGuard};
@@ -17,7 +17,7 @@ use super::officer::{Inspect, List, Materials, PublicKey, ReadSlice};
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::pin::{ChangePin, DRAIN};
 use super::slots::TryAttributes;
-use super::{CallContext, Change, Done, Gauges, MaterialId, Status, TokenError};
+use super::{CallContext, Change, Done, Gauges, MaterialId, Status, TokenError, TokenGroup};
 use crate::secret::{SecretBytes, SecretString};
 
 /// Cheap to clone; the last clone that goes ends its threads.
@@ -29,7 +29,8 @@ impl Local {
     pub async fn change_guard(&self, guard: Arc<dyn PinGuard>) -> Result<(), TokenError> {
         let deadline = self.slow_deadline() + DRAIN;
         let ctx = CallContext { principal: "token".into(), deadline, request_id: "change_pin".into() };
-        self.task(&ctx, deadline, ChangePin { guard }).await
+        let changed = self.task(&ctx, deadline, ChangePin { guard }).await;
+        changed.map_err(|error| hinted(error, self.0.shared.about.pin_hint.as_deref()))
     }
 
     /// As `perform`, for a worker process: an operation is answered on its session's own thread, and has no answer while that hangs.
@@ -196,5 +197,9 @@ impl Backend for Local {
 
     fn close(&self) {
         self.end();
+    }
+
+    fn group(&self) -> Option<&dyn TokenGroup> {
+        None
     }
 }

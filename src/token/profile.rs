@@ -28,8 +28,9 @@ pub struct Profile {
     /// The module reads the user PIN once and has to be initialised again to see a changed one; by default what is known
     /// of the model.
     pub pin_cached: Option<bool>,
-    /// Shown by `doctor`.
+    /// What a PIN looks like: shown by `doctor`, and with one that was refused.
     pub pin_hint: Option<String>,
+    /// Shown by `doctor`.
     pub notes: Option<String>,
 }
 

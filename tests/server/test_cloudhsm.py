@@ -2,6 +2,7 @@
 every kind are made and used, judged by python-cryptography.
 """
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def test_pairs(cloudhsm, spec):
         with pytest.raises(InvalidSignature):
             judge(public, algorithm, signature, b"message.")
         assert verify(cloudhsm, key, algorithm, b"message.", signature).type == "KMSInvalidSignatureException"
+
+
+def test_doctor_shows_the_profiles_words(cloudhsm):
+    (token,) = cloudhsm.doctor()["tokens"]
+    said = tomllib.loads(PROFILE.read_text())
+    assert (token["pinHint"], token["notes"]) == (said["pin_hint"], said["notes"])
 
 
 def test_secret_keys(cloudhsm):

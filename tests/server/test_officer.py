@@ -583,6 +583,7 @@ def test_doctor_says_all_and_no_secret(serving):
     serving.new_key()
     report = serving.doctor()
     (token,) = report["tokens"]
+    assert (token["pinHint"], token["notes"]) == (None, None), "no profile is named"
     assert token["ivContract"] == "caller" and "SYMMETRIC_DEFAULT" in token["keySpecs"]
     assert all(token["attributeEnforcement"].values()), token["attributeEnforcement"]
     assert report["objects"]["withoutRecord"] == []

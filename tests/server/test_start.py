@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from bridge import binary, clean_env
 from instance import COMMAND, MODULE, is_intent
 from token_flags import pin_flags
 from spy import Spy
+
+PROFILE = Path(__file__).resolve().parents[2] / "hsm-config" / "profiles" / "softhsm2.toml"
 
 
 def refused(instance, code, *words, args=("serve",), config=None):
@@ -217,10 +220,11 @@ def test_a_wrong_pin_is_tried_once(make, command):
     else:
         made.init()
     spy = Spy(made)
-    made.sections["token"] = spy.token
+    made.sections["token"] = spy.token | {"profile": str(PROFILE)}
     made.write_config()
     made.write_pin(*made.wrong_pins())
-    refused(made, 77, "PIN", args=(command,))
+    # With what the profile says of PINs.
+    refused(made, 77, "given to `softhsm2-util --init-token`", args=(command,))
     assert spy.calls()["C_Login"] == 1
     assert "user PIN count low" in pin_flags(made)
     # The right one still gets in.

@@ -67,7 +67,7 @@ impl Ops {
             Ok(token) => token,
             Err(why) => return json!({ "notExamined": why }),
         };
-        let can = token.capabilities();
+        let (can, about) = (token.capabilities(), token.about());
         let enforcement = match token.enforcement(&self.generate_call(ctx)).await {
             Ok(found) => json!({
                 "valueOfSensitiveKeyIsHidden": found.value_hidden,
@@ -81,6 +81,8 @@ impl Ops {
         };
         json!({
             "isolation": isolation(&token.isolation()),
+            "pinHint": about.pin_hint,
+            "notes": about.notes,
             "ivContract": can.gcm_iv,
             "oaepHashes": can.oaep_hashes,
             "pssHashes": can.rsa_pss,
