@@ -9,7 +9,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use zeroize::Zeroizing;
 
-use super::error::{CallError, Reaction, is_decrypt};
+use super::error::{CallError, Reaction};
 use super::gcm::IvContract;
 use super::module::Module;
 use super::opened::Opened;
@@ -149,7 +149,8 @@ impl Seat {
 
 /// What anybody can make happen with a bad ciphertext is not the token's affair; what becomes of it is in the audit log.
 fn is_about_the_text(error: &CallError) -> bool {
-    is_decrypt(error.function) && matches!(error.reaction(), Reaction::Ambiguous | Reaction::Report(ErrorClass::Data))
+    error.function == "C_Decrypt"
+        && matches!(error.reaction(), Reaction::Ambiguous | Reaction::Report(ErrorClass::Data))
 }
 
 /// An Init function that failed has begun nothing, unless it failed because something had been begun before.

@@ -181,7 +181,7 @@ def test_nobody_waits_for_a_hung_call(bench):
         thread.join()
     assert all(error in RETRIED for _, error in took), took
     # The deadline is 2 s; a slow machine may take its time, but not the time of a hang.
-    assert max(seconds for seconds, _ in took) < 20
+    assert max(seconds for seconds, _ in took) < 2 + 6
     until("not ready", lambda: not is_ready(made))
     made.faults.clear()
     until("ready", lambda: is_ready(made))

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from faults import Faults, parsed, rule
 from instance import Instance, disk_dir, until
 from judge import Judge, Ledger, b64, unb64
-from return_values import allowed, is_no_error, kind
+from return_values import AWAY, allowed, is_no_error, kind
 
 LETTERS = {None: "a", "InvalidCiphertextException": "B", "KMSInternalException": "I", "DependencyTimeoutException": "T",
            "ThrottlingException": "H", "LimitExceededException": "L", "UnsupportedOperationException": "U",
@@ -186,10 +186,11 @@ class Bench:
         self.faults.set(*trigger.before, rule(function, returns=code, when=when, name=self.rule, **first))
         error, judged = getattr(self, trigger.request)()
         letter = "x" if error == "command" else LETTERS.get(error, "?")
-        wrong = []
+        later, wrong = letter, []
         if times == "always" and trigger.request in AGAIN:
             # Whoever comes while it lasts is answered too.
             again, more = getattr(self, trigger.request)()
+            later = LETTERS.get(again, "?")
             if again is None and more:
                 judged, more = more, judged
         if times == "once" and trigger.indirect:
@@ -209,15 +210,15 @@ class Bench:
             if tries != 1:
                 wrong.append(f"{tries} times C_Login with a PIN that was refused")
             self.instance.run("token", "pin", "--retry")
-            letter = "S"
         self.wait("the service recovers", self.is_well, wrong)
         # Also of a service that is not well: a wrong key may be why.
         wrong += self.judged(judged)
-        if letter not in ({"S"} if stopped else allowed(code, function, times, trigger)):
-            wrong.append(f"the caller got {error or 'an answer'}")
+        right = {"a", "x", *AWAY} if stopped else allowed(code, function, times, trigger)
+        if not {letter, later} <= right:
+            wrong.append(f"the caller got {letter}, who came while it lasted {later}: right is {sorted(right)}")
         if not (trigger.trial or is_no_error(code, function) or self.told(code)):
             wrong.append("neither the log nor the journal names the return value")
-        return letter, wrong
+        return "S" if stopped else letter, wrong
 
     def judged(self, judged):
         """No wrong key was used, for what was answered within and before."""

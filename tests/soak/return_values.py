@@ -108,8 +108,6 @@ def allowed(code, function, times, trigger):
         return {"L"}
     if what == "capacity":
         return {"a", "H"} if function not in MAKES else {"a", "H", *AWAY}
-    if what == "operator":
-        return {"S"}
     if what == "refusal":
         return {"a", "U"} if function in MAKES else {"U"}
     if what == "length":
