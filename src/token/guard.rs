@@ -132,8 +132,8 @@ impl PinGuard for HeldPin {
                 });
                 Err(error)
             }
-            // A full disk must not keep a token away.
-            Err(error) if worked && error.function == "C_Login" => {
+            // A full disk must not keep a token away; another login of the host, which does not end, does.
+            Err(error) if worked && error.function == "C_Login" && error.class != ErrorClass::Deadline => {
                 tracing::warn!(%error, "logged in again without a mark: this PIN worked before");
                 self.log_in(serial, login).into_result()
             }

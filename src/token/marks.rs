@@ -172,7 +172,7 @@ impl Marks {
                 }
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
                     return Err(TokenError::own(
-                        ErrorClass::Context,
+                        ErrorClass::Deadline,
                         "C_Login",
                         "another login of this host to the token does not end: the PIN is not tried meanwhile",
                     ));
@@ -480,7 +480,7 @@ mod tests {
         let (_directory, marks) = directory();
         let hanging = marks.lock("s").unwrap().begin(&pin("p"), None).unwrap();
         let error = marks.lock_within("s", Duration::from_millis(1)).map(drop).unwrap_err();
-        assert_eq!((error.class, error.open_failure()), (ErrorClass::Context, OpenFailure::Other));
+        assert_eq!((error.class, error.open_failure()), (ErrorClass::Deadline, OpenFailure::Other));
         assert!(error.detail.contains("does not end"), "{error}");
         marks.lock_within("another", Duration::from_millis(1)).unwrap();
         // Killed: the lock goes with the process, and the try stays pending.

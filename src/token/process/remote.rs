@@ -261,7 +261,7 @@ impl Core {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let link = self.link.load_full();
-        let tag = pin.tag();
+        let (tag, tried_here) = (pin.tag(), link.is_some());
         match link {
             Some(link) => {
                 self.changes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, reply);
@@ -278,7 +278,10 @@ impl Core {
             Err(_) => Err(TokenError::own(ErrorClass::Deadline, "change_pin", "the deadline passed")),
         };
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        self.settle_pin(id, result.is_ok());
+        // RULE: a PIN that connects is settled by who connects, whoever still waits for that.
+        if tried_here {
+            self.settle_pin(id, result.is_ok());
+        }
         result
     }
 

@@ -134,7 +134,14 @@ impl Supervisor {
         let mut tried = false;
         loop {
             if wait || needs_a_person(&error) {
-                let due = (!needs_a_person(&error)).then(|| self.backoff.wait());
+                let due = match needs_a_person(&error) {
+                    // RULE: what the token said of the PIN it is not asked again. What its flags say may change.
+                    true if error.rv == 0 && error.open_failure() != OpenFailure::PinIncorrect => {
+                        Some(self.core.settings.retry.longest)
+                    }
+                    true => None,
+                    false => Some(self.backoff.wait()),
+                };
                 // RULE: requests wait for one try; once it has failed they are refused until one connects.
                 if tried || due.is_none_or(|wait| wait > WAITED_FOR) {
                     self.core.down(&error);
@@ -162,8 +169,7 @@ impl Supervisor {
         }
     }
 
-    /// Until the next try is due, or a PIN that a person gave connects. RULE: where the token refused the PIN, or says that it is
-    /// locked, no try is due by itself.
+    /// Until the next try is due, or a PIN that a person gave connects. RULE: where the token refused the PIN no try is due by itself.
     fn pause(&mut self, wait: Option<Duration>) -> Result<Option<Arc<Link>>, Stop> {
         let due = wait.map(|wait| Instant::now() + wait);
         loop {
