@@ -185,6 +185,15 @@ impl<J> FairQueue<J> {
         self.ready.notify_all();
     }
 
+    /// Hands back the jobs that wait in vain, while nothing is handed out.
+    pub(super) fn expired(&self, is_expired: impl Fn(&J) -> bool) -> Vec<J> {
+        let mut state = self.lock();
+        if state.pauses == 0 && !state.held {
+            return Vec::new();
+        }
+        state.take_where(is_expired)
+    }
+
     /// Hands back the jobs that wait.
     pub(super) fn empty(&self) -> Vec<J> {
         self.lock().take_all()
@@ -219,8 +228,13 @@ pub(super) struct Pause<'a, J>(&'a FairQueue<J>);
 impl<J> Pause<'_, J> {
     /// Returns when the running jobs have ended, or after `patience` with `false`.
     pub(super) fn quiet(&self, patience: Duration) -> bool {
+        self.quiet_but(0, patience)
+    }
+
+    /// The same, where so many are known not to end.
+    pub(super) fn quiet_but(&self, hang: usize, patience: Duration) -> bool {
         let end = Instant::now() + patience;
-        while self.0.running.load(Ordering::SeqCst) > 0 {
+        while self.0.running.load(Ordering::SeqCst) > hang {
             if Instant::now() >= end {
                 return false;
             }
@@ -245,6 +259,24 @@ impl<J> State<J> {
         self.ring.clear();
         let lanes = std::mem::take(&mut self.lanes);
         lanes.into_values().flat_map(|lane| lane.light.into_iter().chain(lane.heavy)).map(|(_, job)| job).collect()
+    }
+
+    fn take_where(&mut self, is_taken: impl Fn(&J) -> bool) -> Vec<J> {
+        let mut taken = Vec::new();
+        for lane in self.lanes.values_mut() {
+            for jobs in [&mut lane.light, &mut lane.heavy] {
+                if jobs.iter().any(|(_, job)| is_taken(job)) {
+                    let (gone, left) = std::mem::take(jobs).into_iter().partition(|(_, job)| is_taken(job));
+                    *jobs = left;
+                    let gone: VecDeque<(u64, J)> = gone;
+                    taken.extend(gone.into_iter().map(|(_, job)| job));
+                }
+            }
+        }
+        self.waiting -= taken.len();
+        let lanes = &self.lanes;
+        self.ring.retain(|principal| lanes.get(principal).is_some_and(|lane| lane.len() > 0));
+        taken
     }
 
     fn append(&mut self, principal: &Arc<str>, heavy: bool, job: J) {
@@ -403,6 +435,24 @@ mod tests {
         assert_eq!(take(&queue), None, "another one pauses it");
         drop(other);
         assert_eq!((take(&queue), take(&queue)), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn jobs_that_wait_in_vain_are_handed_back_while_it_stands_still() {
+        let queue = FairQueue::new(100, 1);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        for (principal, heavy, job) in [(&a, false, 1), (&a, true, 2), (&a, false, 3), (&b, true, 4)] {
+            queue.push(principal, heavy, job);
+        }
+        let late = |job: &i32| [2, 3, 4].contains(job);
+        assert_eq!(queue.expired(late), [0; 0], "whoever takes a job looks at its deadline");
+        let pause = queue.pause();
+        let mut expired = queue.expired(late);
+        expired.sort_unstable();
+        assert_eq!((expired, queue.waiting()), (vec![2, 3, 4], 1));
+        drop(pause);
+        queue.push(&b, false, 5);
+        assert_eq!((take(&queue), take(&queue), take(&queue)), (Some(1), Some(5), None));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::breaker::{Breaker, Cause, Health};
+use super::breaker::{Breaker, BreakerState, Cause, Health};
 use super::call::About;
 use super::error::Counters;
 use super::gcm::IvContract;
@@ -93,7 +93,11 @@ impl Shared {
         }
         // Calls wait for the first try; for what hangs nobody waits.
         if self.breaker.refusal().is_none() {
-            self.queue.hold()
+            self.queue.hold();
+            // Another thread may have brought it back between the two.
+            if self.breaker.state() != BreakerState::Trying {
+                self.queue.release();
+            }
         } else {
             self.stop_waiting()
         }

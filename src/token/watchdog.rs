@@ -114,9 +114,13 @@ impl Watchdog {
 
     /// Threads whose call is still running although another one works in their place.
     pub(super) fn lost(&self) -> usize {
-        let now = Instant::now();
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        workers.iter().filter(|worker| worker.look(now, self.grace) == Seen::LostBefore).count()
+        // RULE: without `look`, which says only once that a thread was lost: to the round that fills its place.
+        let is_lost = |worker: &&Arc<Watched>| {
+            let call = worker.lock();
+            call.lost && call.limit.is_some()
+        };
+        workers.iter().filter(is_lost).count()
     }
 
     /// Whether a worker can work.
@@ -180,6 +184,12 @@ pub(super) fn look(shared: &Arc<Shared>, workers: usize, spawn: &mut dyn FnMut(W
             TokenError::own(ErrorClass::Deadline, "token", "every session is in a call that does not come back");
         shared.open_breaker(Cause::Hung, &error);
     }
+    // RULE: a queue that stands still answers by the deadline all the same: who does not is taken for hung (worker processes).
+    let now = Instant::now();
+    for work in shared.queue.expired(|work| work.deadline <= now) {
+        let detail = "the deadline passed before the token was there again";
+        work.job.refuse(TokenError::own(ErrorClass::Deadline, "queue", detail));
+    }
     if shared.breaker.state() == BreakerState::Trying && shared.breaker.down_for() > FIRST_TRY {
         shared.stop_waiting();
     }
@@ -205,6 +215,17 @@ mod tests {
         assert_eq!((heavy, dog.lost()), (1, 1));
         assert!(one.end(), "its place is taken");
         assert_eq!(dog.round(now + GRACE, || ()), Round { free: 1, ..Round::default() });
+    }
+
+    #[test]
+    fn whoever_counts_lost_threads_does_not_hide_one_from_the_round() {
+        let dog = Watchdog::new(Duration::ZERO, Duration::ZERO);
+        let (one, now) = (dog.watched(), Instant::now());
+        one.begin(now, true);
+        assert_eq!(dog.lost(), 0);
+        let mut heavy = 0;
+        assert_eq!(dog.round(now, || heavy += 1), Round { vacant: 1, lost: 1, ..Round::default() });
+        assert_eq!((heavy, dog.lost()), (1, 1));
     }
 
     #[test]
