@@ -357,6 +357,8 @@ impl Bench {
             let rotated = MaterialId { generation: 1, ..plain };
             token.generate(&ctx("a"), KeyKind::Aes256, rotated, "life").await.map_err(text)?;
             want(token.destroy(&ctx("a"), rotated).await.map_err(text)?.value == 1, "count")?;
+            let absent = token.absent(&ctx("a"), vec![rotated, plain, material(250)]).await.map_err(text)?;
+            want(absent == [rotated, material(250)], &format!("absent: {absent:?}"))?;
             want(token.holds(&ctx("a"), plain).await.map_err(text)?, "the other generation went too")
         })
         .await;

@@ -409,6 +409,8 @@ impl Bench {
         self.check("a key whose maker died is found by its label", async {
             want(second.known_materials().await.map_err(text)?.is_empty(), "nothing is placed yet")?;
             let (lost, ..) = keys.pop().unwrap();
+            let absent = second.absent(&ctx("a"), vec![material(0), lost, material(200)]).await.map_err(text)?;
+            want(absent == [material(200)], &format!("{absent:?}"))?;
             want(second.holds(&ctx("a"), lost).await.map_err(text)?, "not held")?;
             want(second.destroy(&ctx("a"), lost).await.map_err(text)?.value == 2, "not both halves")?;
             want(!second.holds(&ctx("a"), lost).await.map_err(text)?, "still held")?;

@@ -196,11 +196,13 @@ impl Bench {
             let answer = token.encrypt(&ctx("a"), &key, vec![], secret(b"x")).await;
             let held = token.holds(&ctx("a"), id).await;
             let destroyed = token.destroy(&ctx("a"), id).await;
+            let absent = token.absent(&ctx("a"), vec![id, material(2)]).await;
             let status = token.status();
             std::fs::rename(&away, &directory).map_err(|error| error.to_string())?;
             class_is(answer, ErrorClass::Context)?;
             class_is(held, ErrorClass::Context)?;
             class_is(destroyed, ErrorClass::Context)?;
+            class_is(absent, ErrorClass::Context)?;
             want(status != Status::Ready, "still called ready")
         })
         .await;

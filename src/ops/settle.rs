@@ -1,12 +1,12 @@
 //! Changes and what is left of them after a crash. Every change writes, in its own transaction, the id of the request that
 //! made it; so an intent without an outcome is settled by looking, not by guessing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use crate::ids::AccountId;
 use crate::ids::{KeyId, KeyStoreId};
-use crate::keystore::{CallContext, MaterialId, Token};
+use crate::keystore::{CallContext, MaterialId, Status, Token};
 use crate::ops::state::Parts;
 use crate::ops::{Context, OpError, Ops, RESTORED_DELETIONS_WAIT_MS, store_error, update_error};
 use crate::store::{
@@ -15,6 +15,11 @@ use crate::store::{
 
 /// Outcomes whose markers one transaction takes away at most.
 const FORGET_AT_ONCE: usize = 64;
+
+/// So many unfinished keys are looked for one by one.
+const FEW: usize = 1;
+/// Unfinished keys that are looked for together, and forgotten in one transaction.
+const AT_A_TIME: usize = 256;
 
 /// What became of an intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,10 +200,17 @@ impl Ops {
     ) -> Result<usize, OpError> {
         let snapshot = self.store.snapshot();
         let unfinished = |record: &&Arc<KeyRecord>| record.lifecycle == Lifecycle::Creating && which(record);
-        let mut undone = 0;
-        for record in snapshot.keys.values().filter(unfinished) {
+        let rows: Vec<&Arc<KeyRecord>> = snapshot.keys.values().filter(unfinished).collect();
+        let gone = self.forget_absent(call, token, &rows).await?;
+        let (mut undone, mut away) = (gone.len(), BTreeSet::new());
+        for record in rows.into_iter().filter(|record| !gone.contains(&record.id)) {
             let id = record.id;
             let connected = self.keystore.token_of(record.key_store.as_ref());
+            // One that went away is not asked for each of many.
+            if away.contains(&record.key_store) {
+                self.mark_unsettled(id);
+                continue;
+            }
             let Some(token) = token.or(connected.as_ref()) else {
                 tracing::warn!(key = %id, "a key that was not finished is undone when its key store is connected");
                 self.mark_unsettled(id);
@@ -216,10 +228,46 @@ impl Ops {
                 Err(error) => {
                     tracing::error!(key = %id, %error, "a key that was not finished stays unsettled");
                     self.mark_unsettled(id);
+                    if token.status() != Status::Ready {
+                        away.insert(record.key_store.clone());
+                    }
                 }
             }
         }
         Ok(undone)
+    }
+
+    /// Forgets the rows whose key was never made. An outage leaves many: each has to be looked for, which takes the longer the more
+    /// objects the token has, and here all are looked for together.
+    async fn forget_absent(
+        &self,
+        call: &CallContext,
+        token: Option<&Token>,
+        rows: &[&Arc<KeyRecord>],
+    ) -> Result<BTreeSet<KeyId>, OpError> {
+        let mut by_store: BTreeMap<Option<&KeyStoreId>, Vec<KeyId>> = BTreeMap::new();
+        for record in rows {
+            by_store.entry(record.key_store.as_ref()).or_default().push(record.id);
+        }
+        let mut gone = BTreeSet::new();
+        for (store, ids) in by_store.into_iter().filter(|(_, ids)| ids.len() > FEW) {
+            let connected = self.keystore.token_of(store);
+            let Some(token) = token.or(connected.as_ref()) else { continue };
+            for some in ids.chunks(AT_A_TIME) {
+                let materials = some.iter().map(|id| MaterialId { id: id.bytes(), generation: 0 }).collect();
+                // Where this fails each is destroyed, which says why.
+                let Ok(absent) = token.absent(call, materials).await else { break };
+                let absent: BTreeSet<[u8; 16]> = absent.into_iter().map(|material| material.id).collect();
+                let ids: Vec<KeyId> = some.iter().copied().filter(|id| absent.contains(&id.bytes())).collect();
+                let writes: Vec<Write> = ids.iter().copied().map(Write::DeleteKey).collect();
+                self.store.update(move |_| Ok::<_, OpError>((writes.clone(), ()))).await.map_err(update_error)?;
+                for id in ids {
+                    self.mark_settled(id);
+                    gone.insert(id);
+                }
+            }
+        }
+        Ok(gone)
     }
 
     /// An older store is taken on purpose: what it says of work under way is not so any more.

@@ -65,6 +65,8 @@ pub enum Request {
     Generate { kind: KeyKind, material: MaterialId, label: String },
     /// `Destroyed`
     Destroy { material: MaterialId },
+    /// `Absent`
+    Absent { materials: Vec<MaterialId> },
     /// `Flag`
     Holds { material: MaterialId },
     /// `Flag`
@@ -133,6 +135,7 @@ pub enum Answer {
         count: usize,
         facts: Facts,
     },
+    Absent(Vec<MaterialId>),
     Flag(bool),
     Bytes(#[serde(with = "bytes")] Vec<u8>),
     Objects(Vec<ObjectReport>),
@@ -167,6 +170,7 @@ impl Request {
             Request::Check { .. } => "check",
             Request::Generate { .. } => "generate",
             Request::Destroy { .. } => "destroy",
+            Request::Absent { .. } => "absent",
             Request::Holds { .. } => "holds",
             Request::EnsureSystemKey { .. } => "ensure_system_key",
             Request::SystemPublicKey { .. } => "system_public_key",

@@ -207,6 +207,13 @@ impl Token {
         expect!(answer, "generate", Answer::Generated { value, facts } => Done { value, facts })
     }
 
+    /// Those of the materials that the token surely does not hold, by two listings of it and not by searches for each: what a
+    /// `destroy` of them would find out.
+    pub async fn absent(&self, ctx: &CallContext, materials: Vec<MaterialId>) -> Result<Vec<MaterialId>, TokenError> {
+        let answer = self.perform(ctx, Request::Absent { materials }).await?;
+        expect!(answer, "absent", Answer::Absent(materials) => materials)
+    }
+
     /// Destroys all objects with this id (both halves of a pair), looks for them and finds none. `Ok` also where there was
     /// none; the number of destroyed objects is returned. Deadline as for `generate`.
     pub async fn destroy(&self, ctx: &CallContext, material: MaterialId) -> Result<Done<usize>, TokenError> {

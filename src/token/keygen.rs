@@ -2,6 +2,7 @@
 //! construction (SoftHSM fails when C_FindObjects runs beside C_GenerateKey); it holds the keeper session, and it brings
 //! a token back that went down. Work that it began is finished, whoever still waits.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ impl Keygen {
             // RULE: no login beside calls: it changes what they may do and what their handles name, and a library that locks a session
             // in the one and the token in the other stands still for good (kryoptic 1.5.4, C_Login beside C_EncryptInit).
             let calls = shared.queue.pause();
-            if shared.watchdog.lost() == 0 && !calls.quiet(CALLS_END) {
+            if !calls.quiet_but(shared.watchdog.lost(), CALLS_END) {
                 tracing::info!("a call still runs: the login is made beside it");
             }
             shared.handles.forget();
@@ -331,6 +332,38 @@ pub(super) fn destroy(seat: &mut Seat, object: ObjectHandle) -> Result<(), CallE
         }
         Err(error) => Err(CallError::from_cryptoki("C_DestroyObject", &error)),
     })
+}
+
+/// Which materials have no object.
+pub(super) struct Absent {
+    pub(super) materials: Vec<MaterialId>,
+}
+
+impl Task for Absent {
+    type Output = Vec<MaterialId>;
+    const NAME: &'static str = "absent";
+
+    fn run(self, keygen: &mut Keygen) -> Result<Vec<MaterialId>, TokenError> {
+        keygen.ready()?;
+        let mut absent = self.materials;
+        // RULE: as in `find_surely`: a listing counts where it shows the anchor, and the next one still lacks the object.
+        for _ in 0..2 {
+            let seen = report::find(&mut keygen.seat, &[])
+                .map_err(|error| error.into_error("the objects cannot be listed"))?;
+            let names = &keygen.shared.names;
+            if !keygen.anchors.is_empty() && !seen.iter().any(|seen| names.system_key(&seen.label).is_some()) {
+                return Err(shows_none());
+            }
+            let ids: HashSet<&[u8]> = seen.iter().map(|seen| seen.id.as_slice()).collect();
+            absent.retain(|material| match keygen.shared.handles.placed(*material) {
+                Some(id) => !ids.contains(id.as_slice()),
+                None if names.id_bytes.is_none() => !ids.contains(material.cka_id().as_slice()),
+                // Short ids: its maker died before it could say which.
+                None => !seen.iter().any(|seen| names.is_tagged(&seen.label, *material)),
+            });
+        }
+        Ok(absent)
+    }
 }
 
 pub(super) struct Holds {

@@ -12,7 +12,7 @@ use super::connection::{Connection, hinted};
 use super::data::{ReadData, WriteData};
 use super::generate::{EnsureSystemKey, Generate};
 use super::guard::{HeldPin, PinGuard};
-use super::keygen::{Destroy, Holds, Objects};
+use super::keygen::{Absent, Destroy, Holds, Objects};
 use super::officer::{Inspect, List, Materials, PublicKey, ReadSlice};
 use super::operations::{Check, DataKey, Decrypt, Encrypt, Mac, Random, Sign};
 use super::pin::{ChangePin, DRAIN};
@@ -110,6 +110,7 @@ impl Local {
                 let done = self.task(ctx, slow, Generate { kind, material, label }).await?;
                 Answer::Generated { value: done.value, facts: done.facts }
             }
+            Request::Absent { materials } => Answer::Absent(self.task(ctx, slow, Absent { materials }).await?),
             Request::Destroy { material } => {
                 let count = self.task(ctx, slow, Destroy { material }).await?;
                 Answer::Destroyed { count, facts: self.0.shared.facts("C_DestroyObject", started) }

@@ -18,9 +18,25 @@ const POLL_LONGEST: Duration = Duration::from_secs(1);
 const UNDONE: usize = 1024;
 
 impl Group {
+    /// In the time that one token has for it. After `Deadline` the key may be there: whoever keeps the record undoes it.
+    pub(super) async fn generate(
+        &self,
+        ctx: &CallContext,
+        kind: KeyKind,
+        material: MaterialId,
+        label: &str,
+    ) -> Result<Answer, TokenError> {
+        let limit = self.settings.generate_deadline;
+        let made = tokio::time::timeout(limit, self.make(ctx, kind, material, label)).await;
+        made.unwrap_or_else(|_| {
+            let detail = "the deadline passed before the members had the new key, or it was undone on all of them";
+            Err(TokenError::own(ErrorClass::Deadline, "generate", detail))
+        })
+    }
+
     /// Made on the first member that can be used. RULE: never tried on a second one where the first may have made it: two keys
     /// under one id would be worse than none.
-    pub(super) async fn generate(
+    async fn make(
         &self,
         ctx: &CallContext,
         kind: KeyKind,
@@ -223,6 +239,18 @@ impl Group {
         }
         self.holdings.forget(material);
         Ok(Answer::Destroyed { count, facts })
+    }
+
+    /// Those that surely no member holds. RULE: one that is away may hold any.
+    pub(super) async fn absent(&self, ctx: &CallContext, mut materials: Vec<MaterialId>) -> Result<Answer, TokenError> {
+        let usable = self.usable();
+        if usable.len() != self.members.len() {
+            return Err(self.nobody("absent"));
+        }
+        for (_, token) in usable {
+            materials = token.absent(ctx, materials).await?;
+        }
+        Ok(Answer::Absent(materials))
     }
 
     /// One that is there holds it.

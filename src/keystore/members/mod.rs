@@ -275,6 +275,7 @@ impl Group {
         match request {
             Request::Generate { kind, material, label } => self.generate(ctx, kind, material, &label).await,
             Request::Destroy { material } => self.destroy(ctx, material).await,
+            Request::Absent { materials } => self.absent(ctx, materials).await,
             Request::Holds { material } => self.holds(ctx, material).await,
             Request::EnsureSystemKey { key } => self.ensure_system_key(ctx, key).await,
             Request::WriteData { name, value } => self.write_data(ctx, &name, &value).await,
