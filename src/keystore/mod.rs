@@ -17,13 +17,14 @@ pub use configured::{ConfiguredMember, ConfiguredToken, blocking};
 pub use states::{STATE_NAMES, State, States, Step};
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::ids::{ClusterId, KeyStoreId};
 use crate::store::{Connection, Snapshot};
+use crate::token::Backoff;
 
 /// How long a disconnect waits for calls that were accepted.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -42,6 +43,8 @@ struct Inner {
     /// Key stores whose connection is due, each once per CONNECTING.
     waiting: Mutex<VecDeque<KeyStoreId>>,
     due: Notify,
+    /// Key stores that were meant to be connected before this start, until they are: when to try again.
+    insisted: Mutex<BTreeMap<KeyStoreId, Backoff>>,
     connected: Notify,
     /// Held by whoever changes a key store: such changes are rare and go one after the other.
     change: tokio::sync::Mutex<()>,
@@ -56,6 +59,7 @@ impl KeyStores {
             remembered: RwLock::default(),
             waiting: Mutex::default(),
             due: Notify::new(),
+            insisted: Mutex::default(),
             connected: Notify::new(),
             change: tokio::sync::Mutex::default(),
         }))
@@ -153,6 +157,8 @@ impl KeyStores {
                 Connection::Failed { code } => states.set(id, State::Failed(code.as_str().into())),
                 Connection::Wanted => {
                     if let Step::Taken(_) = states.connect(id) {
+                        let retry = self.0.configured.first().map(|token| token.settings.retry).unwrap_or_default();
+                        self.insisted().insert(id.clone(), Backoff::new(retry));
                         self.connection_due(id);
                     }
                 }
@@ -164,6 +170,27 @@ impl KeyStores {
     pub fn connection_due(&self, id: &KeyStoreId) {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(id.clone());
         self.0.due.notify_one();
+    }
+
+    /// The connection is tried again after a while, and the key store stays CONNECTING. `false`: nobody asked for that.
+    pub fn connection_due_again(&self, id: &KeyStoreId) -> bool {
+        let Some(wait) = self.insisted().get_mut(id).map(Backoff::wait) else { return false };
+        let (this, id) = (self.clone(), id.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            // Also where it is DISCONNECTING meanwhile: the attempt ends that.
+            this.connection_due(&id);
+        });
+        true
+    }
+
+    /// An attempt ended for good, well or not.
+    pub fn attempts_ended(&self, id: &KeyStoreId) {
+        self.insisted().remove(id);
+    }
+
+    fn insisted(&self) -> MutexGuard<'_, BTreeMap<KeyStoreId, Backoff>> {
+        self.0.insisted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next key store to connect.

@@ -519,6 +519,37 @@ def another_serial(instance, serial, new):
     (token / "token.object").write_bytes(text.replace(serial.encode(), new.encode()))
 
 
+def test_a_key_store_whose_token_is_away_at_the_start_connects_by_itself(shop):
+    key = new_custom_key(shop)
+    there = directory(shop, token_line(shop, "shop")["serial"])
+    away = shop.root / "away"
+    shop.stop()
+    there.rename(away)
+    shop.start()
+    until("it was tried", lambda: "not connected yet: it is tried again" in shop.said())
+    (entry,) = shop.call("DescribeCustomKeyStores")["CustomKeyStores"]
+    assert entry["ConnectionState"] == "CONNECTING"
+    away.rename(there)
+    until("it is connected", lambda: state(shop) == "CONNECTED")
+    use(shop, key, "SYMMETRIC_DEFAULT")
+
+    # One that somebody connects now is told at once, and one that is given up stays so.
+    disconnect(shop)
+    there.rename(away)
+    connect(shop, ends="FAILED")
+    shop.call("DisconnectCustomKeyStore", {"CustomKeyStoreId": shop.store})
+    away.rename(there)
+    connect(shop)
+    shop.stop()
+    there.rename(away)
+    shop.start()
+    until("it was tried", lambda: "not connected yet: it is tried again" in shop.said())
+    disconnect(shop)
+    away.rename(there)
+    connect(shop)
+    use(shop, key, "SYMMETRIC_DEFAULT")
+
+
 def test_another_token_behind_a_custom_key_store(shop):
     kept = new_custom_key(shop)
     lost, its_object = key_with_file(shop, "shop", lambda: new_custom_key(shop))

@@ -25,6 +25,13 @@ struct Failure {
     password_refused: bool,
 }
 
+impl Failure {
+    /// The same attempt may succeed later, with nobody doing anything here.
+    fn passes(&self) -> bool {
+        matches!(self.code, "NETWORK_ERRORS" | "INTERNAL_ERROR")
+    }
+}
+
 impl From<&'static str> for Failure {
     fn from(code: &'static str) -> Self {
         Failure { code, password_refused: false }
@@ -47,6 +54,19 @@ impl Ops {
         };
         let _one_at_a_time = self.keystore.changing().await;
         let wanted = matches!(self.keystore.states().state(id), Some(State::Connecting));
+        // RULE: who was connected before the start is not told to connect it: a token that was away then comes back by itself.
+        if let Err(failure) = &attempt
+            && wanted
+            && failure.passes()
+            && self.keystore.connection_due_again(id)
+        {
+            let details = serde_json::json!({ "connectionState": "CONNECTING", "connectionErrorCode": failure.code });
+            effects.details = Some(details);
+            effects.key_store = self.store.snapshot().key_stores.get(id).map(|record| facts(record));
+            tracing::warn!(key_store = %id, code = failure.code, "not connected yet: it is tried again");
+            return Ok(());
+        }
+        self.keystore.attempts_ended(id);
         let ended = self.write_attempt(id, &attempt, wanted, ctx, effects).await;
         let state = match (attempt, &ended, wanted) {
             (Ok(opened), Ok(()), true) => {
