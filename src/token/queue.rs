@@ -51,6 +51,7 @@ struct State<J> {
     closed: bool,
     /// Nothing is handed out while there is a `Pause`.
     pauses: usize,
+    paused_since: Option<Instant>,
     /// The same, for another reason: `hold`.
     held: bool,
 }
@@ -72,6 +73,7 @@ impl<J> FairQueue<J> {
             sequence: 0,
             closed: false,
             pauses: 0,
+            paused_since: None,
             held: false,
         };
         let running = AtomicUsize::new(0);
@@ -171,8 +173,15 @@ impl<J> FairQueue<J> {
 
     /// Hands out nothing while the `Pause` lives: jobs that come wait. Several may do so at a time.
     pub(super) fn pause(&self) -> Pause<'_, J> {
-        self.lock().pauses += 1;
+        let mut state = self.lock();
+        state.pauses += 1;
+        state.paused_since.get_or_insert_with(Instant::now);
         Pause(self)
+    }
+
+    /// How long nothing has been handed out now.
+    pub(super) fn paused_for(&self) -> Duration {
+        self.lock().paused_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Hands out nothing until `release`, whatever `pause` does.
@@ -248,6 +257,9 @@ impl<J> Drop for Pause<'_, J> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.pauses -= 1;
+        if state.pauses == 0 {
+            state.paused_since = None;
+        }
         drop(state);
         self.0.ready.notify_all();
     }
@@ -433,7 +445,9 @@ mod tests {
         let other = queue.pause();
         drop(one);
         assert_eq!(take(&queue), None, "another one pauses it");
+        assert!(queue.paused_for() > Duration::ZERO);
         drop(other);
+        assert_eq!(queue.paused_for(), Duration::ZERO);
         assert_eq!((take(&queue), take(&queue)), (Some(2), Some(3)));
     }
 

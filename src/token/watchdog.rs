@@ -12,6 +12,8 @@ use super::{ErrorClass, TokenError};
 
 /// How long calls wait for the first try to bring the token back.
 const FIRST_TRY: Duration = Duration::from_secs(2);
+/// How long a login may take, which no call runs beside, until the token counts as hanging.
+const STANDS: Duration = Duration::from_secs(15);
 const LONGEST_TICK: Duration = Duration::from_millis(250);
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
 
@@ -179,10 +181,11 @@ pub(super) fn look(shared: &Arc<Shared>, workers: usize, spawn: &mut dyn FnMut(W
             spawn(Worker::new(Arc::clone(shared)));
         }
     }
+    let hung = |detail| shared.open_breaker(Cause::Hung, &TokenError::own(ErrorClass::Deadline, "token", detail));
     if round.stuck > 0 && round.free == 0 && round.vacant == 0 {
-        let error =
-            TokenError::own(ErrorClass::Deadline, "token", "every session is in a call that does not come back");
-        shared.open_breaker(Cause::Hung, &error);
+        hung("every session is in a call that does not come back");
+    } else if shared.queue.paused_for() > STANDS {
+        hung("a login, or C_Initialize, does not end");
     }
     // RULE: a queue that stands still answers by the deadline all the same: who does not is taken for hung (worker processes).
     let now = Instant::now();

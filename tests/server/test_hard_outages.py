@@ -246,6 +246,27 @@ def test_a_key_is_not_taken_back_beyond_the_deadline(bench):
     assert not report["objects"]["recordsWithoutObject"] and not report["objects"]["withoutRecord"]
 
 
+@pytest.mark.parametrize("isolation", MODES)
+def test_a_login_that_hangs_is_told(bench, isolation):
+    made = bench(isolation)
+    key, worker = made.new_key(), isolation == "process" and serving_worker(made)
+    made.faults.set(rule("C_EncryptInit", nth=1, returns="CKR_USER_NOT_LOGGED_IN"), rule("C_GetSessionInfo", returns="CKR_SESSION_HANDLE_INVALID"),
+                    rule("C_Login", hang="until-changed"))
+    began = time.monotonic()
+    assert code(encrypt(made, key)) in RETRIED
+    assert code(encrypt(made, key)) in RETRIED, "who waits in the queue is answered by the deadline"
+    assert time.monotonic() - began < 2 * 3 + 5
+    until("it is not ready", lambda: not is_ready(made))
+    began = time.monotonic()
+    assert code(encrypt(made, key)) in RETRIED
+    assert time.monotonic() - began < 2.5, "nobody waits for it now"
+    if worker:
+        assert serving_worker(made) == worker, "a worker is not ended in the middle of a login"
+    made.faults.clear()
+    until("it is ready", lambda: is_ready(made))
+    assert encrypt(made, key).status == 200
+
+
 def test_many_keys_that_were_not_made_are_looked_for_together(bench):
     """The worker dies in the making of a key and no other one connects: what the callers waited for is not known. With searches for each
     key alone a start after an outage soak took more than three minutes."""

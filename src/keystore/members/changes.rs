@@ -14,6 +14,8 @@ use crate::token::{
 /// How often a new key is looked for on the other members.
 const POLL: Duration = Duration::from_millis(50);
 const POLL_LONGEST: Duration = Duration::from_secs(1);
+/// After the deadline for a new key, until nobody is waited for.
+const GRACE: Duration = Duration::from_secs(1);
 /// Materials that are remembered as undone.
 const UNDONE: usize = 1024;
 
@@ -26,7 +28,8 @@ impl Group {
         material: MaterialId,
         label: &str,
     ) -> Result<Answer, TokenError> {
-        let limit = self.settings.generate_deadline;
+        // What a member says itself says more.
+        let limit = self.settings.generate_deadline + GRACE;
         let made = tokio::time::timeout(limit, self.make(ctx, kind, material, label)).await;
         made.unwrap_or_else(|_| {
             let detail = "the deadline passed before the members had the new key, or it was undone on all of them";

@@ -177,8 +177,10 @@ impl Child {
         let child = Arc::clone(self);
         let subject = Subject::of(&request);
         local.post(self.runtime.handle(), ctx, request, move |result| match result {
-            // Its thread hangs in the module: the service sees that no answer comes.
-            Err(error) if error.class == ErrorClass::Deadline && !matches!(error.function, "queue" | "mend") => {
+            // Its thread hangs in the module: the service sees that no answer comes. What has not been with a session is answered.
+            Err(error)
+                if error.class == ErrorClass::Deadline && !matches!(error.function, "queue" | "mend" | "token") =>
+            {
                 tracing::warn!(%error, id, "a call does not return");
             }
             result => child.say(&FromWorker::Answer { id, generation, subject, result }),
