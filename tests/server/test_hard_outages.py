@@ -248,18 +248,18 @@ def test_a_key_is_not_taken_back_beyond_the_deadline(bench):
 
 @pytest.mark.parametrize("isolation", MODES)
 def test_a_login_that_hangs_is_told(bench, isolation):
-    made = bench(isolation)
+    made = bench(isolation, deadline_ms=6000)
     key, worker = made.new_key(), isolation == "process" and serving_worker(made)
     made.faults.set(rule("C_EncryptInit", nth=1, returns="CKR_USER_NOT_LOGGED_IN"), rule("C_GetSessionInfo", returns="CKR_SESSION_HANDLE_INVALID"),
                     rule("C_Login", hang="until-changed"))
     began = time.monotonic()
     assert code(encrypt(made, key)) in RETRIED
     assert code(encrypt(made, key)) in RETRIED, "who waits in the queue is answered by the deadline"
-    assert time.monotonic() - began < 2 * 3 + 5
+    assert time.monotonic() - began < 2 * 6 + 8
     until("it is not ready", lambda: not is_ready(made))
     began = time.monotonic()
     assert code(encrypt(made, key)) in RETRIED
-    assert time.monotonic() - began < 2.5, "nobody waits for it now"
+    assert time.monotonic() - began < 5, "nobody waits for it now"
     if worker:
         assert serving_worker(made) == worker, "a worker is not ended in the middle of a login"
     made.faults.clear()
