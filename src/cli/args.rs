@@ -18,7 +18,7 @@ use crate::ids::{AccessKeyId, AccountId, AliasName, KeyId, Region, UserName};
 
 const AFTER: &str = "\
 Exit codes: 0 done; 1 refused or failed; 2 records of the audit log that were signed are missing; 64 wrong usage; 69 token
-or address not available; 74 log or file cannot be written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
+or address not available; 71 calls of the token's library hang: start again; 74 log or file cannot be written; 75 another process serves this directory; 77 the token refuses the PIN; 78 the configuration is not valid.
 
 Examples:
   hsm-bridge dev --env-file dev.env          try it: a SoftHSM token, keys and credentials in one place

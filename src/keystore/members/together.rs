@@ -24,16 +24,32 @@ pub(super) fn unlike(one: &About, other: &About) -> Option<&'static str> {
 }
 
 fn intersect(can: &mut Capabilities, other: &Capabilities) {
-    can.aes_gcm &= other.aes_gcm;
-    can.rsa_pkcs1v15 &= other.rsa_pkcs1v15;
-    can.ed25519 &= other.ed25519;
-    can.key_kinds.retain(|kind| other.key_kinds.contains(kind));
-    can.rsa_pss.retain(|hash| other.rsa_pss.contains(hash));
-    can.ecdsa.retain(|curve| other.ecdsa.contains(curve));
-    can.hmac.retain(|hash| other.hmac.contains(hash));
-    can.oaep_hashes.retain(|hash| other.oaep_hashes.contains(hash));
-    can.mechanisms.retain(|mechanism| other.mechanisms.contains(mechanism));
-    can.max_sessions = match (can.max_sessions, other.max_sessions) {
+    // All of them by name, so that a new one is not forgotten. Who chooses the IV matters to nobody here: `unlike`.
+    let Capabilities {
+        aes_gcm,
+        gcm_iv: _,
+        key_kinds,
+        rsa_pkcs1v15,
+        rsa_pss,
+        ecdsa,
+        ed25519,
+        ml_dsa,
+        hmac,
+        oaep_hashes,
+        max_sessions,
+        mechanisms,
+    } = other;
+    can.aes_gcm &= aes_gcm;
+    can.rsa_pkcs1v15 &= rsa_pkcs1v15;
+    can.ed25519 &= ed25519;
+    can.key_kinds.retain(|kind| key_kinds.contains(kind));
+    can.rsa_pss.retain(|hash| rsa_pss.contains(hash));
+    can.ecdsa.retain(|curve| ecdsa.contains(curve));
+    can.ml_dsa.retain(|set| ml_dsa.contains(set));
+    can.hmac.retain(|hash| hmac.contains(hash));
+    can.oaep_hashes.retain(|hash| oaep_hashes.contains(hash));
+    can.mechanisms.retain(|mechanism| mechanisms.contains(mechanism));
+    can.max_sessions = match (can.max_sessions, *max_sessions) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
     };
@@ -64,4 +80,23 @@ pub(super) fn gauges(all: impl Iterator<Item = Gauges>) -> Gauges {
     }
     sum.errors = errors.into_iter().collect();
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::MlDsa;
+
+    #[test]
+    fn a_key_store_can_do_what_each_of_its_tokens_can() {
+        let mut can = Capabilities {
+            ed25519: true,
+            ml_dsa: vec![MlDsa::MlDsa44, MlDsa::MlDsa65],
+            max_sessions: Some(9),
+            ..Capabilities::default()
+        };
+        let other = Capabilities { ml_dsa: vec![MlDsa::MlDsa65], max_sessions: Some(4), ..Capabilities::default() };
+        intersect(&mut can, &other);
+        assert_eq!(can, other);
+    }
 }
